@@ -1,0 +1,1 @@
+"""Distributed search for transfer learning and domain adaptation."""

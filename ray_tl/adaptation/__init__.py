@@ -1,0 +1,1 @@
+"""How is the gap between two domains closed?"""

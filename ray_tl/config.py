@@ -1,0 +1,77 @@
+"""One trial, whole: everything that decides what is trained, and nothing about where."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ray_tl.registry import Value
+
+
+class Component(BaseModel):
+    """A registered component by name, with its parameters.
+
+    Reads `"mcc"`, `{"mcc": {"temperature": 2.5}}` and `{"name": "mcc", "params": {"temperature": 2.5}}`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    params: dict[str, Value] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "name" not in value and len(value) == 1:
+            ((name, params),) = value.items()
+            return {"name": name, "params": params or {}}
+        return value
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{key}={_short(value)}" for key, value in self.params.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+
+class TrialConfig(BaseModel):
+    """Configuration of one trial, frozen; `model_dump_json` and `model_validate_json` are exact inverses.
+
+    Attributes:
+        freeze_depth: Stages frozen, counted from the input; the backbone's number of stages means "head only".
+        lr_multipliers: Learning rate of each stage and of the head, relative to the optimiser's.
+        unfreezing: Depth as a function of progress, ending at `freeze_depth`.
+        loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
+        batch_size: Examples of each domain in one step, over all workers of the trial.
+        epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
+        seed: Every random number of the trial derives from it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: Component
+    freeze_depth: int = Field(default=0, ge=0)
+    lr_multipliers: Component = Component(name="uniform")
+    unfreezing: Component = Component(name="fixed")
+    method: Component = Component(name="source_only")
+    loss_weighting: Component = Component(name="constant")
+    optimizer: Component = Component(name="adamw")
+    lr_schedule: Component = Component(name="cosine")
+    augmentation: Component = Component(name="none")
+    batch_size: int = Field(default=64, ge=2)
+    epochs: int = Field(default=10, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    def with_epochs(self, epochs: int) -> Self:
+        return self.model_copy(update={"epochs": epochs})
+
+    def differences(self, other: "TrialConfig") -> dict[str, tuple[str, str]]:
+        """Fields in which two trials differ, as `{field: (here, there)}`."""
+        return {
+            name: (str(getattr(self, name)), str(getattr(other, name)))
+            for name in type(self).model_fields
+            if getattr(self, name) != getattr(other, name)
+        }
+
+
+def _short(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

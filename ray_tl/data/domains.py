@@ -1,0 +1,96 @@
+"""Domains in memory: labelled, unlabelled, and the pair that a trial is given."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_tl.data.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class UnlabelledDomain:
+    """Images without labels: there is no way to ask for one.
+
+    Attributes:
+        name: For people.
+        images: uint8 [N, C, S, S].
+        ids: One for each image, unique: the relative path, or a row number.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of pixels and shape, in hex."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "UnlabelledDomain":
+        return UnlabelledDomain(self.name, self.images[rows], tuple(self.ids[row] for row in rows))
+
+
+@dataclass(frozen=True)
+class LabelledDomain(UnlabelledDomain):
+    """Images with labels.
+
+    Attributes:
+        labels: Class numbers, int64 [N].
+        classes: Their names.
+    """
+
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    classes: tuple[str, ...] = ()
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "LabelledDomain":
+        return LabelledDomain(
+            self.name, self.images[rows], tuple(self.ids[row] for row in rows), self.labels[rows], self.classes
+        )
+
+
+@dataclass(frozen=True)
+class DomainPair:
+    """All data of one study.
+
+    Attributes:
+        source: Labelled, for training.
+        source_holdout: Labelled, same domain, never trained on: source accuracy is measured here.
+        target: Unlabelled, for adaptation and for choosing without labels.
+        preprocessing: How the images were made from files.
+        target_test: Unlabelled, never trained on: every trial's predictions on it are recorded, so that whoever has
+            its labels can score the search afterwards.
+    """
+
+    source: LabelledDomain
+    source_holdout: LabelledDomain
+    target: UnlabelledDomain
+    preprocessing: Preprocessing
+    target_test: UnlabelledDomain | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.source.classes)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all domains, labels of the source included, in hex."""
+        digest = hashlib.sha256()
+        for domain in (self.source, self.source_holdout, self.target, self.target_test):
+            digest.update(domain.fingerprint().encode() if domain is not None else b"-")
+        for labelled in (self.source, self.source_holdout):
+            digest.update(np.ascontiguousarray(labelled.labels).data)
+        digest.update("\0".join(self.source.classes).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class OracleLabels:
+    """True classes of a target domain by image id. Only the ledger, benchmarks and tests may hold one."""
+
+    labels: dict[str, str]

@@ -1,0 +1,71 @@
+"""From the bytes of an image to the array a network takes: the same at training and at serving."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from ray_tl.errors import InvalidInput
+
+MAX_PIXELS = 50_000_000
+
+
+class Preprocessing(BaseModel):
+    """Decode, composite over white, scale the shorter side, crop the centre.
+
+    Attributes:
+        image_size: Side of the square result, in pixels.
+        channels: 1 for grey, 3 for colour.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(default=96, ge=8, le=1024)
+    channels: int = 3
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Image bytes (PNG, JPEG, WebP, GIF, BMP) to uint8 [channels, image_size, image_size].
+
+        Raises:
+            InvalidInput: If the bytes are no readable image, or one of over `MAX_PIXELS`.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(io.BytesIO(data))
+                if image.width * image.height > MAX_PIXELS:
+                    raise InvalidInput(
+                        f"image is {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}; scale it down."
+                    )
+                image.load()
+        except InvalidInput:
+            raise
+        except Exception as error:  # Pillow's decoders raise many kinds on hostile bytes
+            raise InvalidInput(f"not a readable image ({error}); send PNG, JPEG, WebP, GIF or BMP.") from error
+        return self.from_image(image)
+
+    def from_image(self, image: Image.Image) -> NDArray[np.uint8]:
+        """As `decode`, for an image that is already open."""
+        size = self.image_size
+        flat = _over_white(image).convert("L" if self.channels == 1 else "RGB")
+        scale = size / min(flat.size)
+        width, height = (max(size, round(side * scale)) for side in flat.size)
+        scaled = flat.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - size) // 2, (height - size) // 2
+        pixels = np.asarray(scaled.crop((left, top, left + size, top + size)), dtype=np.uint8)
+        return np.ascontiguousarray(pixels.reshape(size, size, self.channels).transpose(2, 0, 1))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        return white
+    if image.mode in ("I;16", "I"):
+        depth = np.asarray(image, dtype=np.float32)
+        return Image.fromarray((depth / max(1.0, float(depth.max())) * 255).astype(np.uint8))
+    return image

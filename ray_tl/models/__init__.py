@@ -1,0 +1,1 @@
+"""Which network, and what of it trains?"""

@@ -1,0 +1,46 @@
+"""A backbone with a classifier: the network that a trial trains and a bundle holds."""
+
+import torch
+from torch import Tensor, nn
+
+from ray_tl.config import Component
+from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.stages import StagedBackbone
+
+
+class TransferModel(nn.Module):
+    """Images in, features and logits out; normalisation is inside, so that it can't differ at serving.
+
+    Args:
+        backbone: Ordered stages.
+        num_classes: C.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: StagedBackbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.feature_dim, num_classes)
+        self.register_buffer("mean", torch.tensor(backbone.normalisation.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.normalisation.std).view(1, -1, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 in 0..255 or float in 0..1, [N, C, H, W], to what the first stage expects."""
+        scaled = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        return (scaled - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [N, C, H, W] to features [N, D] and logits [N, num_classes]."""
+        features = self.backbone(self.normalise(images))
+        return features, self.head(features)
+
+
+def build_transfer_model(backbone: Component, num_classes: int, context: BackboneContext) -> TransferModel:
+    """The network that a configuration names.
+
+    Raises:
+        InvalidInput: If the backbone or one of its parameters is unknown.
+    """
+    return TransferModel(BACKBONES.create(backbone.name, backbone.params, context), num_classes)

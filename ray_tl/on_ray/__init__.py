@@ -1,0 +1,1 @@
+"""Where does it run? The only code that imports Ray."""

@@ -1,0 +1,169 @@
+"""Names and parameters to components.
+
+A component's **keyword-only** parameters are what a search may choose; its positional parameters are what the
+system supplies. So the signature is the only declaration, and `ray-tl components` prints it.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ray_tl.errors import InvalidInput, UnknownName
+
+T = TypeVar("T")
+Scalar = bool | int | float | str | None
+Value = Scalar | list[float]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searchable parameter: its type as text, its default (`None` with `required` for none), its usual range."""
+
+    name: str
+    type: str
+    default: Value
+    required: bool
+    range: Mapping[str, object] | None
+
+
+class Registry(Generic[T]):
+    """Components of one kind by name.
+
+    Args:
+        kind: What the components are, in the singular, for messages: "adaptation method".
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, Callable[..., T]] = {}
+        self._ranges: dict[str, Mapping[str, Mapping[str, object]]] = {}
+
+    def register(
+        self, name: str, ranges: Mapping[str, Mapping[str, object]] | None = None
+    ) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Decorator that makes a class or function available as `name`.
+
+        Args:
+            name: The paper's name in lower case.
+            ranges: For each parameter worth searching, its usual range in the notation of a search-space file,
+                `{"temperature": {"log_uniform": [1, 5]}}`.
+        """
+
+        def add(factory: Callable[..., T]) -> Callable[..., T]:
+            self._factories[name] = factory
+            self._ranges[name] = ranges or {}
+            return factory
+
+        return add
+
+    def names(self) -> list[str]:
+        return sorted(self._factories)
+
+    def summary(self, name: str) -> str:
+        """First line of the component's docstring."""
+        return (inspect.getdoc(self.factory(name)) or "").split("\n", 1)[0]
+
+    def factory(self, name: str) -> Callable[..., T]:
+        """The registered class or function.
+
+        Raises:
+            UnknownName: If there is none; the message lists the choices.
+        """
+        if name not in self._factories:
+            raise UnknownName(f"{self.kind} {name!r} is not known{did_you_mean(name, self.names())}")
+        return self._factories[name]
+
+    def parameters(self, name: str) -> dict[str, Parameter]:
+        """The searchable parameters of a component, in the order of its signature."""
+        factory = self.factory(name)
+        signature = inspect.signature(factory)
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        return {
+            key: Parameter(
+                name=key,
+                type=_type_name(hints.get(key, object)),
+                default=None if value.default is value.empty else value.default,
+                required=value.default is value.empty,
+                range=self._ranges[name].get(key),
+            )
+            for key, value in signature.parameters.items()
+            if value.kind is value.KEYWORD_ONLY
+        }
+
+    def problems(self, name: str, values: Mapping[str, object]) -> list[str]:
+        """What is wrong with these parameters for this component; empty if nothing is."""
+        if name not in self._factories:
+            return [f"{self.kind} {name!r} is not known{did_you_mean(name, self.names())}"]
+        known = self.parameters(name)
+        found = [
+            f"{self.kind} {name!r} has no parameter {key!r}{did_you_mean(key, list(known))}"
+            for key in values
+            if key not in known
+        ]
+        found += [
+            f"{self.kind} {name!r} needs {key!r} ({parameter.type}); give it a value or a range"
+            for key, parameter in known.items()
+            if parameter.required and key not in values
+        ]
+        found += [
+            f"{name}.{key}={value!r} is not of type {known[key].type}; give such a value"
+            for key, value in values.items()
+            if key in known and not _fits(value, known[key].type)
+        ]
+        return found
+
+    def create(self, name: str, values: Mapping[str, Value], *context: object) -> T:
+        """Build a component from its searchable parameters and what the system supplies.
+
+        Raises:
+            InvalidInput: If the name or a parameter is unknown, missing or of the wrong type.
+        """
+        found = self.problems(name, values)
+        if found:
+            raise (UnknownName if name not in self._factories else InvalidInput)("; ".join(found))
+        return self._factories[name](*context, **values)
+
+
+def did_you_mean(name: str, choices: list[str]) -> str:
+    """The end of a message about an unknown name: the nearest choice and the whole list."""
+    if not choices:
+        return "; it takes none."
+    near = difflib.get_close_matches(name, choices, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} choose from {', '.join(sorted(choices))}."
+
+
+def _type_name(hint: object) -> str:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " | ".join(_type_name(part) for part in typing.get_args(hint))
+    if hint is type(None):
+        return "null"
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(repr(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) in (list, tuple):
+        return "list"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _fits(value: object, type_name: str) -> bool:
+    return any(_fits_one(value, part) for part in type_name.split(" | "))
+
+
+def _fits_one(value: object, type_name: str) -> bool:
+    if type_name == "bool":
+        return isinstance(value, bool)
+    if type_name == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if type_name == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if type_name == "str":
+        return isinstance(value, str)
+    if type_name == "list":
+        return isinstance(value, list | tuple)
+    if type_name == "null":
+        return value is None
+    return repr(value) == type_name

@@ -1,0 +1,1 @@
+"""Is it good, without target labels?"""
