@@ -6,7 +6,8 @@ RayTLError                      every error that the command line turns into one
 ├── BrokenBundle                a model folder does not match its manifest            exit code 4
 ├── NoResources                 the cluster can't run what was asked                  exit code 5
 ├── StudyBusy                   another process is searching the same study           exit code 6
-└── TrialFailed                 training broke down: not a number, out of memory      exit code 7
+├── TrialFailed                 training broke down: not a number, out of memory      exit code 7
+└── Interrupted                 Ctrl-C; the message says how to go on                 exit code 130
 """
 
 from collections.abc import Iterable
@@ -49,13 +50,15 @@ class StudyBusy(RayTLError):
 
 
 class TrialFailed(RayTLError):
-    """A trial can't go on; `infeasible` says that it asked for more memory than there is."""
+    """A trial can't go on."""
 
     exit_code = 7
 
-    def __init__(self, message: str, infeasible: bool = False) -> None:
-        super().__init__(message)
-        self.infeasible = infeasible
+
+class Interrupted(RayTLError):
+    """A person pressed Ctrl-C."""
+
+    exit_code = 130
 
 
 def all_at_once(subject: str, problems: Iterable[str]) -> InvalidInput:

@@ -31,9 +31,9 @@ class TransferModel(nn.Module):
         scaled = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
         return (scaled - self.mean) / self.std
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W] to features [N, D] and logits [N, num_classes]."""
-        features = self.backbone(self.normalise(images))
+    def forward(self, images: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, num_classes]."""
+        features = self.backbone(self.normalise(images) if start == 0 else images, start)
         return features, self.head(features)
 
 

@@ -1,0 +1,272 @@
+"""The verbs of the command line as functions."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ray_tl.errors import InvalidInput
+from ray_tl.home import models_folder, studies_folder
+from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
+from ray_tl.on_ray.search import CHAMPION_FILE, Plan, SearchResult, run_search
+from ray_tl.on_ray import search as searching
+from ray_tl.promotion.predict import FilePrediction
+from ray_tl.promotion.predict import predict as predict_files
+from ray_tl.promotion.promote import PromotedVersion, promote_trial
+from ray_tl.registry import did_you_mean
+from ray_tl.search_space import SearchFile, load_search_file, validated
+from ray_tl.study.records import DataSource, StudySpec, TrialRecord
+from ray_tl.study.store import StudyStore, find_study, list_studies
+
+Home = Path | str | None
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """How a study stands at one moment.
+
+    Attributes:
+        champion: Number of the champion; `None` until the search has ended.
+        reason: Why it is the champion.
+        is_running: Whether a process searches it now.
+        seconds: From its creation to its last change.
+    """
+
+    spec: StudySpec
+    folder: Path
+    trials: list[TrialRecord]
+    champion: int | None
+    reason: str
+    is_running: bool
+    seconds: float
+
+    def summary(self) -> dict[str, object]:
+        """Plain values for `--json`."""
+        return {
+            "study": self.spec.name,
+            "folder": str(self.folder),
+            "is_running": self.is_running,
+            "champion": self.champion,
+            "reason": self.reason,
+            "states": dict(Counter(str(trial.state) for trial in self.trials)),
+            "trials": [_plain(trial) for trial in self.trials],
+        }
+
+
+def search(
+    space: Path | str | SearchFile,
+    source: str,
+    target: str,
+    target_test: str | None = None,
+    name: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    cluster: ClusterConfig | None = None,
+    home: Home = None,
+    watch: Callable[[TrialRecord], None] = lambda trial: None,
+) -> SearchResult:
+    """Search for the best way to adapt a backbone to an unlabelled target.
+
+    Args:
+        space: Search-space file, or its parsed content.
+        source: Folder of class folders of images, or `digits:mnist`.
+        target: Folder of images, or `digits:optdigits`; names of class folders are ignored.
+        target_test: Folder of images that no trial trains on; predictions on them are recorded.
+        name: Of the study; from space and time by default.
+        settings: Values for fields of the file's sections `search` and `data`; `None` values count as not given.
+        cluster: Where to run; a local Ray by default.
+        home: Folder of studies and models.
+        watch: Called with a trial whenever it has changed.
+
+    Raises:
+        InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
+        NoResources: If the cluster has no room for one trial.
+    """
+    plan = plan_search(space, source, target, target_test, name, settings, home)
+    return run_search(plan, cluster or ClusterConfig(), watch)
+
+
+def resume(
+    study: str,
+    settings: Mapping[str, object] | None = None,
+    cluster: ClusterConfig | None = None,
+    home: Home = None,
+    watch: Callable[[TrialRecord], None] = lambda trial: None,
+) -> SearchResult:
+    """Go on with a study where it was; nothing is lost and nothing runs twice."""
+    return run_search(plan_resumption(study, settings, home), cluster or ClusterConfig(), watch)
+
+
+def plan_search(
+    space: Path | str | SearchFile,
+    source: str,
+    target: str,
+    target_test: str | None = None,
+    name: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    home: Home = None,
+) -> Plan:
+    """Check everything and create the study, without running it; arguments as for `search`."""
+    file = space if isinstance(space, SearchFile) else load_search_file(space)
+    file = _with_settings(file, settings or {})
+    stem = "search" if isinstance(space, SearchFile) else Path(space).stem
+    name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = DataSource(source=source, target=target, target_test=target_test, options=file.data)
+    return searching.plan_search(file, data, name, studies_folder(home))
+
+
+def plan_resumption(study: str, settings: Mapping[str, object] | None = None, home: Home = None) -> Plan:
+    """Open a study to go on with it; of its settings only the number of trials and the time may change."""
+    return searching.plan_resumption(study, studies_folder(home), _given(settings or {}))
+
+
+def studies(home: Home = None) -> list[dict[str, object]]:
+    """All studies, the newest first: name, number of trials, state, champion, creation time."""
+    return [_study_row(status(name, home)) for name in list_studies(studies_folder(home))]
+
+
+def status(study: str, home: Home = None) -> StudyStatus:
+    """How a study stands.
+
+    Raises:
+        UnknownName: If there is no such study.
+    """
+    store = StudyStore(find_study(studies_folder(home), study))
+    return _status(store)
+
+
+def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[StudyStatus]:
+    """Its status whenever it has changed, until no process searches it."""
+    store = StudyStore(find_study(studies_folder(home), study))
+    seen = None
+    while True:
+        now = _status(store)
+        if now.summary() != seen:
+            seen = now.summary()
+            yield now
+        if not now.is_running:
+            return
+        time.sleep(interval_s)
+
+
+def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> PromotedVersion:
+    """Package the champion of a study, or another finished trial, as a new version of a model.
+
+    Raises:
+        UnknownName: If there is no such study or trial.
+        InvalidInput: If the study has no champion yet, or the trial did not finish.
+    """
+    store = StudyStore(find_study(studies_folder(home), study))
+    number = _champion(store)[0] if trial is None else trial
+    if number is None:
+        raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
+    created_at = datetime.now().astimezone().isoformat(timespec="seconds")
+    return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at)
+
+
+def predict(model: str, files: Sequence[Path | str], home: Home = None) -> list[FilePrediction]:
+    """Classify image files with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder."""
+    return predict_files(model, [Path(file) for file in files], models_folder(home))
+
+
+def serve(
+    model: str,
+    port: int = 8000,
+    replicas: int = 1,
+    address: str | None = None,
+    home: Home = None,
+    ready: Callable[[str, str], None] = lambda url, version: None,
+) -> None:
+    """Serve a promoted model over HTTP until SIGINT or SIGTERM.
+
+    Args:
+        model: `NAME` (newest version), `NAME@v2`, or a version's folder.
+        port: On 127.0.0.1.
+        replicas: Copies of the model.
+        address: Of a Ray cluster that is up; a local Ray by default.
+        home: Folder of studies and models.
+        ready: Called with address and version once requests are answered.
+    """
+    from ray_tl.on_ray.serve_app import serve_forever
+
+    serve_forever(model, models_folder(home), port, replicas, ClusterConfig(address=address), ready)
+
+
+def components(field: str | None = None) -> list[dict[str, object]]:
+    """Everything that a search-space file may name: field, kind, name, summary, parameters.
+
+    Raises:
+        InvalidInput: If there is no such field.
+    """
+    from ray_tl.components import describe
+
+    rows = describe()
+    fields = list(dict.fromkeys(str(row["field"]) for row in rows))
+    if field is not None and field not in fields:
+        raise InvalidInput(f"field={field!r} is not known{did_you_mean(field, fields)}")
+    return [row for row in rows if field in (None, row["field"])]
+
+
+def cluster_config(file: Path | None, stated: Mapping[str, object]) -> ClusterConfig:
+    """A cluster file, with what was stated beside it."""
+    config = load_cluster(file) if file is not None else ClusterConfig()
+    return validated(ClusterConfig, {**config.model_dump(), **_given(stated)}, "cluster")
+
+
+def _with_settings(file: SearchFile, settings: Mapping[str, object]) -> SearchFile:
+    content = file.model_dump()
+    for key, value in _given(settings).items():
+        section = next((name for name in ("search", "data") if key in content[name]), None)
+        if section is None:
+            choices = [*content["search"], *content["data"]]
+            raise InvalidInput(f"setting {key!r} is not known{did_you_mean(key, choices)}")
+        content[section][key] = value
+    return validated(SearchFile, content, "settings")
+
+
+def _given(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _status(store: StudyStore) -> StudyStatus:
+    number, reason = _champion(store)
+    return StudyStatus(
+        spec=store.spec,
+        folder=store.folder,
+        trials=store.trials(),
+        champion=number,
+        reason=reason,
+        is_running=store.is_searched(),
+        seconds=store.seconds(),
+    )
+
+
+def _champion(store: StudyStore) -> tuple[int | None, str]:
+    content = store.read_json(CHAMPION_FILE)
+    return (int(str(content["trial"])), str(content["reason"])) if content else (None, "")
+
+
+def _study_row(item: StudyStatus) -> dict[str, object]:
+    state = "running" if item.is_running else "finished" if item.champion is not None else "interrupted"
+    return {
+        "study": item.spec.name,
+        "trials": len(item.trials),
+        "state": state,
+        "champion": item.champion,
+        "created": item.spec.created_at,
+    }
+
+
+def _plain(trial: TrialRecord) -> dict[str, object]:
+    return {
+        "trial": trial.number,
+        "state": str(trial.state),
+        "epochs": [epoch.model_dump(mode="json") for epoch in trial.epochs],
+        "objective": trial.last.objective if trial.last else None,
+        "config": trial.config.model_dump(mode="json"),
+        "checkpoint": trial.checkpoint,
+        "cost_s": trial.cost_s,
+        "is_baseline": trial.is_baseline,
+        "error": trial.error,
+    }

@@ -1,0 +1,255 @@
+"""Verbs, options, exit codes. Heavy imports happen inside a verb, so that `--help` answers at once."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ray_tl.cli.output import Output
+from ray_tl.errors import InvalidInput, RayTLError
+
+EXIT_CODES = """
+Exit codes: 0 done · 1 other error · 2 wrong input · 3 unknown name · 4 broken model folder · 5 no room on the cluster ·
+6 study busy · 7 training failed · 130 interrupted (Ctrl-C; a search can be resumed).
+"""
+
+app = typer.Typer(
+    name="ray-tl",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Search for the best way to adapt a pretrained network to an unlabelled domain, and serve the winner.\n\n"
+    "New here? Run [bold]ray-tl quickstart[/bold]: it takes two digit data sets all the way to a served model.",
+    epilog=EXIT_CODES,
+)
+dashboards_app = typer.Typer(no_args_is_help=True, help="Grafana dashboards of searches and served models.")
+app.add_typer(dashboards_app, name="dashboards")
+
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, everything else on stderr.")]
+Home = Annotated[
+    Path | None,
+    typer.Option(help="Folder of studies and models; default $RAY_TL_HOME, else ~/.ray_tl. On a cluster: shared."),
+]
+Study = Annotated[str, typer.Argument(help="Name of a study; see them all with: ray-tl status", metavar="STUDY")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port of the HTTP address, on 127.0.0.1.")]
+
+
+def main() -> None:
+    """Entry point of `ray-tl`: every error for people becomes one message and its exit code."""
+    try:
+        app(prog_name="ray-tl")
+    except RayTLError as error:
+        if "--json" in sys.argv:
+            error_line = {"error": {"kind": type(error).__name__, "message": str(error)}}
+            sys.__stdout__.write(json.dumps(error_line) + "\n")
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def quickstart(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server up until Ctrl-C.")] = False,
+    trials: Annotated[int, typer.Option(min=2, help="Trials in the search.")] = 20,
+    port: Port = 8000,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """From two digit data sets to a served model: search, choose without target labels, promote, ask over HTTP."""
+    from ray_tl.quickstart import run_quickstart
+
+    run_quickstart(Output(as_json), home, trials, port, keep)
+
+
+@app.command()
+def search(
+    space: Annotated[
+        Path | None, typer.Argument(help="Search-space file, for example search_spaces/image_folders.yaml.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Labelled domain: a folder with one folder of images for each class.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Unlabelled domain: a folder of images; names of class folders are ignored.")
+    ] = None,
+    target_test: Annotated[
+        str | None,
+        typer.Option(help="Images that no trial trains on; every trial's predictions on them are recorded."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study; default: space, date and time.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this study, where it was.", metavar="STUDY")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.num_trials.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.epochs.")] = None,
+    time_budget_s: Annotated[float | None, typer.Option(min=1, help="Start no new trial after so long.")] = None,
+    on_broken: Annotated[str | None, typer.Option(help="Unreadable images: stop or skip.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's search.seed.")] = None,
+    pruning: Annotated[bool, typer.Option(help="Stop weak trials early (ASHA).")] = True,
+    cluster: Annotated[Path | None, typer.Option(help="Cluster file, for example cluster/local.yaml.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")] = None,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="Processors of a local Ray; default: all.")] = None,
+    workers_per_trial: Annotated[int | None, typer.Option(min=1, help="DDP ranks of each trial.")] = None,
+    cpus_per_worker: Annotated[float | None, typer.Option(min=0.1, help="Processors of each rank.")] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs of each rank.")] = None,
+    max_slots: Annotated[int | None, typer.Option(min=1, help="Trials at the same time, at most.")] = None,
+    dashboard: Annotated[bool, typer.Option(help="Ray dashboard of a local Ray.")] = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Search on your own data, or go on with a search that was interrupted.
+
+    ray-tl search search_spaces/image_folders.yaml --source photos/labelled --target photos/new
+
+    The champion is chosen without target labels. Ctrl-C is safe: --resume STUDY goes on where it was.
+    """
+    from ray_tl import api
+    from ray_tl.cli.live import run_with_progress
+
+    output = Output(as_json)
+    stated = {"SPACE": space, "--source": source, "--target": target, "--target-test": target_test, "--name": name}
+    _check_search_arguments(stated, resume)
+    settings = {
+        "num_trials": trials,
+        "epochs": epochs,
+        "time_budget_s": time_budget_s,
+        "on_broken": on_broken,
+        "seed": seed,
+    }
+    resources = {
+        "address": address,
+        "num_cpus": num_cpus,
+        "workers_per_trial": workers_per_trial,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
+        "max_slots": max_slots,
+    }
+    where = api.cluster_config(cluster, resources)
+    if resume is not None:
+        plan = api.plan_resumption(resume, settings, home)
+    else:
+        plan = api.plan_search(str(space), str(source), str(target), target_test, name, settings, home)
+    run_with_progress(plan, where, output, pruning, dashboard)
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; without one, all are listed.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """How a study stands: its trials, the best so far, the champion."""
+    from ray_tl import api
+    from ray_tl.cli import views
+
+    output = Output(as_json)
+    if study is None:
+        views.show_studies(api.studies(home), output)
+    else:
+        views.show_status(api.status(study, home), output)
+
+
+@app.command()
+def watch(
+    study: Study,
+    interval_s: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 2.0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a search that runs elsewhere, until it ends; Ctrl-C ends the watching alone."""
+    from ray_tl import api
+    from ray_tl.cli import views
+
+    views.follow(api.watch(study, interval_s, home), Output(as_json))
+
+
+@app.command()
+def promote(
+    study: Study,
+    name: Annotated[str | None, typer.Option(help="Of the model; default: that of the study.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Another trial than the champion.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Package the champion as a new version of a model: weights, preprocessing, labels, lineage, checksums."""
+    from ray_tl import api
+
+    output = Output(as_json)
+    version = api.promote(study, name=name, trial=trial, home=home)
+    output.emit({"model": version.name, "version": version.version, "folder": str(version.folder)})
+    output.say(f"promoted {version.name} {version.version} in {version.folder}")
+    output.say(f"serve it:   ray-tl serve {version.name}\npredict:    ray-tl predict {version.name} FILES...")
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="NAME, NAME@v2, or the folder of a version.")],
+    port: Port = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of the model.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Answer over HTTP with Ray Serve until Ctrl-C: POST /predict, GET /healthz."""
+    from ray_tl import api
+
+    output = Output(as_json)
+
+    def ready(url: str, version: str) -> None:
+        output.emit({"url": url, "model": model, "version": version})
+        output.say(f"serving {model} {version} at {url}   (Ctrl-C stops)")
+        output.say(f"try it:  curl -F file=@IMAGE.png {url}/predict")
+
+    api.serve(model, port=port, replicas=replicas, address=address, home=home, ready=ready)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="NAME, NAME@v2, or the folder of a version.")],
+    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Classify image files with a promoted model, without a server."""
+    from ray_tl import api
+    from ray_tl.cli import views
+
+    views.show_predictions(api.predict(model, files, home=home), Output(as_json))
+
+
+@app.command()
+def components(
+    kind: Annotated[str | None, typer.Argument(help="Only this field, for example: method")] = None,
+    as_json: Json = False,
+) -> None:
+    """Everything that a search-space file may name, with parameters, defaults and usual ranges."""
+    from ray_tl import api
+    from ray_tl.cli import views
+
+    views.show_components(api.components(kind), Output(as_json))
+
+
+@dashboards_app.command("push")
+def dashboards_push(
+    url: Annotated[str, typer.Option(envvar="GRAFANA_URL", help="Of Grafana.")] = "http://localhost:3000",
+    token: Annotated[str | None, typer.Option(envvar="GRAFANA_TOKEN", help="Service account token.")] = None,
+    user: Annotated[str | None, typer.Option(envvar="GRAFANA_USER", help="Instead of a token.")] = None,
+    password: Annotated[str | None, typer.Option(envvar="GRAFANA_PASSWORD", help="Of the user.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Fail if anything would change.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring Grafana's dashboards up to date; pushing twice changes nothing."""
+    from ray_tl.cli import views
+
+    views.push_dashboards(Output(as_json), url, token, user, password, dry_run, check)
+
+
+def _check_search_arguments(stated: Mapping[str, object], resume: str | None) -> None:
+    given = [key for key, value in stated.items() if value is not None]
+    missing = [key for key in ("SPACE", "--source", "--target") if key not in given]
+    if resume is not None and given:
+        raise InvalidInput(f"--resume {resume} takes space and data from the study; leave out {', '.join(given)}.")
+    if resume is None and missing:
+        raise InvalidInput(f"{', '.join(missing)} is missing; a search needs a space file and two domains (--help).")

@@ -1,0 +1,42 @@
+"""What a command prints: for a person, or as JSON lines on stdout with everything else on stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+
+
+class Output:
+    """Standard output of a command.
+
+    With `as_json`, file descriptor 1 is pointed at stderr for everybody else in the process, libraries and their
+    subprocesses included, and only `emit` writes to the real stdout.
+
+    Args:
+        as_json: JSON lines instead of text.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._lines: TextIO | None = _take_stdout() if as_json else None
+        self.console = Console(stderr=as_json, soft_wrap=not sys.stdout.isatty())
+
+    def say(self, text: RenderableType) -> None:
+        """Something for a person to read."""
+        self.console.print(text, highlight=False)
+
+    def emit(self, content: Mapping[str, object]) -> None:
+        """One JSON line; nothing without `as_json`."""
+        if self._lines is not None:
+            self._lines.write(json.dumps(content) + "\n")
+            self._lines.flush()
+
+
+def _take_stdout() -> TextIO:
+    sys.stdout.flush()
+    real = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return real

@@ -1,0 +1,98 @@
+"""How each verb shows its answer."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from ray_tl.api import StudyStatus
+from ray_tl.cli.output import Output
+from ray_tl.errors import RayTLError
+from ray_tl.observability.tables import best_first, headline, progress_view, trials_table
+from ray_tl.promotion.predict import FilePrediction
+
+
+def show_studies(rows: list[dict[str, object]], output: Output) -> None:
+    table = Table("study", "trials", "state", "champion", "created", header_style="bold", pad_edge=False)
+    for row in rows:
+        output.emit(row)
+        table.add_row(*(str("" if row[key] is None else row[key]) for key in row))
+    output.say(table if rows else "no studies yet; begin with: ray-tl quickstart")
+
+
+def show_status(status: StudyStatus, output: Output) -> None:
+    output.emit(status.summary())
+    output.say(headline(status.spec, status.trials, status.seconds))
+    output.say(trials_table(best_first(status.trials), "best first, by label-free objective", status.champion))
+    for trial in status.trials:
+        if trial.error:
+            output.say(f"trial {trial.number} {trial.state}: {trial.error}")
+    output.say(_next_step(status))
+
+
+def follow(statuses: Iterable[StudyStatus], output: Output) -> None:
+    """Show each status; on a terminal in place, else a headline for each change."""
+    from rich.live import Live
+
+    last = None
+    if output.console.is_terminal:
+        with Live(console=output.console, auto_refresh=False) as live:
+            for last in statuses:
+                live.update(progress_view(last.spec, last.trials, last.seconds), refresh=True)
+    else:
+        for last in statuses:
+            output.emit(last.summary())
+            output.say(headline(last.spec, last.trials, last.seconds))
+    if last is not None:
+        output.say(_next_step(last))
+
+
+def show_predictions(predictions: list[FilePrediction], output: Output) -> None:
+    table = Table("file", "label", "confidence", header_style="bold", pad_edge=False)
+    for item in predictions:
+        row = {
+            "file": item.file,
+            "label": item.label,
+            "confidence": item.confidence,
+            "probabilities": item.probabilities,
+            "version": item.version,
+        }
+        output.emit(row)
+        table.add_row(item.file, item.label, f"{item.confidence:.1%}")
+    output.say(table)
+
+
+def show_components(rows: list[dict[str, object]], output: Output) -> None:
+    kind = None
+    for row in rows:
+        output.emit(row)
+        if row["field"] != kind:
+            kind = row["field"]
+            output.say(f"\n[bold]{kind}[/bold]  ({row['kind']})")
+        output.say(f"  [cyan]{row['name']}[/cyan]  {row['summary']}")
+        for parameter in row["parameters"]:
+            default = "required" if parameter["required"] else f"default {parameter['default']}"
+            usual = f", usual range {parameter['range']}" if parameter["range"] else ""
+            output.say(f"      {parameter['name']}: {parameter['type'].replace('[', '(')}, {default}{usual}")
+
+
+def push_dashboards(
+    output: Output, url: str, token: str | None, user: str | None, password: str | None, dry_run: bool, check: bool
+) -> None:
+    from ray_tl.observability.grafana import push
+
+    changed = False
+    for action in push(url, token=token, user=user, password=password, dry_run=dry_run or check):
+        changed = changed or action.change != "unchanged"
+        output.emit({"dashboard": action.title, "change": action.change})
+        output.say(f"{action.title}: {action.change}{' (not done)' if dry_run or check else ''}")
+    if check and changed:
+        raise RayTLError("Grafana differs from the dashboards of this version; push them.")
+
+
+def _next_step(status: StudyStatus) -> str:
+    name = status.spec.name
+    if status.is_running:
+        return f"it is running; follow it with: ray-tl watch {name}"
+    if status.champion is None:
+        return f"it was interrupted; go on with: ray-tl search --resume {name}"
+    return f"champion: trial {status.champion}: {status.reason}\npromote it with: ray-tl promote {name}"

@@ -1,0 +1,39 @@
+"""Every registry: what a search may choose, and what `ray-tl components` prints."""
+
+from ray_tl.adaptation import METHODS
+from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
+from ray_tl.data.augmentation import AUGMENTATIONS
+from ray_tl.models.backbones import BACKBONES
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
+from ray_tl.registry import Registry
+from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
+from ray_tl.validation import VALIDATORS
+
+
+def catalogue() -> dict[str, Registry]:
+    """The registry for each field of `TrialConfig` that names a component."""
+    return {
+        "backbone": BACKBONES,
+        "lr_multipliers": LR_MULTIPLIERS,
+        "unfreezing": UNFREEZING,
+        "method": METHODS,
+        "loss_weighting": LOSS_WEIGHTS,
+        "optimizer": OPTIMIZERS,
+        "lr_schedule": LR_SCHEDULES,
+        "augmentation": AUGMENTATIONS,
+    }
+
+
+def describe() -> list[dict[str, object]]:
+    """Every component as plain values: kind, name, summary, parameters."""
+    return [
+        {
+            "kind": registry.kind,
+            "field": field,
+            "name": name,
+            "summary": registry.summary(name),
+            "parameters": [vars(parameter) for parameter in registry.parameters(name).values()],
+        }
+        for field, registry in {**catalogue(), "validators": VALIDATORS}.items()
+        for name in registry.names()
+    ]

@@ -1,0 +1,111 @@
+"""A search as tables for a terminal."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ray_tl.study.records import StudySpec, TrialRecord, TrialState
+
+STYLES = {
+    TrialState.RUNNING: "cyan",
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.FAILED: "red",
+    TrialState.INFEASIBLE: "magenta",
+}
+
+
+def best_first(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Complete trials by objective, then the rest by how far they came."""
+    return sorted(trials, key=_rank)
+
+
+def trials_table(
+    trials: Sequence[TrialRecord],
+    title: str,
+    champion: int | None = None,
+    oracle: Mapping[int, float] | None = None,
+) -> Table:
+    """One row a trial.
+
+    Args:
+        trials: In the order of the rows.
+        title: Above the table.
+        champion: Number of the trial to mark.
+        oracle: True accuracy on held-out target examples by trial, shown apart: the search never saw it.
+    """
+    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, expand=False)
+    for name in ("trial", "state", "epoch", "objective", "IM", "BNM", "source acc", "method", "what trains", "augment"):
+        table.add_column(name, justify="right" if name in ("trial", "epoch", "objective", "IM", "BNM") else "left")
+    if oracle is not None:
+        table.add_column("target acc\n(unseen by search)", justify="right", style="dim")
+    for trial in trials:
+        cells = _cells(trial, trial.number == champion)
+        shown = [] if oracle is None else [f"{oracle[trial.number]:.1%}" if trial.number in oracle else "–"]
+        table.add_row(*cells, *shown, style="bold" if trial.number == champion else None)
+    return table
+
+
+def progress_view(spec: StudySpec, trials: Sequence[TrialRecord], elapsed_s: float) -> RenderableType:
+    """What a person sees while a search runs: one line of totals, the running trials, the best so far."""
+    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+    ended = [trial for trial in trials if trial.state is not TrialState.RUNNING]
+    parts: list[RenderableType] = [Text(headline(spec, trials, elapsed_s), style="bold")]
+    if running:
+        parts.append(trials_table(running, "running"))
+    if ended:
+        parts.append(trials_table(best_first(ended)[:6], "best so far, by label-free objective"))
+    return Group(*parts)
+
+
+def headline(spec: StudySpec, trials: Sequence[TrialRecord], elapsed_s: float) -> str:
+    """Totals in one line."""
+    counts = Counter(trial.state for trial in trials)
+    ended = sum(count for state, count in counts.items() if state is not TrialState.RUNNING)
+    states = ", ".join(f"{counts[state]} {state}" for state in TrialState if counts[state])
+    cost = sum(trial.cost_s for trial in trials)
+    return (
+        f"study {spec.name}: {ended}/{spec.search.num_trials} trials ended ({states or 'none yet'}), "
+        f"{elapsed_s:.0f} s, {cost:.0f} worker-seconds of training"
+    )
+
+
+def ended_line(trial: TrialRecord) -> str:
+    """One line for a trial that has ended, for logs."""
+    last = trial.last
+    score = f"objective {last.objective:.3f} after {last.epoch} epochs" if last else "no epoch"
+    why = f": {trial.error}" if trial.error else ""
+    return f"trial {trial.number:>3} {trial.state:<10} {score}, {_method(trial)}, {trial.cost_s:.1f} s{why}"
+
+
+def _rank(trial: TrialRecord) -> tuple[bool, int, float]:
+    complete = trial.state is TrialState.COMPLETE
+    return not complete, 0 if complete else -len(trial.epochs), -(trial.last.objective if trial.last else 0.0)
+
+
+def _cells(trial: TrialRecord, is_champion: bool) -> list[str | Text]:
+    last, config = trial.last, trial.config
+    epoch = f"{last.epoch if last else 0}/{config.epochs}"
+    scores = last.scores if last else {}
+    return [
+        f"{'★ ' if is_champion else ''}{trial.number}",
+        Text(str(trial.state), style=STYLES[trial.state]),
+        epoch,
+        f"{last.objective:.3f}" if last else "",
+        f"{scores['im']:.2f}" if "im" in scores else "",
+        f"{scores['bnm']:.3f}" if "bnm" in scores else "",
+        f"{scores['source_accuracy']:.1%}" if "source_accuracy" in scores else "",
+        _method(trial),
+        f"from stage {config.freeze_depth}, {config.unfreezing.name}, {config.lr_multipliers.name}",
+        config.augmentation.name,
+    ]
+
+
+def _method(trial: TrialRecord) -> str:
+    name = trial.config.method.name
+    if trial.is_baseline:
+        return f"{name} (baseline)"
+    return name if name == "source_only" else f"{name} · {trial.config.loss_weighting.name}"

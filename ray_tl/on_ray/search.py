@@ -1,0 +1,262 @@
+"""One search, from files to a champion."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from ray_tl.components import catalogue
+from ray_tl.config import TrialConfig
+from ray_tl.data.domains import DomainPair
+from ray_tl.data.load import load_pair
+from ray_tl.errors import InvalidInput, RayTLError, all_at_once
+from ray_tl.on_ray.cluster_file import ClusterConfig
+from ray_tl.on_ray.session import ray_session
+from ray_tl.on_ray.slots import SlotPool, SlotShape, SlotTask
+from ray_tl.on_ray.trial_queue import Job, Outcome, start_queue
+from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
+from ray_tl.search_space import SearchFile
+from ray_tl.selection.champion import Candidate, Choice, choose
+from ray_tl.study.records import DataSource, StudySpec, TrialRecord
+from ray_tl.study.store import StudyStore, check_name, find_study
+
+MIN_AGREEMENT = 0.99
+CHAMPION_FILE = "champion.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search gives.
+
+    Attributes:
+        champion: Best finished trial, looked at again at full fidelity.
+        choice: All candidates in order of preference.
+        seconds: Of this process; a resumed search counts from its resumption.
+    """
+
+    study: str
+    folder: Path
+    champion: TrialRecord
+    choice: Choice
+    trials: list[TrialRecord]
+    seconds: float
+
+    def summary(self) -> dict[str, object]:
+        """Plain values for `--json`."""
+        last = self.champion.last
+        assert last is not None
+        states = Counter(str(trial.state) for trial in self.trials)
+        return {
+            "study": self.study,
+            "folder": str(self.folder),
+            "trials": len(self.trials),
+            "states": dict(states),
+            "seconds": round(self.seconds, 1),
+            "champion": {
+                "trial": self.champion.number,
+                "objective": last.objective,
+                "scores": last.scores,
+                "config": self.champion.config.model_dump(mode="json"),
+                "is_source_only": self.champion.is_baseline,
+                "reason": self.choice.reason,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that has passed every check and has not begun."""
+
+    store: StudyStore
+    pair: DomainPair
+
+
+def plan_search(
+    file: SearchFile, data: DataSource, name: str, root: Path, first: Sequence[TrialConfig] | None = None
+) -> Plan:
+    """Check everything that can be checked without Ray, and create the study.
+
+    Args:
+        file: The search-space file.
+        data: Where the domains come from.
+        name: Of the new study.
+        root: Folder of all studies.
+        first: Configurations to run before the sampler is asked, instead of the source-only baseline alone.
+
+    Raises:
+        InvalidInput: On the first kind of mistake, with all mistakes of that kind; nothing is written then.
+    """
+    check_name("study", name)
+    if (root / name).exists():
+        raise InvalidInput(f"study={name!r} exists already in {root}; resume it with --resume {name}, or rename.")
+    space = file.space()
+    if found := space.problems(catalogue()):
+        raise all_at_once("search space", found)
+    space = space.resolved(catalogue())
+    check_configurations([*space.extremes(), *(first or [])], data)
+    pair = _load(data, file.search.seed)
+    spec = StudySpec(
+        name=name,
+        data=data,
+        search=file.search,
+        trees=space.trees,
+        first=tuple(first) if first is not None else (space.baseline(),),
+        data_fingerprint=pair.fingerprint(),
+        classes=pair.source.classes,
+        source_histogram=tuple(_shares(pair)),
+        num_target=len(pair.target),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Plan(StudyStore.create(root / name, spec), pair)
+
+
+def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Plan:
+    """Open a study that was begun before.
+
+    Args:
+        name: Of the study.
+        root: Folder of all studies.
+        settings: New values for `num_trials` or `time_budget_s`.
+
+    Raises:
+        InvalidInput: If its data have changed since, or a setting can't change.
+    """
+    store = StudyStore(find_study(root, name))
+    store.update_search(**settings)
+    pair = _load(store.spec.data, store.spec.search.seed)
+    if pair.fingerprint() != store.spec.data_fingerprint:
+        raise InvalidInput(
+            f"study={name!r} was begun on other data than {store.spec.data.source!r} and {store.spec.data.target!r} "
+            "hold now; restore the folders, or begin a new study."
+        )
+    return Plan(store, pair)
+
+
+def run_search(
+    plan: Plan,
+    cluster: ClusterConfig,
+    watch: Watcher = lambda trial: None,
+    say: Say = lambda line: None,
+    pruning: bool = True,
+    dashboard: bool = True,
+) -> SearchResult:
+    """Run a planned search to its end and choose the champion.
+
+    Args:
+        plan: New or resumed.
+        cluster: Where to run.
+        watch: Called with a trial whenever it has changed.
+        say: Called with each line that a person should read.
+        pruning: Whether ASHA stops trials early.
+        dashboard: Whether a local Ray gets a dashboard.
+
+    Raises:
+        NoResources: If the cluster has no room for one trial.
+        StudyBusy: If another process searches this study.
+        KeyboardInterrupt: On Ctrl-C; the study can be resumed.
+    """
+    started = time.monotonic()
+    store = plan.store
+    with store.exclusive(), ray_session(cluster, dashboard) as url:
+        if url:
+            say(f"Ray dashboard: {url}")
+        queue, slots = _start(plan, cluster)
+        say(f"{len(slots)} warm slots of {cluster.workers_per_trial} worker(s)")
+        try:
+            limit = store.spec.search.time_budget_s
+            deadline = None if limit is None else started + limit
+            searcher = StudySearcher(store, queue, slots, cluster.workers_per_trial, deadline, watch)
+            run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
+            if searcher.was_interrupted():
+                raise KeyboardInterrupt
+            choice = _confirmed(store, queue, say)
+        finally:
+            slots.close()
+            ray.kill(queue)
+    _write_champion(store, choice)
+    seconds = time.monotonic() - started
+    return SearchResult(store.spec.name, store.folder, choice.champion, choice, store.trials(), seconds)
+
+
+def check_configurations(configs: Sequence[TrialConfig], data: DataSource) -> None:
+    """Raise `InvalidInput` with everything that these configurations ask of a backbone and can't get."""
+    from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
+    from ray_tl.models.backbones import num_stages
+
+    found: dict[str, None] = {}
+    for config in configs:
+        try:
+            stages = num_stages(config.backbone, data.options.channels)
+            check_freeze_depth(config.freeze_depth, config.backbone.name, stages)
+            multipliers = LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params)
+            multipliers.multipliers(stages)
+        except InvalidInput as error:
+            found[str(error)] = None
+    if found:
+        raise all_at_once("search space", found)
+
+
+def _start(plan: Plan, cluster: ClusterConfig) -> tuple[ray.actor.ActorHandle, SlotPool]:
+    spec = plan.store.spec
+    shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
+    task = SlotTask(
+        spec.name, str(plan.store.folder), spec.search.validators, max(1, int(cluster.cpus_per_worker))
+    )
+    queue = start_queue(spec.name, ray.put(plan.pair))
+    slots = SlotPool(queue, task, shape, min(cluster.max_slots or 64, spec.search.num_trials))
+    try:
+        slots.start()
+    except RayTLError:
+        ray.kill(queue)
+        raise
+    return queue, slots
+
+
+def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> Choice:
+    """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
+    choice = choose(store.trials(), store.spec.source_histogram)
+    if choice is None:
+        raise RayTLError(
+            f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
+        )
+    for index, candidate in enumerate(choice.candidates):
+        problem = _reevaluate(candidate, queue)
+        if problem is None:
+            return Choice(choice.candidates[index:] + choice.candidates[:index], choice.reason)
+        say(f"trial {candidate.trial.number} can't be confirmed: {problem}")
+    raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
+
+
+def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> str | None:
+    trial = candidate.trial
+    job = Job(f"evaluate-{trial.number}-{time.time_ns()}", trial.number, trial.config, "evaluate")
+    ray.get(queue.submit.remote(job))
+    outcome: Outcome = ray.get(queue.next_message.remote(job.key))
+    if outcome.error is not None or outcome.result is None:
+        return outcome.error or "no result"
+    agreement = float(str(outcome.result["agreement"]))
+    return None if agreement >= MIN_AGREEMENT else f"only {agreement:.1%} of its predictions come out again"
+
+
+def _write_champion(store: StudyStore, choice: Choice) -> None:
+    candidates = [
+        {"trial": item.trial.number, "objective": item.objective, "rejected": item.rejected}
+        for item in choice.candidates
+    ]
+    content = {"trial": choice.champion.number, "reason": choice.reason, "candidates": candidates}
+    store.write_json(CHAMPION_FILE, content)
+
+
+def _shares(pair: DomainPair) -> list[float]:
+    counts = np.bincount(pair.source.labels, minlength=pair.num_classes)
+    return [float(share) for share in counts / counts.sum()]
+
+
+def _load(data: DataSource, seed: int) -> DomainPair:
+    return load_pair(data.source, data.target, data.target_test, data.options, seed)

@@ -1,0 +1,64 @@
+"""A Ray session for one command: local, or on a cluster that is up."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from ray_tl.errors import NoResources
+from ray_tl.on_ray.cluster_file import ClusterConfig, secure_auth_token
+
+# Train looks for finished or broken workers this often; Tune's own files and tables would repeat the study store.
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+
+
+@contextmanager
+def ray_session(cluster: ClusterConfig, dashboard: bool = True) -> Iterator[str | None]:
+    """Start or join Ray, and leave it as it was found; gives the address of its dashboard.
+
+    Args:
+        cluster: Where to run. Without an address a local Ray is started and stopped again.
+        dashboard: Whether a local Ray gets one.
+
+    Raises:
+        NoResources: If the cluster can't be reached.
+    """
+    if ray.is_initialized():
+        yield _dashboard_url()
+        return
+    environment = {**ENVIRONMENT, **cluster.env}
+    os.environ.update(environment)
+    try:
+        _start(cluster, environment, dashboard)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise NoResources(f"address={cluster.address!r} can't be reached ({error}); is the cluster up?") from error
+    try:
+        yield _dashboard_url()
+    finally:
+        ray.shutdown()
+
+
+def _start(cluster: ClusterConfig, environment: dict[str, str], dashboard: bool) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if cluster.address is not None:
+        ray.init(address=cluster.address, runtime_env={"env_vars": environment}, **quiet)
+        return
+    ray.init(
+        address="local", num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, include_dashboard=dashboard, **quiet
+    )
+    secure_auth_token()
+
+
+def _dashboard_url() -> str | None:
+    url = ray.worker.global_worker.node.webui_url if ray.worker.global_worker.node else None
+    return f"http://{url}" if url else None

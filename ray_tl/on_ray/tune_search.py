@@ -1,0 +1,223 @@
+"""Ray Tune over warm slots: a thin client trial, a searcher over the study store, ASHA rebuilt from it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from types import SimpleNamespace
+
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from ray_tl.config import TrialConfig
+from ray_tl.on_ray.slots import SlotPool
+from ray_tl.on_ray.trial_queue import Job, Outcome
+from ray_tl.selection.ensemble import objective
+from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
+from ray_tl.study.store import StudyStore
+
+Result = dict[str, object]
+Watcher = Callable[[TrialRecord], None]
+FAILED_OBJECTIVE = -1e9
+CLIENT_RESOURCES = {"memory": 1e6}  # a client only waits: no processor is taken from the slots
+
+
+class ClientTrial(tune.Trainable):
+    """A Tune trial that trains nothing: it submits its configuration to the queue and relays the reports."""
+
+    def setup(self, config: Result) -> None:
+        self._queue, self._spec = config["queue"], config["spec"]
+        self._submit(config)
+
+    def step(self) -> Result:
+        """One epoch, or the outcome of a trial that could not go on."""
+        message = ray.get(self._queue.next_message.remote(self._job.key))
+        if isinstance(message, Outcome):
+            error = message.error or "it ended without a report."
+            return {"objective": FAILED_OBJECTIVE, "error": error, "infeasible": message.infeasible, "done": True}
+        record = EpochRecord(objective=self._objective(message.scores, message.histogram), **asdict(message))
+        done = record.epoch >= self._job.config.epochs
+        return {"epoch": record.epoch, "objective": record.objective, "record": record.model_dump(), "done": done}
+
+    def reset_config(self, new_config: Result) -> bool:
+        self._stop()
+        self._submit(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the slots write checkpoints."""
+
+    def load_checkpoint(self, checkpoint: object) -> None:
+        """Nothing: the slots read checkpoints."""
+
+    def cleanup(self) -> None:
+        self._stop()
+
+    def _submit(self, config: Result) -> None:
+        number = config["number"]
+        trial = TrialConfig.model_validate(config["trial"])
+        self._job = Job(f"{number}-{time.time_ns()}", number, trial)
+        ray.get(self._queue.submit.remote(self._job))
+
+    def _stop(self) -> None:
+        ray.get(self._queue.stop.remote(self._job.key))
+
+    def _objective(self, scores: Mapping[str, float], histogram: list[float]) -> float:
+        return objective(scores, histogram, self._spec.source_histogram, self._spec.num_target)
+
+
+class StudySearcher(Searcher):
+    """Asks the study store for trials and tells it everything that happens to them.
+
+    Args:
+        store: Held exclusively by this process.
+        queue: Handle of the trial queue, passed on to the clients.
+        slots: So many trials run at a time, and one more waits.
+        num_workers: Of each trial, for the cost.
+        deadline: `time.monotonic()` after which no new trial is asked for; `None` for never.
+        watch: Called with the stored trial whenever it has changed.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        queue: ray.actor.ActorHandle,
+        slots: SlotPool,
+        num_workers: int,
+        deadline: float | None,
+        watch: Watcher,
+    ) -> None:
+        super().__init__(metric="objective", mode="max")
+        self._store, self._queue, self._slots = store, queue, slots
+        self._num_workers, self._deadline, self._watch = num_workers, deadline, watch
+        self._left_over = store.reconcile()
+        self._live: dict[str, TrialRecord] = {}
+
+    def suggest(self, trial_id: str) -> Result | str | None:
+        """The next trial; `FINISHED` when the study has all it wants, `None` while there is no room."""
+        self._slots.grow(time.monotonic())
+        if len(self._live) > len(self._slots):
+            return None
+        if not self._left_over and self._is_done():
+            return Searcher.FINISHED
+        trial = self._left_over.pop(0) if self._left_over else self._store.ask()
+        self._live[trial_id] = trial
+        self._watch(trial)
+        config = trial.config.model_dump(mode="json")
+        return {"number": trial.number, "trial": config, "queue": self._queue, "spec": self._store.spec}
+
+    def on_trial_result(self, trial_id: str, result: Result) -> None:
+        self._remember(self._live[trial_id].number, result)
+
+    def on_trial_complete(self, trial_id: str, result: Result | None = None, error: bool = False) -> None:
+        trial = self._live.pop(trial_id)
+        if result:
+            self._remember(trial.number, result)
+        state, reason = _final_state(trial.config, result, error)
+        self._store.finish(trial.number, state, reason)
+        self._watch(self._store.trial(trial.number))
+
+    def history(self, trial_id: str) -> list[EpochRecord]:
+        """What a trial had already reported when this search took it up."""
+        return self._live[trial_id].epochs if trial_id in self._live else []
+
+    def is_baseline(self, trial_id: str) -> bool:
+        return trial_id in self._live and self._live[trial_id].is_baseline
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store is durable."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the store is durable."""
+
+    def _is_done(self) -> bool:
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        return late or self._store.num_asked() >= self._store.spec.search.num_trials
+
+    def _remember(self, number: int, result: Result) -> None:
+        if isinstance(record := result.get("record"), dict):
+            self._store.add_epoch(number, EpochRecord.model_validate(record), self._num_workers)
+            self._watch(self._store.trial(number))
+
+
+class StudyASHA(ASHAScheduler):
+    """Asynchronous successive halving whose rungs are rebuilt from the store (Li et al., 2020).
+
+    The rungs hold what every stored trial reported, under its own identity if it goes on now. Source-only is never
+    stopped and never counted.
+
+    Args:
+        spec: Of the study.
+        stored: Trials that ended in an earlier process.
+        searcher: Knows which live trial is which.
+    """
+
+    def __init__(self, spec: StudySpec, stored: list[TrialRecord], searcher: StudySearcher) -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric="objective",
+            mode="max",
+            max_t=spec.search.epochs,
+            grace_period=min(spec.search.grace_epochs, spec.search.epochs),
+            reduction_factor=spec.search.reduction_factor,
+        )
+        self._searcher = searcher
+        for record in stored:
+            if not record.is_baseline and record.state is not TrialState.RUNNING:
+                self._replay(SimpleNamespace(trial_id=f"stored-{record.number}"), record.epochs)
+
+    def on_trial_add(self, tune_controller: object, trial: tune.experiment.Trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for epoch in self._searcher.history(trial.trial_id):
+            super().on_trial_result(tune_controller, trial, _as_result(epoch))
+
+    def on_trial_result(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> str:
+        if self._searcher.is_baseline(trial.trial_id):
+            return self.CONTINUE
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> None:
+        if not self._searcher.is_baseline(trial.trial_id):
+            super().on_trial_complete(tune_controller, trial, result)
+
+    def _replay(self, stand_in: SimpleNamespace, epochs: list[EpochRecord]) -> None:
+        super().on_trial_add(None, stand_in)
+        for epoch in epochs:
+            super().on_trial_result(None, stand_in, _as_result(epoch))
+
+
+def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:
+    """Run Tune until the study has all its trials; returns early, with the store whole, on Ctrl-C."""
+    scheduler = StudyASHA(store.spec, store.trials(), searcher) if pruning else None
+    tune.Tuner(
+        tune.with_resources(ClientTrial, tune.PlacementGroupFactory([CLIENT_RESOURCES])),
+        tune_config=tune.TuneConfig(
+            metric="objective" if scheduler is None else None,
+            mode="max" if scheduler is None else None,
+            num_samples=-1,
+            max_concurrent_trials=max_clients,
+            reuse_actors=True,
+            search_alg=searcher,
+            scheduler=scheduler,
+            trial_name_creator=lambda trial: f"{store.spec.name}-{trial.config['number']:04d}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=log_folder, verbose=0),
+    ).fit()
+
+
+def _as_result(epoch: EpochRecord) -> Result:
+    return {"epoch": epoch.epoch, "objective": epoch.objective}
+
+
+def _final_state(config: TrialConfig, result: Result | None, error: bool) -> tuple[TrialState, str | None]:
+    reason = result.get("error") if result else None
+    if reason is not None:
+        infeasible = bool(result and result.get("infeasible"))
+        return (TrialState.INFEASIBLE if infeasible else TrialState.FAILED), str(reason)
+    if error or result is None:
+        return TrialState.FAILED, "its Tune client ended with an error; see the Ray logs."
+    finished = int(str(result.get("epoch", 0))) >= config.epochs
+    return (TrialState.COMPLETE if finished else TrialState.PRUNED), None

@@ -1,0 +1,73 @@
+"""From a finished trial to a version folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ray_tl.data.load import load_pair
+from ray_tl.errors import InvalidInput, TrialFailed
+from ray_tl.promotion.bundle import Bundle, Lineage, ModelSpec, library_versions, load_bundle
+from ray_tl.promotion.gate import PromotionDecision, check_reproduces
+from ray_tl.promotion.versions import add_version
+from ray_tl.study.records import TrialRecord
+from ray_tl.study.store import StudyStore
+from ray_tl.training.data import TrialData
+from ray_tl.training.files import TrialFiles
+from ray_tl.training.loop import load_model
+
+
+@dataclass(frozen=True)
+class PromotedVersion:
+    """A version that has passed the gate.
+
+    Attributes:
+        version: `v1`, `v2`, ...
+    """
+
+    name: str
+    version: str
+    folder: Path
+    decision: PromotionDecision
+
+
+def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, created_at: str) -> PromotedVersion:
+    """Write the next version of a model from a trial's checkpoint, if it still says what the trial recorded.
+
+    Args:
+        store: Of the study.
+        trial: Must have reached full fidelity.
+        name: Of the model.
+        root: Folder of all models.
+        created_at: ISO 8601 with a time zone.
+
+    Raises:
+        InvalidInput: If the trial did not finish, or the name is not valid.
+        TrialFailed: If the network does not give the recorded predictions again; nothing is written then.
+    """
+    last = trial.last
+    if not trial.at_full_fidelity or last is None:
+        raise InvalidInput(f"trial={trial.number} is {trial.state}; only a complete trial can be promoted.")
+    spec = store.spec
+    pair = load_pair(spec.data.source, spec.data.target, spec.data.target_test, spec.data.options, spec.search.seed)
+    files = TrialFiles(store.folder, trial.number)
+    model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
+    model_spec = ModelSpec(backbone=trial.config.backbone, preprocessing=pair.preprocessing, classes=spec.classes)
+    lineage = Lineage.model_validate(
+        {
+            "study": spec.name,
+            "trial": trial.number,
+            "config": trial.config,
+            "data_fingerprint": spec.data_fingerprint,
+            "scores": last.scores,
+            "created_at": created_at,
+            "libraries": library_versions(),
+        }
+    )
+    trained = Bundle(store.folder, model_spec, lineage, "", model)
+    decision = check_reproduces(trained.probabilities(pair.target.images), files.load_evidence()["target"])
+    if not decision.accepted:
+        raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
+    folder = add_version(name, root, model, model_spec, lineage)
+    load_bundle(folder)
+    return PromotedVersion(name, folder.name, folder, decision)

@@ -1,0 +1,30 @@
+"""Several label-free scores as one number."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ray_tl.selection.guards import collapse
+
+COLLAPSE_PENALTY = 1.0
+
+
+def objective(
+    scores: Mapping[str, float], histogram: Sequence[float], source_histogram: Sequence[float], num_examples: int
+) -> float:
+    """What a search maximises at every epoch: the mean of IM and BNM, both scaled to [0, 1].
+
+    IM is divided by log C, BNM by its largest value sqrt(C / N) (Cui et al., 2020, https://arxiv.org/abs/2003.12237,
+    section 3.2). One score alone is easily fooled; one that has collapsed is lowered by `COLLAPSE_PENALTY`, so that
+    it ranks below every sound one but still against its like.
+
+    Args:
+        scores: Must hold `im` and `bnm`.
+        histogram: Share of each class among the predictions on the target, [C].
+        source_histogram: Share of each class among the source labels, [C].
+        num_examples: N, rows of the target.
+    """
+    num_classes = len(histogram)
+    im = scores["im"] / math.log(num_classes)
+    bnm = scores["bnm"] * math.sqrt(num_examples / min(num_classes, num_examples))
+    penalty = COLLAPSE_PENALTY if collapse(histogram, source_histogram) else 0.0
+    return (im + bnm) / 2 - penalty

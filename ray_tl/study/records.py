@@ -1,0 +1,110 @@
+"""What a study remembers, as values."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ray_tl.config import TrialConfig
+from ray_tl.search_space import DataOptions, SearchOptions
+
+
+class TrialState(StrEnum):
+    """How a trial stands. `pruned`: stopped early by the scheduler. `infeasible`: needs more memory than there is."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    INFEASIBLE = "infeasible"
+
+
+class DataSource(BaseModel):
+    """Where the domains of a study come from: image folders, or the packaged digits.
+
+    Attributes:
+        source: Folder of class folders, or `digits:mnist`.
+        target: Folder of images, or `digits:optdigits`.
+        target_test: Folder of images that no trial may train on; predictions on them are recorded.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    target: str
+    target_test: str | None = None
+    options: DataOptions = DataOptions()
+
+
+class StudySpec(BaseModel):
+    """All that defines a study: written once, at its start.
+
+    Attributes:
+        trees: Of the search space, every `auto` resolved.
+        first: Configurations that run before the sampler is asked; the first is the source-only baseline.
+        source_histogram: Share of each class among the source labels, [C].
+        num_target: Rows of the target.
+        data_fingerprint: Of the domains, so that a resumed search can't silently run on other data.
+        created_at: ISO 8601, UTC.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    name: str
+    data: DataSource
+    search: SearchOptions
+    trees: dict[str, object]
+    first: tuple[TrialConfig, ...] = Field(default=())
+    data_fingerprint: str
+    classes: tuple[str, ...]
+    source_histogram: tuple[float, ...]
+    num_target: int
+    created_at: str
+
+
+class EpochRecord(BaseModel):
+    """One finished epoch of a trial, as stored; `objective` is what the search maximises."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    objective: float
+    scores: dict[str, float]
+    histogram: list[float]
+    losses: dict[str, float]
+    weights: dict[str, float]
+    freeze_depth: int
+    lr: float
+    seconds: float
+    cached_stages: int = 0
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial, as stored.
+
+    Attributes:
+        number: Counted from 0 in the order of asking.
+        checkpoint: Path below the folder of the study; `None` before the first epoch.
+        cost_s: Worker-seconds spent in its epochs.
+        error: Why it failed.
+    """
+
+    number: int
+    state: TrialState
+    config: TrialConfig
+    epochs: list[EpochRecord] = field(default_factory=list)
+    checkpoint: str | None = None
+    cost_s: float = 0.0
+    error: str | None = None
+    is_baseline: bool = False
+
+    @property
+    def last(self) -> EpochRecord | None:
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def at_full_fidelity(self) -> bool:
+        return self.state is TrialState.COMPLETE and len(self.epochs) == self.config.epochs

@@ -1,0 +1,285 @@
+"""The durable memory of a search: one folder, one SQLite database that `optuna-dashboard` reads too."""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from ray_tl.config import TrialConfig
+from ray_tl.errors import InvalidInput, StudyBusy, UnknownName
+from ray_tl.registry import did_you_mean
+from ray_tl.search_space import SearchSpace
+from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPEC_FILE = "study.json"
+NAME_RULE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+_OPTUNA_STATES = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+    TrialState.INFEASIBLE: OptunaState.PRUNED,  # TPE learns from pruned trials alone that a constraint was violated
+}
+
+
+class StudyStore:
+    """Trials of one study.
+
+    One process at a time searches (`exclusive`), any number read. Every method leaves the store whole when the
+    process is killed inside it: the epoch records are the truth, states and values are derived from them.
+
+    Args:
+        folder: Of the study.
+        storage_url: Database for Optuna; SQLite in the folder by default.
+
+    Raises:
+        UnknownName: If the folder holds no study.
+    """
+
+    def __init__(self, folder: Path, storage_url: str | None = None) -> None:
+        self.folder = folder
+        self.spec = _read_spec(folder)
+        self.space = SearchSpace(self.spec.trees, self.spec.search.epochs, self.spec.search.seed)
+        self._storage = _storage(folder, storage_url)
+        self._study = optuna.create_study(
+            study_name=self.spec.name, storage=self._storage, direction="maximize", load_if_exists=True
+        )
+        self._study_id = self._storage.get_study_id_from_name(self.spec.name)
+        self._study.sampler = _sampler(self.spec, num_trials=len(self._study.get_trials(deepcopy=False)))
+
+    @classmethod
+    def create(cls, folder: Path, spec: StudySpec) -> "StudyStore":
+        """A new, empty study.
+
+        Raises:
+            InvalidInput: If the name breaks the rule, or there is a study already.
+        """
+        check_name("study", spec.name)
+        if (folder / SPEC_FILE).exists():
+            raise InvalidInput(
+                f"study={spec.name!r} exists already in {folder}; go on with it by --resume {spec.name}, "
+                "or choose another --name."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        cls._write_spec(folder, spec)
+        return cls(folder)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the study for searching; freed by the operating system when the process ends, however it ends.
+
+        Raises:
+            StudyBusy: If another process holds it.
+        """
+        with open(self.folder / "search.lock", "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise StudyBusy(
+                    f"study={self.spec.name!r} is being searched by process {lock.read().strip() or '?'}; "
+                    "wait for it, or stop it and resume."
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def is_searched(self) -> bool:
+        """Whether a process holds the study now."""
+        try:
+            with self.exclusive():
+                return False
+        except StudyBusy:
+            return True
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial, by number."""
+        return [self._record(trial) for trial in self._study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
+
+    def update_search(self, **settings: object) -> None:
+        """Change how long to search; what was found stays.
+
+        Raises:
+            InvalidInput: If a setting is not `num_trials` or `time_budget_s`: the others would make trials
+                incomparable.
+        """
+        if fixed := sorted(set(settings) - {"num_trials", "time_budget_s"}):
+            raise InvalidInput(
+                f"{', '.join(fixed)} can't change in a study that has begun; begin a new one, or leave it out."
+            )
+        search = self.spec.search.model_copy(update=settings)
+        self.spec = self.spec.model_copy(update={"search": search})
+        self._write_spec(self.folder, self.spec)
+
+    def reconcile(self) -> list[TrialRecord]:
+        """Trials that were running when the last search ended; they go on before any new one starts.
+
+        A trial that was killed before it had a configuration never began: it is closed.
+        """
+        for trial in self._study.get_trials(deepcopy=False):
+            if "config" not in trial.user_attrs and not trial.state.is_finished():
+                self._study.tell(trial.number, state=OptunaState.FAIL)
+        return [trial for trial in self.trials() if trial.state is TrialState.RUNNING]
+
+    def num_asked(self) -> int:
+        return len(self.trials())
+
+    def ask(self) -> TrialRecord:
+        """The next new trial: the prepared ones first, then the sampler's."""
+        taken = {trial.user_attrs.get("first") for trial in self._study.get_trials(deepcopy=False)}
+        prepared = [index for index in range(len(self.spec.first)) if index not in taken]
+        trial = self._study.ask()
+        config = self.spec.first[prepared[0]] if prepared else self.space.sample(trial)
+        if prepared:
+            trial.set_user_attr("first", prepared[0])
+        trial.set_user_attr("config", config.model_dump(mode="json"))
+        return TrialRecord(trial.number, TrialState.RUNNING, config, is_baseline=prepared[:1] == [0])
+
+    def add_epoch(self, number: int, record: EpochRecord, num_workers: int) -> None:
+        """Remember an epoch; one that is known already changes nothing.
+
+        Args:
+            number: Of the trial.
+            num_workers: How many workers trained it, for the cost.
+        """
+        trial_id = self._trial_id(number)
+        known = self._storage.get_trial(trial_id)
+        if _epoch_key(record.epoch) in known.user_attrs or known.state.is_finished():
+            return
+        self._storage.set_trial_intermediate_value(trial_id, record.epoch, record.objective)
+        self._storage.set_trial_user_attr(trial_id, "num_workers", num_workers)
+        self._storage.set_trial_user_attr(trial_id, _epoch_key(record.epoch), record.model_dump(mode="json"))
+
+    def finish(self, number: int, state: TrialState, error: str | None = None) -> None:
+        """Give a trial its final state; a trial that has one keeps it.
+
+        The value of a complete or pruned trial is its last objective. A trial that ended before its first epoch
+        failed; one that ran out of memory is infeasible, which the sampler learns as a violated constraint.
+        """
+        record = self.trial(number)
+        if record.state is not TrialState.RUNNING:
+            return
+        if record.last is None and state in (TrialState.COMPLETE, TrialState.PRUNED):
+            state, error = TrialState.FAILED, error or "it ended before its first epoch."
+        trial_id = self._trial_id(number)
+        if error:
+            self._storage.set_trial_user_attr(trial_id, "error", error)
+        if state is TrialState.INFEASIBLE:
+            self._storage.set_trial_system_attr(trial_id, "constraints:memory", 1.0)
+        self._storage.set_trial_user_attr(trial_id, "state", state.value)
+        value = record.last.objective if record.last and state is TrialState.COMPLETE else None
+        self._study.tell(number, value, _OPTUNA_STATES[state])
+
+    def trial(self, number: int) -> TrialRecord:
+        """One trial.
+
+        Raises:
+            UnknownName: If there is none of that number.
+        """
+        try:
+            return self._record(self._storage.get_trial(self._trial_id(number)))
+        except KeyError:
+            numbers = f"it has {self.num_asked()} trials"
+            raise UnknownName(f"trial={number} is not in study {self.spec.name!r}; {numbers}.") from None
+
+    def seconds(self) -> float:
+        """From the study's creation to the last change of a trial."""
+        created = datetime.fromisoformat(self.spec.created_at).timestamp()
+        return max(0.0, (self.folder / "study.db").stat().st_mtime - created)
+
+    def write_json(self, name: str, content: object) -> None:
+        """Replace a small file of the study in one step."""
+        temporary = self.folder / f".{name}.{os.getpid()}"
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.rename(self.folder / name)
+
+    def read_json(self, name: str) -> dict[str, object] | None:
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @staticmethod
+    def _write_spec(folder: Path, spec: StudySpec) -> None:
+        temporary = folder / f".{SPEC_FILE}.{os.getpid()}"
+        temporary.write_text(spec.model_dump_json(indent=2))
+        temporary.rename(folder / SPEC_FILE)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        attributes = trial.user_attrs
+        keys = sorted(key for key in attributes if key.startswith("epoch_"))
+        epochs = [EpochRecord.model_validate(attributes[key]) for key in keys]
+        state = TrialState(attributes["state"]) if trial.state.is_finished() else TrialState.RUNNING
+        return TrialRecord(
+            number=trial.number,
+            state=state,
+            config=TrialConfig.model_validate(attributes["config"]),
+            epochs=epochs,
+            checkpoint=f"checkpoints/{trial.number:04d}.pt" if epochs else None,
+            cost_s=sum(epoch.seconds for epoch in epochs) * attributes.get("num_workers", 1),
+            error=attributes.get("error"),
+            is_baseline=attributes.get("first") == 0,
+        )
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise `InvalidInput` unless `name` can be a file name everywhere."""
+    if not NAME_RULE.match(name):
+        raise InvalidInput(
+            f"{what}={name!r} must start with a letter or digit and hold at most 64 of A-Z a-z 0-9 . _ -; rename it."
+        )
+
+
+def find_study(root: Path, name: str) -> Path:
+    """Folder of a study.
+
+    Raises:
+        UnknownName: If there is none; the message lists those that there are.
+    """
+    check_name("study", name)
+    if not (root / name / SPEC_FILE).is_file():
+        raise UnknownName(f"study={name!r} is not in {root}{did_you_mean(name, list_studies(root))}")
+    return root / name
+
+
+def list_studies(root: Path) -> list[str]:
+    """Names of all studies, the newest first."""
+    specs: Sequence[Path] = sorted(root.glob(f"*/{SPEC_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [spec.parent.name for spec in specs]
+
+
+def _read_spec(folder: Path) -> StudySpec:
+    if not (folder / SPEC_FILE).is_file():
+        raise UnknownName(f"{folder} holds no study; its {SPEC_FILE} is missing.")
+    return StudySpec.model_validate_json((folder / SPEC_FILE).read_text())
+
+
+def _sampler(spec: StudySpec, num_trials: int) -> optuna.samplers.BaseSampler:
+    """TPE for conditional spaces; a resumed search must not draw the numbers of its beginning again."""
+    return optuna.samplers.TPESampler(
+        seed=spec.search.seed + 1_000_003 * num_trials,
+        n_startup_trials=max(5, spec.search.num_trials // 3),
+        multivariate=True,
+        group=True,
+        constant_liar=True,
+    )
+
+
+def _storage(folder: Path, url: str | None) -> optuna.storages.RDBStorage:
+    arguments = {} if url else {"connect_args": {"timeout": 60}}
+    return optuna.storages.RDBStorage(url or f"sqlite:///{folder / 'study.db'}", engine_kwargs=arguments)
+
+
+def _epoch_key(epoch: int) -> str:
+    return f"epoch_{epoch:04d}"

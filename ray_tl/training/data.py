@@ -1,0 +1,110 @@
+"""A domain pair as tensors, and the activations of a frozen prefix computed once."""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ray_tl.data.domains import DomainPair
+from ray_tl.models.transfer_model import TransferModel
+from ray_tl.training.evaluation import EVAL_BATCH
+
+CACHE_BYTES = 1 << 30
+DOMAINS = ("source", "source_holdout", "target", "target_test")
+
+
+class TrialData:
+    """Tensors of a domain pair, shared by all trials of a process.
+
+    Args:
+        pair: Its arrays are used in place, without a copy.
+        device: Where steps run; images stay on the CPU unless they fit beside the network, activations likewise.
+    """
+
+    def __init__(self, pair: DomainPair, device: torch.device) -> None:
+        self.pair = pair
+        self.device = device
+        self.labels = torch.as_tensor(pair.source.labels.copy())
+        self.images = {
+            name: torch.as_tensor(domain.images) for name in DOMAINS if (domain := getattr(pair, name)) is not None
+        }
+        self.cache = ActivationCache(CACHE_BYTES)
+
+    def inputs(self, model: TransferModel, depth: int) -> "Inputs":
+        """What enters the network when its first `depth` stages are frozen: activations if they fit, else images."""
+        if depth == 0:
+            return Inputs(self.images, 0)
+        return self.cache.inputs(model, depth, self.images, self.device)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of every domain.
+
+    Attributes:
+        rows: By domain, uint8 images or float activations, [N, ...].
+        start: Stage at which they enter the backbone.
+    """
+
+    rows: dict[str, Tensor]
+    start: int
+
+
+class ActivationCache:
+    """Activations after a frozen prefix, in memory, least recently used out first.
+
+    The key holds the weights of the prefix, so trials share what they have in common and nothing else.
+
+    Args:
+        capacity_bytes: Of this process. Prefixes whose activations need more are computed at every step instead.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._entries: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    def inputs(self, model: TransferModel, depth: int, images: dict[str, Tensor], device: torch.device) -> Inputs:
+        key = prefix_key(model, depth)
+        if key not in self._entries:
+            if not self._make_room(_size_bytes(model, depth, images, device)):
+                return Inputs(images, 0)
+            self._entries[key] = {name: _activations(model, depth, rows, device) for name, rows in images.items()}
+        self._entries.move_to_end(key)
+        return Inputs(self._entries[key], depth)
+
+    def _make_room(self, needed: int) -> bool:
+        while self._entries and self._held() + needed > self.capacity_bytes:
+            self._entries.popitem(last=False)
+        return needed <= self.capacity_bytes
+
+    def _held(self) -> int:
+        return sum(rows.nbytes for entry in self._entries.values() for rows in entry.values())
+
+
+def prefix_key(model: TransferModel, depth: int) -> str:
+    """SHA-256 of the first `depth` stages: their structure, weights, buffers, and the normalisation before them."""
+    digest = hashlib.sha256(repr((model.backbone.normalisation, model.backbone.stages[:depth])).encode())
+    for name, tensor in model.backbone.stages[:depth].state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _run(model: TransferModel, depth: int, images: Tensor, device: torch.device) -> Tensor:
+    was_training = model.training
+    model.eval()
+    result: Tensor = model.backbone(model.normalise(images.to(device)), stop=depth)
+    model.train(was_training)
+    return result
+
+
+def _size_bytes(model: TransferModel, depth: int, images: dict[str, Tensor], device: torch.device) -> int:
+    one = _run(model, depth, images["source"][:1], device)
+    return one.nbytes * sum(len(rows) for rows in images.values())
+
+
+def _activations(model: TransferModel, depth: int, images: Tensor, device: torch.device) -> Tensor:
+    return torch.cat([_run(model, depth, rows, device).cpu() for rows in images.split(EVAL_BATCH)])

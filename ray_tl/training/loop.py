@@ -1,0 +1,286 @@
+"""Train one trial, in plain PyTorch, on one rank or many."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ray_tl.adaptation import METHODS, MethodContext
+from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
+from ray_tl.collectives import rank, world_size
+from ray_tl.config import TrialConfig
+from ray_tl.data.augmentation import AUGMENTATIONS
+from ray_tl.errors import TrialFailed
+from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.distributed_norm import convert_batch_norm
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
+from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from ray_tl.training.batches import PairedBatches, Step
+from ray_tl.training.data import Inputs, TrialData
+from ray_tl.training.evaluation import predict_probabilities
+from ray_tl.training.files import State, TrialFiles
+from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
+from ray_tl.training.randomness import derive_seed, generator
+from ray_tl.training.report import EpochReport, Report
+from ray_tl.training.task import AdaptationTask
+from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
+
+MAX_GRADIENT_NORM = 1.0
+
+
+def train_trial(
+    config: TrialConfig, data: TrialData, report: Report, files: TrialFiles, validators: Sequence[str]
+) -> bool:
+    """Train until full fidelity or until told to stop; go on from the checkpoint if there is one.
+
+    On W ranks of an initialised process group, each rank calls this with the same arguments; rank 0 alone reports
+    and writes. After every epoch the checkpoint and the evidence are on disk before the report is made, so a kill at
+    any moment costs at most the epoch in hand.
+
+    Args:
+        config: The whole trial.
+        data: Domains of the study.
+        report: Called on rank 0 after every epoch, and once more for the last epoch of a checkpoint.
+        files: Where checkpoint and evidence go.
+        validators: Names of the label-free scores.
+
+    Returns:
+        Whether full fidelity was reached.
+
+    Raises:
+        TrialFailed: If a loss is no longer finite.
+    """
+    run = TrialRun(config, data, validators)
+    last = run.restore(files.load_checkpoint())
+    if last is not None and _told_to_stop(report, last):
+        return last.epoch == config.epochs
+    for epoch in range(last.epoch if last else 0, config.epochs):
+        finished = run.epoch(epoch)
+        if rank() == 0:
+            files.save_evidence(run.evidence)
+            files.save_checkpoint(run.state(finished))
+        if _told_to_stop(report, finished):
+            return epoch + 1 == config.epochs
+    return True
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint, looked at again.
+
+    Attributes:
+        scores: Label-free score by validator.
+        histogram: Share of each class among the predictions on the target, [C].
+        agreement: Share of target examples on which the prediction equals that of the recorded evidence.
+    """
+
+    scores: dict[str, float]
+    histogram: list[float]
+    agreement: float
+
+
+def evaluate_checkpoint(
+    config: TrialConfig, data: TrialData, files: TrialFiles, validators: Sequence[str]
+) -> Evaluation:
+    """Load a trial's network afresh, evaluate it, and compare with the evidence that the trial left.
+
+    Raises:
+        TrialFailed: If the trial left no checkpoint.
+    """
+    model = load_model(config, data, files)
+    evidence = {
+        name: predict_probabilities(model, data.images[name], 0, data.device)
+        for name in data.images
+        if name != "source"
+    }
+    scores, histogram = _scores(evidence, data, validators)
+    recorded = files.load_evidence()["target"].argmax(axis=1)
+    agreement = float((evidence["target"].argmax(axis=1) == recorded).mean())
+    return Evaluation(scores, histogram, agreement)
+
+
+def load_model(config: TrialConfig, data: TrialData, files: TrialFiles) -> TransferModel:
+    """The network as a trial left it.
+
+    Raises:
+        TrialFailed: If the trial left no checkpoint.
+    """
+    state = files.load_checkpoint()
+    if state is None:
+        raise TrialFailed(f"trial {files.number} left no checkpoint in {files.checkpoint}.")
+    prefix = "model."
+    network = {name.removeprefix(prefix): value for name, value in state["task"].items() if name.startswith(prefix)}
+    model = build_model(config, data, load_weights=False).to(data.device)
+    model.load_state_dict(network)
+    return model
+
+
+def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True) -> TransferModel:
+    """The network of a trial, its new parts initialised from the trial's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "model"))
+        context = BackboneContext(data.pair.preprocessing.channels, load_weights)
+        return build_transfer_model(config.backbone, data.pair.num_classes, context)
+
+
+class TrialRun:
+    """State of a trial between epochs.
+
+    Args:
+        config: The whole trial.
+        data: Domains of the study.
+        validators: Names of the label-free scores.
+    """
+
+    def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
+        self.config, self.data, self.validators = config, data, validators
+        self.task = self._build_task()
+        self._weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
+        self._unfreezing = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
+        self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
+        self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
+        self._optimizer, self._base_rates = self._build_optimizer()
+        self._batches = PairedBatches(
+            len(data.pair.source), len(data.pair.target), config.batch_size, rank(), world_size(), config.seed
+        )
+        self._depth = -1
+        self._step_module: nn.Module = self.task
+        self._inputs = Inputs(data.images, 0)
+        self.evidence: dict[str, NDArray[np.float32]] = {}
+
+    def epoch(self, epoch: int) -> EpochReport:
+        """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
+        start = time.perf_counter()
+        self._enter_phase(epoch / self.config.epochs)
+        losses, weights = self._train(epoch)
+        scores, histogram = self._evaluate()
+        return EpochReport(
+            epoch=epoch + 1,
+            scores=scores,
+            histogram=histogram,
+            losses=losses,
+            weights=weights,
+            freeze_depth=self._depth,
+            lr=self._optimizer.param_groups[-1]["lr"],
+            seconds=time.perf_counter() - start,
+            cached_stages=self._inputs.start,
+        )
+
+    def state(self, report: EpochReport) -> State:
+        """All that `restore` needs; randomness and schedules are functions of seed and progress."""
+        return {"task": self.task.state_dict(), "optimizer": self._optimizer.state_dict(), "report": asdict(report)}
+
+    def restore(self, state: State | None) -> EpochReport | None:
+        """Take up a saved state; gives the report of its last epoch."""
+        if state is None:
+            return None
+        self.task.load_state_dict(state["task"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        return EpochReport(**state["report"])
+
+    def _build_task(self) -> AdaptationTask:
+        model = build_model(self.config, self.data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.config.seed, "method"))
+            context = MethodContext(model.backbone.feature_dim, self.data.pair.num_classes)
+            method = METHODS.create(self.config.method.name, self.config.method.params, context)
+        task = AdaptationTask(model, method)
+        return (convert_batch_norm(task) if world_size() > 1 else task).to(self.data.device)
+
+    def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[float]]:
+        choice = OPTIMIZERS.create(self.config.optimizer.name, self.config.optimizer.params)
+        multipliers = LR_MULTIPLIERS.create(self.config.lr_multipliers.name, self.config.lr_multipliers.params)
+        model = self.task.model
+        groups = parameter_groups(model, choice.lr, multipliers.multipliers(model.backbone.num_stages))
+        learned = list(self.task.method.parameters())
+        groups += [{"params": learned, "lr": choice.lr, "name": "method"}] if learned else []
+        return choice.build(groups), [float(group["lr"]) for group in groups]
+
+    def _enter_phase(self, progress: float) -> None:
+        """Unfreeze what this epoch trains, and wrap in DDP anew: DDP does not see a parameter unfrozen later."""
+        num_stages = self.task.model.backbone.num_stages
+        depth = self._unfreezing.depth_at(progress, self.config.freeze_depth, num_stages)
+        if depth == self._depth:
+            return
+        set_freeze_depth(self.task.model, depth)
+        self._depth = depth
+        augmented = self.config.augmentation.name != "none"
+        self._inputs = Inputs(self.data.images, 0) if augmented else self.data.inputs(self.task.model, depth)
+        if world_size() > 1:
+            self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
+
+    def _train(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
+        torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))
+        self.task.train()
+        totals: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        steps = self._batches.steps_per_epoch
+        for index, step in enumerate(self._batches.epoch(epoch)):
+            progress = (epoch + index / steps) / self.config.epochs
+            losses, weights = self._step(step, progress, epoch, index)
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + loss.detach()
+        return self._mean_over_ranks(totals, steps), weights
+
+    def _step(self, step: Step, progress: float, epoch: int, index: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        random = generator(self.config.seed, "augmentation", epoch, index)
+        labels = self.data.labels[step.source_rows].to(self.data.device)
+        source = self._batch("source", step.source_rows, step, random)
+        needed = self.task.method.needs_target
+        target = self._batch("target", step.target_rows, step, random) if needed else None
+        set_learning_rates(self._optimizer, self._base_rates, self._schedule(progress))
+        self._optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = self._step_module(source, labels, target, self._inputs.start, progress)
+        total, weights = self._weights.combine(losses, progress)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.task.parameters(), MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        return losses, weights
+
+    def _batch(self, domain: str, rows: Tensor, step: Step, random: torch.Generator) -> Tensor:
+        inputs = self._inputs.rows[domain][rows].to(self.data.device)
+        if self._inputs.start > 0:
+            return inputs
+        return self._augmentation.augment(inputs.float() / 255, random, step.share, step.total)
+
+    def _mean_over_ranks(self, totals: dict[str, Tensor], steps: int) -> dict[str, float]:
+        means = torch.stack(list(totals.values())) / steps
+        if world_size() > 1:
+            dist.all_reduce(means)
+            means /= world_size()
+        values = dict(zip(totals, means.tolist(), strict=True))
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise TrialFailed(f"loss {name!r} is {value}; a lower learning rate or loss weight keeps it finite.")
+        return values
+
+    def _evaluate(self) -> tuple[dict[str, float], list[float]]:
+        model, inputs = self.task.model, self._inputs
+        names = [name for name in inputs.rows if name != "source"]
+        self.evidence = {
+            name: predict_probabilities(model, inputs.rows[name], inputs.start, self.data.device) for name in names
+        }
+        return _scores(self.evidence, self.data, self.validators)
+
+
+def _scores(
+    evidence: dict[str, NDArray[np.float32]], data: TrialData, validators: Sequence[str]
+) -> tuple[dict[str, float], list[float]]:
+    source = SourceEvidence(evidence["source_holdout"], data.pair.source_holdout.labels)
+    target = TargetEvidence(evidence["target"])
+    return score_all(validators, source, target), target.histogram().tolist()
+
+
+def _told_to_stop(report: Report, epoch: EpochReport) -> bool:
+    """Rank 0 reports; all ranks learn the answer."""
+    answer = [report(epoch) if rank() == 0 else False]
+    if world_size() > 1:
+        dist.broadcast_object_list(answer, 0)
+    return answer[0]

@@ -1,0 +1,37 @@
+"""What a trial says after each epoch, and what it is told."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Plain numbers about one finished epoch; they cross processes and are stored.
+
+    Attributes:
+        epoch: Epochs finished, counted from 1.
+        scores: Label-free score by validator.
+        histogram: Share of each class among the predictions on the target, [C].
+        losses: Mean of each named loss over the epoch and all ranks.
+        weights: Weight of each named loss at the end of the epoch.
+        freeze_depth: Stages that were frozen.
+        lr: Base learning rate at the end of the epoch.
+        seconds: Wall time of the epoch, its evaluation included.
+        cached_stages: Stages that came from the activation cache instead of being computed.
+    """
+
+    epoch: int
+    scores: dict[str, float]
+    histogram: list[float]
+    losses: dict[str, float]
+    weights: dict[str, float]
+    freeze_depth: int
+    lr: float
+    seconds: float
+    cached_stages: int = 0
+
+
+class Report(Protocol):
+    """Takes an epoch's report and says whether to stop: a list in tests, the trial queue on a cluster."""
+
+    def __call__(self, report: EpochReport) -> bool: ...
