@@ -1,5 +1,6 @@
 """Dashboards and events into a running Grafana, through `grafana-api`."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,12 +66,8 @@ class Grafana:
     """
 
     def __init__(self, url: str, credentials: str | tuple[str, str], timeout_s: float = 5.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidInput(f"url={url!r} is not an address of Grafana; give one such as http://localhost:3000.")
-        prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
         self.url = url
-        self._face = GrafanaFace(credentials, parts.hostname, parts.port, prefix, parts.scheme, timeout=timeout_s)
+        self._face = _face(url, credentials, timeout_s)
 
     def folder_action(self) -> Action:
         """What is due to the folder; its title belongs to whoever renamed it."""
@@ -134,6 +131,16 @@ class Grafana:
                 "give a service account token with the role Editor, or user and password."
             )
         return f"Grafana at {self.url} fails: {error.message}"
+
+
+def _face(url: str, credentials: str | tuple[str, str], timeout_s: float) -> GrafanaFace:
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise InvalidInput("the address of Grafana holds a password; give user and password apart from it.")
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^:]+(:\d+)?", parts.netloc):
+        raise InvalidInput(f"url={url!r} is not an address of Grafana; give one such as http://localhost:3000.")
+    prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+    return GrafanaFace(credentials, parts.hostname, parts.port, prefix, parts.scheme, timeout=timeout_s)
 
 
 def differences(found: object, wanted: object, path: str = "") -> Iterator[str]:

@@ -1,16 +1,21 @@
 """Where a search runs: the cluster file, and the token that guards it."""
 
+import contextlib
 import os
+import secrets
 import stat
+import tempfile
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.registry import did_you_mean
 
 TOKEN_PATH = Path("~/.ray/auth_token")
+_TOKEN_VARIABLES = frozenset({"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
 OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 
 
@@ -27,9 +32,9 @@ class ClusterConfig(BaseModel):
         env: Environment variables of every worker process.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    address: str | None = None
+    address: str | None = Field(default=None, min_length=1)
     num_cpus: int | None = Field(default=None, ge=1)
     num_gpus: int | None = Field(default=None, ge=0)
     workers_per_trial: int = Field(default=1, ge=1)
@@ -38,15 +43,13 @@ class ClusterConfig(BaseModel):
     max_slots: int | None = Field(default=None, ge=1)
     env: dict[str, str] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _resources_only_for_a_local_ray(self) -> "ClusterConfig":
-        given = [name for name in ("num_cpus", "num_gpus") if getattr(self, name) is not None]
-        if self.address is not None and given:
-            raise ValueError(
-                f"{' and '.join(given)} can't be set for a Ray that runs already at address={self.address!r}; "
-                "remove them, or set address to null."
-            )
-        return self
+    @field_validator("num_cpus", "num_gpus")
+    @classmethod
+    def _only_for_a_ray_started_here(cls, value: int | None, info: ValidationInfo) -> int | None:
+        address = info.data.get("address")
+        if value is not None and address is not None:
+            raise ValueError(f"a Ray that runs already (address={address!r}) has its own; remove it or the address")
+        return value
 
 
 def load_cluster(path: Path | str) -> ClusterConfig:
@@ -59,22 +62,35 @@ def load_cluster(path: Path | str) -> ClusterConfig:
     try:
         return ClusterConfig.model_validate(stated)
     except ValidationError as error:
-        raise all_at_once(
-            str(path), [_problem(item["loc"], item["type"], item["msg"], item["input"]) for item in error.errors()]
-        ) from None
+        raise all_at_once(str(path), map(_problem, error.errors())) from None
 
 
 def secure_auth_token() -> Path | None:
-    """Make Ray's token file readable by its owner only, and return its path; `None` if there is no token file.
+    """See to it that only its owner can read the token of a Ray that is started here; call it before `ray.init()`.
 
-    Ray 2.60 writes `~/.ray/auth_token` with the permissions of any file. Call this after `ray.init()`.
+    Ray 2.60 would write `~/.ray/auth_token` with the permissions of any file, so this makes the token first.
+
+    Returns:
+        Ray's token file, or `None` if there is none because the environment names another token or no authentication.
     """
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_PATH).expanduser()
-    if not path.is_file():
+    path = TOKEN_PATH.expanduser()
+    if not path.exists() and _TOKEN_VARIABLES.isdisjoint(os.environ):
+        _create_token(path)
+    if not path.exists():
         return None
-    if stat.S_IMODE(path.stat().st_mode) != OWNER_ONLY:
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         path.chmod(OWNER_ONLY)
     return path
+
+
+def _create_token(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    with contextlib.suppress(FileExistsError):  # another process was faster; its token stays
+        os.link(draft, path)
+    os.unlink(draft)
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -89,10 +105,10 @@ def _read(path: Path) -> dict[str, object]:
     return stated
 
 
-def _problem(place: tuple[int | str, ...], kind: str, rule: str, value: object) -> str:
-    name = ".".join(map(str, place))
+def _problem(error: ErrorDetails) -> str:
+    name, kind, rule = ".".join(map(str, error["loc"])), error["type"], error["msg"]
     if kind == "extra_forbidden":
         return f"{name!r} is no field{did_you_mean(name, list(ClusterConfig.model_fields))}"
-    if kind == "value_error":
-        return rule.removeprefix("Value error, ")
-    return f"{name}={value!r} is wrong: {rule[0].lower()}{rule[1:]}."
+    remedy = "; put it in quotes" if kind == "string_type" else ""
+    rule = rule.removeprefix("Value error, ")
+    return f"{name}={error['input']!r} is wrong: {rule[0].lower()}{rule[1:]}{remedy}."

@@ -32,7 +32,7 @@ class MetricsExporter:
     """
 
     def __init__(self, interval_s: float = REFRESH_INTERVAL_S, instruments: Instruments | None = None) -> None:
-        self._instruments = instruments or _RayInstruments()
+        self._instruments = _RayInstruments() if instruments is None else instruments
         self._interval_s = interval_s
         self._latest: dict[tuple[Metric, Labels], float] = {}
         self._lock = threading.Lock()
