@@ -94,10 +94,12 @@ def search_panels() -> tuple[Panel, ...]:
             "Slots", "stat", [("tl_slots_busy", _latest, "busy"), ("tl_slots", _latest, "total")], width=4, height=5
         ),
         _panel("Queue", "stat", [("tl_queue_length", _latest, "{{study}}")], width=3, height=5),
-        _panel("Slot restarts", "stat", [("tl_slot_restarts_total", _increase_in_range, "{{slot}}")], 3, height=5),
+        _panel(
+            "Slot restarts", "stat", [("tl_slot_restarts_total", _increase_in_range, "{{slot}}")], width=3, height=5
+        ),
         _panel("Best score so far", "timeseries", [("tl_best_score", _latest, "{{study}}")], width=12),
         _panel("Score of running trials", "timeseries", [("tl_trial_score", _latest, "{{trial}}")], width=12),
-        _panel("Running trials", "table", [("tl_trial_score", _latest, ""), ("tl_trial_epoch", _latest, "")], 12),
+        _panel("Running trials", "table", [("tl_trial_score", _latest, ""), ("tl_trial_epoch", _latest, "")], width=12),
         _panel("Epoch of each trial", "state-timeline", [("tl_trial_epoch", _latest, "{{trial}}")], width=12),
         _panel("Scores", "timeseries", [("tl_trial_validator_score", _latest, "{{trial}} {{validator}}")], width=8),
         _panel("Losses", "timeseries", [("tl_trial_loss", _latest, "{{trial}} {{loss}}")], width=8),
@@ -120,7 +122,9 @@ def search_panels() -> tuple[Panel, ...]:
             [("tl_trial_seconds", _median, "{{study}} median"), ("tl_trial_seconds", _percentile_95, "{{study}} 95 %")],
             width=8,
         ),
-        _panel("Restarts of slots", "timeseries", [("tl_slot_restarts_total", _increase, "{{study}} {{slot}}")], 8),
+        _panel(
+            "Restarts of slots", "timeseries", [("tl_slot_restarts_total", _increase, "{{study}} {{slot}}")], width=8
+        ),
     )
 
 

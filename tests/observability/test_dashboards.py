@@ -84,6 +84,12 @@ def test_alert_rules_are_valid_and_fire_as_their_unit_tests_say():
 
 
 @with_promtool
+def test_prometheus_configuration_is_valid_and_loads_the_alert_rules():
+    _promtool("check", "config", str(FOLDER / "prometheus.yaml"))
+    assert yaml.safe_load((FOLDER / "prometheus.yaml").read_text())["rule_files"] == ["alerts.yaml"]
+
+
+@with_promtool
 def test_promtool_refuses_a_broken_expression(tmp_path):
     (tmp_path / "rules.yaml").write_text("groups: [{name: a, rules: [{record: b, expr: 'sum by ('}]}]")
     with pytest.raises(AssertionError, match="could not parse expression"):

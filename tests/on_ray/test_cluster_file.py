@@ -1,11 +1,21 @@
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from ray_tl.errors import InvalidInput
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster, secure_auth_token
+
+START_RAY = """
+import sys, ray
+ray.init(num_cpus=1, _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1], include_dashboard=False)
+assert ray.get(ray.remote(lambda: 7).remote()) == 7
+ray.shutdown()
+"""
 
 
 @pytest.fixture
@@ -96,6 +106,15 @@ def test_token_that_ray_wrote_for_everyone_is_tightened_and_kept(home):
 def test_token_that_is_tight_already_is_left_alone(home):
     secure_auth_token().chmod(0o400)
     assert _mode(secure_auth_token()) == 0o400
+
+
+@pytest.mark.ray
+def test_local_ray_starts_with_the_token_made_here_and_leaves_it_tight(home):
+    token = secure_auth_token().read_text()
+    with tempfile.TemporaryDirectory(prefix="rtl", ignore_cleanup_errors=True) as folder:
+        subprocess.run([sys.executable, "-c", START_RAY, folder], check=True, timeout=120)
+    path = home / ".ray" / "auth_token"
+    assert (_mode(path), path.read_text()) == (0o600, token)
 
 
 @pytest.mark.parametrize("name", ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
