@@ -57,3 +57,54 @@ def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int
         output.emit(summary)
         _wait(keep)
         undeploy()
+
+
+def _accuracies(result: SearchResult, plan: Plan, oracle: OracleLabels) -> dict[int, float]:
+    """True accuracy on the held-out target of every trial that left predictions; read after the search has ended."""
+    test = _target_test(plan)
+    found = {}
+    for trial in result.trials:
+        files = TrialFiles(result.folder, trial.number)
+        if files.evidence.is_file():
+            probabilities = files.load_evidence()["target_test"]
+            found[trial.number] = oracle_accuracy(probabilities, test.ids, plan.store.spec.classes, oracle)
+    return found
+
+
+def _target_test(plan: Plan) -> UnlabelledDomain:
+    assert plan.pair.target_test is not None
+    return plan.pair.target_test
+
+
+def _show_leaderboard(result: SearchResult, accuracies: dict[int, float], output: Output) -> None:
+    output.say("\nThe search is over. Only now are the target's labels read, to see how good the choice was:\n")
+    output.say(trials_table(best_first(result.trials), "leaderboard", result.champion.number, accuracies))
+
+
+def _ask(url: str, test: UnlabelledDomain, oracle: OracleLabels) -> float:
+    """Send every held-out image over HTTP as a PNG; gives the accuracy of the answers."""
+    with httpx.Client(timeout=30) as client:
+        answers = [client.post(f"{url}/predict", content=_png(image)).raise_for_status().json() for image in test.images]
+    return float(np.mean([answer["class"] == oracle.labels[key] for answer, key in zip(answers, test.ids, strict=True)]))
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _summary(
+    result: SearchResult, accuracies: dict[int, float], served: ServedAccuracy, version: PromotedVersion, seconds: float
+) -> dict[str, object]:
+    baseline = next(trial.number for trial in result.trials if trial.is_baseline)
+    summary = result.summary()
+    champion = {**summary["champion"], "target_accuracy": accuracies[result.champion.number]}
+    return {
+        **summary,
+        "champion": champion,
+        "source_only": {"trial": baseline, "target_accuracy": accuracies[baseline]},
+        "served": {"url": served.url, "accuracy": served.accuracy, "images": served.num_images},
+        "model": {"name": version.name, "version": version.version, "folder": str(version.folder)},
+        "seconds": round(seconds, 1),
+    }

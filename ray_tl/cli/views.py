@@ -6,7 +6,7 @@ from rich.table import Table
 
 from ray_tl.api import StudyStatus
 from ray_tl.cli.output import Output
-from ray_tl.errors import RayTLError
+from ray_tl.errors import InvalidInput
 from ray_tl.observability.tables import best_first, headline, progress_view, trials_table
 from ray_tl.promotion.predict import FilePrediction
 
@@ -78,15 +78,14 @@ def show_components(rows: list[dict[str, object]], output: Output) -> None:
 def push_dashboards(
     output: Output, url: str, token: str | None, user: str | None, password: str | None, dry_run: bool, check: bool
 ) -> None:
+    """Push, and show every difference; exactly one of a token and a user with a password must be given."""
     from ray_tl.observability.grafana import push
 
-    changed = False
-    for action in push(url, token=token, user=user, password=password, dry_run=dry_run or check):
-        changed = changed or action.change != "unchanged"
-        output.emit({"dashboard": action.title, "change": action.change})
-        output.say(f"{action.title}: {action.change}{' (not done)' if dry_run or check else ''}")
-    if check and changed:
-        raise RayTLError("Grafana differs from the dashboards of this version; push them.")
+    if (token is None) == (user is None or password is None):
+        raise InvalidInput("--token (or $GRAFANA_TOKEN) is missing; give it, or --user with --password, not both.")
+    for action in push(url, token or (str(user), str(password)), dry_run=dry_run, check=check):
+        output.emit({"subject": action.subject, "verb": action.verb, "differences": list(action.differences)})
+        output.say(str(action))
 
 
 def _next_step(status: StudyStatus) -> str:

@@ -53,10 +53,10 @@ def _start(cluster: ClusterConfig, environment: dict[str, str], dashboard: bool)
     if cluster.address is not None:
         ray.init(address=cluster.address, runtime_env={"env_vars": environment}, **quiet)
         return
+    secure_auth_token()
     ray.init(
         address="local", num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, include_dashboard=dashboard, **quiet
     )
-    secure_auth_token()
 
 
 def _dashboard_url() -> str | None:
