@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ class StagedBackbone(nn.Module):
     Freezing, learning-rate multipliers, unfreezing and the cut of a cache all count in these stages:
     `f(x)` equals `f(f(x, stop=k), start=k)` at every depth k.
 
+    Frozen stages stay in evaluation mode whatever `train()` says, so that their normalisation statistics don't move.
+
     Args:
         stages: In the order of the forward pass; together they hold every parameter.
         names: One for each stage, for tables.
@@ -35,6 +38,7 @@ class StagedBackbone(nn.Module):
         self.names = tuple(names)
         self.feature_dim = feature_dim
         self.normalisation = normalisation
+        self.freeze_depth = 0
         assert len(self.names) == len(self.stages)
 
     @property
@@ -46,3 +50,17 @@ class StagedBackbone(nn.Module):
         for stage in self.stages[start:stop]:
             x = stage(x)
         return x
+
+    def freeze(self, depth: int) -> None:
+        """Freeze stages [0, depth) and unfreeze the others."""
+        assert 0 <= depth <= self.num_stages
+        self.freeze_depth = depth
+        for number, stage in enumerate(self.stages):
+            stage.requires_grad_(number >= depth)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for stage in self.stages[: self.freeze_depth]:
+            stage.eval()
+        return self

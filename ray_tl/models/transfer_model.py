@@ -14,14 +14,16 @@ class TransferModel(nn.Module):
     Args:
         backbone: Ordered stages.
         num_classes: C.
+        backbone_name: For messages.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: StagedBackbone, num_classes: int) -> None:
+    def __init__(self, backbone: StagedBackbone, num_classes: int, backbone_name: str = "backbone") -> None:
         super().__init__()
         self.backbone = backbone
+        self.backbone_name = backbone_name
         self.head = nn.Linear(backbone.feature_dim, num_classes)
         self.register_buffer("mean", torch.tensor(backbone.normalisation.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.normalisation.std).view(1, -1, 1, 1), persistent=False)
@@ -41,6 +43,8 @@ def build_transfer_model(backbone: Component, num_classes: int, context: Backbon
     """The network that a configuration names.
 
     Raises:
-        InvalidInput: If the backbone or one of its parameters is unknown.
+        InvalidInput: If the backbone or one of its parameters is unknown or out of range, the images have a number of
+            channels that its weights don't fit, or the weights can't be had.
     """
-    return TransferModel(BACKBONES.create(backbone.name, backbone.params, context), num_classes)
+    stages = BACKBONES.create(backbone.name, backbone.params, context)
+    return TransferModel(stages, num_classes, backbone.name)

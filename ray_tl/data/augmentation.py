@@ -1,0 +1,222 @@
+"""Random changes of a batch of images, different for each example, that keep its class."""
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ray_tl.errors import InvalidInput
+from ray_tl.registry import Registry
+
+RESOLUTION_LEVELS = 4
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class Augmentation(Protocol):
+    """A random change of a batch."""
+
+    def augment(
+        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
+    ) -> Tensor:
+        """Changed images, on the same device; no gradient is meant to flow.
+
+        Random numbers are drawn for the whole batch at once, whichever part of it is here. So the workers of a trial,
+        each with its rows and a generator of the same seed, together see what a single worker sees.
+
+        Args:
+            images: Float [N, C, S, S] in 0..1.
+            generator: Source of all randomness.
+            rows: Which of the whole batch `images` are; all if left out.
+            total: Size of the whole batch; N if left out.
+        """
+        ...
+
+
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+
+_AFFINE_RANGES: Mapping[str, Mapping[str, object]] = {
+    "degrees": {"uniform": [0, 30]},
+    "translate": {"uniform": [0, 0.2]},
+    "scale": {"uniform": [0, 0.3]},
+    "shear": {"uniform": [0, 20]},
+}
+
+
+@AUGMENTATIONS.register("none")
+class Unchanged:
+    """Images as they are."""
+
+    def augment(
+        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
+    ) -> Tensor:
+        return images
+
+
+class DrawnAugmentation:
+    """An augmentation as a pure function of uniform random numbers, a fixed number for each example."""
+
+    num_draws: int
+
+    def augment(
+        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
+    ) -> Tensor:
+        size = len(images) if total is None else total
+        draws = torch.rand(size, self.num_draws, generator=generator, device=generator.device)
+        mine = draws if rows is None else draws[rows]
+        assert len(mine) == len(images), (len(mine), len(images))
+        return self.apply(images, mine.to(images.device, images.dtype))
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Images [N, C, S, S] changed as `draws`, [N, num_draws] in [0, 1), say."""
+        raise NotImplementedError
+
+
+@AUGMENTATIONS.register("affine", ranges=_AFFINE_RANGES)
+class Affine(DrawnAugmentation):
+    """Rotation, shift, zoom and shear, each uniform in its range; edges are continued outwards.
+
+    Args:
+        degrees: Largest rotation to either side, 0..180.
+        translate: Largest shift, as a share of the side, 0..1.
+        scale: Zoom is between 1 - scale and 1 + scale; 0..0.9.
+        shear: Largest shear to either side, in degrees, 0..80.
+    """
+
+    num_draws = 5
+
+    def __init__(
+        self, *, degrees: float = 15.0, translate: float = 0.1, scale: float = 0.15, shear: float = 10.0
+    ) -> None:
+        _require_within("degrees", degrees, 0, 180)
+        _require_within("translate", translate, 0, 1)
+        _require_within("scale", scale, 0, 0.9)
+        _require_within("shear", shear, 0, 80)
+        self._limits = torch.tensor([math.radians(degrees), translate, translate, scale, math.radians(shear)])
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        angle, right, down, zoom, shear = ((2 * draws - 1) * self._limits.to(draws)).unbind(1)
+        cos, sin, slope, shrink = angle.cos(), angle.sin(), shear.tan(), 1 / (1 + zoom)
+        across = torch.stack([cos, cos * slope - sin, 2 * right], dim=1)
+        along = torch.stack([sin, sin * slope + cos, 2 * down], dim=1)
+        return _sampled(images, torch.stack([across, along], dim=1) * shrink[:, None, None])
+
+
+@AUGMENTATIONS.register("affine_resolution", ranges={**_AFFINE_RANGES, "min_size": {"uniform": [0.2, 0.6]}})
+class AffineResolution(DrawnAugmentation):
+    """`affine`, then down to one of four lower resolutions and back up: for domains from coarser scanners.
+
+    Args:
+        degrees: As `affine`.
+        translate: As `affine`.
+        scale: As `affine`.
+        shear: As `affine`.
+        min_size: Lowest resolution, as a share of the side, above 0, up to 1; the highest is the side itself.
+    """
+
+    num_draws = Affine.num_draws + 1
+
+    def __init__(
+        self,
+        *,
+        degrees: float = 15.0,
+        translate: float = 0.1,
+        scale: float = 0.15,
+        shear: float = 10.0,
+        min_size: float = 0.25,
+    ) -> None:
+        _require_within("min_size", min_size, 0.01, 1)
+        self._affine = Affine(degrees=degrees, translate=translate, scale=scale, shear=shear)
+        self._shares = torch.linspace(min_size, 1, RESOLUTION_LEVELS).tolist()
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        moved = self._affine.apply(images, draws[:, :-1])
+        levels = (draws[:, -1] * len(self._shares)).long()
+        for level, share in enumerate(self._shares[:-1]):
+            chosen = levels == level
+            if chosen.any():
+                moved[chosen] = _coarsened(moved[chosen], max(1, round(share * images.shape[-1])))
+        return moved
+
+
+@AUGMENTATIONS.register("flip_crop", ranges={"scale": {"uniform": [0.3, 1.0]}})
+class FlipCrop(DrawnAugmentation):
+    """A random crop of at least `scale` of the area, stretched to the full size, mirrored half of the time.
+
+    Szegedy et al., "Going deeper with convolutions", 2014, https://arxiv.org/abs/1409.4842, section 6: area uniform,
+    aspect ratio log-uniform in 3/4..4/3; here a crop longer than the image is cut to it.
+
+    Args:
+        scale: Smallest share of the area, above 0, up to 1.
+    """
+
+    num_draws = 5
+
+    def __init__(self, *, scale: float = 0.6) -> None:
+        _require_within("scale", scale, 0.01, 1)
+        self._scale = scale
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        area = self._scale + (1 - self._scale) * draws[:, 0]
+        stretch = ((2 * draws[:, 1] - 1) * math.log(4 / 3) / 2).exp()
+        width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
+        mirror = torch.where(draws[:, 2] < 0.5, -1.0, 1.0).to(draws)
+        zero = torch.zeros_like(width)
+        across = torch.stack([width * mirror, zero, (2 * draws[:, 3] - 1) * (1 - width)], dim=1)
+        along = torch.stack([zero, height, (2 * draws[:, 4] - 1) * (1 - height)], dim=1)
+        return _sampled(images, torch.stack([across, along], dim=1))
+
+
+@AUGMENTATIONS.register("color", ranges={"strength": {"uniform": [0, 0.8]}, "scale": {"uniform": [0.3, 1.0]}})
+class Color(DrawnAugmentation):
+    """`flip_crop`, then brightness, contrast and saturation, each times a factor around 1.
+
+    Args:
+        strength: Factors are between 1 - strength and 1 + strength; 0..1.
+        scale: As `flip_crop`.
+    """
+
+    num_draws = FlipCrop.num_draws + 3
+
+    def __init__(self, *, strength: float = 0.4, scale: float = 0.6) -> None:
+        _require_within("strength", strength, 0, 1)
+        self._strength = strength
+        self._crop = FlipCrop(scale=scale)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        factors = 1 + self._strength * (2 * draws[:, -3:] - 1)
+        brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+        bright = (self._crop.apply(images, draws[:, :-3]) * brightness).clamp(0, 1)
+        middle = _grey(bright).mean(dim=(1, 2, 3), keepdim=True)
+        contrasted = (middle + (bright - middle) * contrast).clamp(0, 1)
+        grey = _grey(contrasted)
+        return (grey + (contrasted - grey) * saturation).clamp(0, 1)
+
+
+def _sampled(images: Tensor, to_source: Tensor) -> Tensor:
+    """Images resampled; `to_source`, [N, 2, 3], maps places in the result, in -1..1, to places in `images`."""
+    side = images.shape[-1]
+    steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) * (2 / side) - 1
+    right, down = steps[None, None, :], steps[None, :, None]
+    across, along, shift = to_source[:, :, :, None, None].unbind(2)
+    grid = torch.stack([across[:, k] * right + along[:, k] * down + shift[:, k] for k in (0, 1)], dim=-1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _coarsened(images: Tensor, side: int) -> Tensor:
+    small = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    return F.interpolate(small, size=images.shape[-2:], mode="bilinear")
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Brightness as the eye sees it, [N, 1, S, S]; a single channel is its own."""
+    if images.shape[1] == 1:
+        return images
+    return (images * images.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def _require_within(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidInput(f"augmentation.{field}={value} is out of range; choose {low}..{high}.")

@@ -1,0 +1,194 @@
+"""What of the network trains, how fast, and from when on."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+from torch import nn
+
+from ray_tl.errors import InvalidInput
+from ray_tl.models.transfer_model import TransferModel
+from ray_tl.registry import Registry
+
+
+def set_freeze_depth(model: TransferModel, depth: int) -> None:
+    """Freeze stages [0, depth) and train the rest: no gradients, and evaluation mode even after `train()`.
+
+    DDP notes what trains when it wraps: call this before, and wrap anew after each change.
+
+    Raises:
+        InvalidInput: If the network has fewer stages.
+    """
+    check_freeze_depth(depth, model.backbone.num_stages, model.backbone_name)
+    model.backbone.freeze(depth)
+
+
+def check_freeze_depth(depth: int, num_stages: int, backbone_name: str) -> None:
+    """Whether a backbone of `num_stages` stages can be frozen that deep.
+
+    Raises:
+        InvalidInput: If it can't.
+    """
+    if not 0 <= depth <= num_stages:
+        wrong = "negative" if depth < 0 else f"deeper than {backbone_name!r}, which has {num_stages} stages"
+        raise InvalidInput(f"freeze_depth={depth} is {wrong}; choose 0..{num_stages}.")
+
+
+class LRMultipliers(Protocol):
+    """Learning rates of the stages and the head, relative to the optimiser's."""
+
+    def multipliers(self, num_stages: int) -> list[float]:
+        """One for each stage in order, then the head's: `num_stages + 1` numbers above 0."""
+        ...
+
+
+LR_MULTIPLIERS: Registry[LRMultipliers] = Registry("learning-rate multipliers")
+
+
+@LR_MULTIPLIERS.register("uniform", ranges={"head": {"log_uniform": [1, 20]}})
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """The same for every stage.
+
+    Attributes:
+        head: The head's, > 0; 10 is usual with pretrained weights.
+    """
+
+    head: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive("uniform.head", self.head)
+
+    def multipliers(self, num_stages: int) -> list[float]:
+        return [1.0] * num_stages + [self.head]
+
+
+@LR_MULTIPLIERS.register("layer_decay", ranges={"decay": {"uniform": [0.5, 1.0]}, "head": {"log_uniform": [1, 20]}})
+@dataclass(frozen=True, kw_only=True)
+class LayerDecay:
+    """Smaller by a constant factor with each stage away from the head.
+
+    Howard and Ruder, "Universal Language Model Fine-tuning", 2018, https://arxiv.org/abs/1801.06146, section 3.2:
+    stage i of n, counted from 0, learns at decay^(n - i).
+
+    Attributes:
+        decay: In (0, 1].
+        head: The head's, > 0.
+    """
+
+    decay: float
+    head: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive("layer_decay.head", self.head)
+        if not 0 < self.decay <= 1:
+            raise InvalidInput(f"layer_decay.decay={self.decay} is out of range; choose above 0, up to 1.")
+
+    def multipliers(self, num_stages: int) -> list[float]:
+        return [self.decay ** (num_stages - stage) for stage in range(num_stages)] + [self.head]
+
+
+@LR_MULTIPLIERS.register("per_stage", ranges={"head": {"log_uniform": [1, 20]}})
+class PerStage:
+    """One stated for each stage.
+
+    Args:
+        multipliers: From the input on, each > 0; as many as the backbone has stages.
+        head: The head's, > 0.
+    """
+
+    def __init__(self, *, multipliers: list[float], head: float = 1.0) -> None:
+        for number, multiplier in enumerate(multipliers):
+            _require_positive(f"per_stage.multipliers[{number}]", multiplier)
+        _require_positive("per_stage.head", head)
+        self._stated = [*multipliers, head]
+
+    def multipliers(self, num_stages: int) -> list[float]:
+        """As stated.
+
+        Raises:
+            InvalidInput: If their number is not that of the stages.
+        """
+        if len(self._stated) != num_stages + 1:
+            raise InvalidInput(
+                f"per_stage.multipliers has {len(self._stated) - 1} values, "
+                f"but the backbone has {num_stages} stages; give {num_stages}."
+            )
+        return list(self._stated)
+
+
+class UnfreezingSchedule(Protocol):
+    """Freeze depth over the course of a trial."""
+
+    def depth_at(self, progress: float, freeze_depth: int, num_stages: int) -> int:
+        """Stages frozen at `progress`; never rises, and ends at `freeze_depth`.
+
+        Args:
+            progress: In [0, 1] of full fidelity.
+            freeze_depth: The trial's.
+            num_stages: Of the backbone.
+        """
+        ...
+
+
+UNFREEZING: Registry[UnfreezingSchedule] = Registry("unfreezing schedule")
+
+
+@UNFREEZING.register("fixed")
+class Fixed:
+    """The trial's freeze depth from start to end."""
+
+    def depth_at(self, progress: float, freeze_depth: int, num_stages: int) -> int:
+        return freeze_depth
+
+
+@UNFREEZING.register("gradual", ranges={"until": {"uniform": [0.2, 0.8]}})
+@dataclass(frozen=True, kw_only=True)
+class Gradual:
+    """The head alone first, then one stage more after each equal part of the progress.
+
+    Howard and Ruder, "Universal Language Model Fine-tuning", 2018, https://arxiv.org/abs/1801.06146, section 3.3.
+
+    Attributes:
+        until: Progress at which the trial's freeze depth is reached, in (0, 1].
+    """
+
+    until: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until <= 1:
+            raise InvalidInput(f"gradual.until={self.until} is out of range; choose above 0, up to 1.")
+
+    def depth_at(self, progress: float, freeze_depth: int, num_stages: int) -> int:
+        steps = num_stages - freeze_depth
+        return num_stages - math.floor(steps * min(1.0, progress / self.until))
+
+
+class ParameterGroup(TypedDict):
+    """A group for a torch optimiser, with its stage's name."""
+
+    name: str
+    params: list[nn.Parameter]
+    lr: float
+
+
+def parameter_groups(model: TransferModel, lr: float, multipliers: list[float]) -> list[ParameterGroup]:
+    """One group for each stage, then the head's; frozen parameters too, which optimisers leave alone.
+
+    Rates are real `lr` values, because torch's schedulers know nothing else. A group may be empty: a pooling stage.
+
+    Args:
+        model: Whose parameters each appear once.
+        lr: Learning rate that the multipliers are relative to.
+        multipliers: `num_stages + 1` numbers, the head's last.
+    """
+    parts = [*zip(model.backbone.names, model.backbone.stages, strict=True), ("head", model.head)]
+    return [
+        ParameterGroup(name=name, params=list(part.parameters()), lr=lr * multiplier)
+        for (name, part), multiplier in zip(parts, multipliers, strict=True)
+    ]
+
+
+def _require_positive(field: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise InvalidInput(f"{field}={value} is out of range; choose above 0 (to freeze, set freeze_depth).")
