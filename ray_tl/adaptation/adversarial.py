@@ -21,7 +21,8 @@ def reverse_gradient(features: Tensor, strength: float) -> Tensor:
 def domain_classification_loss(source: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy of a domain classifier for which the source is class 1, each domain weighing one half.
 
-    Ganin et al., 2016, https://arxiv.org/abs/1505.07818. Departure: the sum of both domains is halved, so that chance level is log 2 however many rows a domain has.
+    Ganin et al., 2016, https://arxiv.org/abs/1505.07818. Departure: the sum over both
+    domains is halved, so that chance level is log 2.
 
     Args:
         source: Logits for the source rows, [N].

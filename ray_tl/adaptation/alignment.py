@@ -106,7 +106,7 @@ def _require_comparable(method: str, source: Tensor, target: Tensor) -> None:
         rows = len(features) * world_size()
         if rows < 2:
             raise InvalidInput(
-                f"{method}: a {domain} batch of {rows} rows is too small; choose batch_size of 2 or more."
+                f"{method}: a {domain} batch of {rows} rows is too small; choose 2 or more for batch_size."
             )
 
 
