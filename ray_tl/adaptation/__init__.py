@@ -1,1 +1,18 @@
 """How is the gap between two domains closed?"""
+
+from ray_tl.adaptation import adversarial, alignment, confidence, source_only
+from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS, LossWeights
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, Outputs
+
+__all__ = [
+    "LOSS_WEIGHTS",
+    "METHODS",
+    "AdaptationMethod",
+    "LossWeights",
+    "MethodContext",
+    "Outputs",
+    "adversarial",
+    "alignment",
+    "confidence",
+    "source_only",
+]

@@ -1,0 +1,43 @@
+"""What every loss shares: enough precision, and parameters that make sense."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import ParamSpec
+
+import torch
+from torch import Tensor
+
+from ray_tl.errors import InvalidInput
+
+P = ParamSpec("P")
+
+
+def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Decorator: compute a loss of tensors in float32, or float64 if given that, whatever autocast says.
+
+    Variances, kernels and logarithms of small probabilities do not survive eight bits of mantissa.
+    """
+
+    @functools.wraps(loss)
+    def precise(*tensors: P.args, **parameters: P.kwargs) -> Tensor:
+        wide = [_at_least_float32(tensor) for tensor in tensors]
+        with torch.autocast(wide[0].device.type, enabled=False):
+            return loss(*wide, **parameters)  # type: ignore[arg-type]  # mypy can't map a ParamSpec
+
+    return precise
+
+
+def require_positive(field: str, value: float, usual: float) -> None:
+    """Refuse a parameter that is not a finite number above 0.
+
+    Raises:
+        InvalidInput: If it is not; the message proposes `usual`.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidInput(f"{field}={value!r} must be a finite number above 0; {usual} is usual.")
+
+
+def _at_least_float32(tensor: object) -> Tensor:
+    assert isinstance(tensor, Tensor)
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

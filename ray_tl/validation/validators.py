@@ -1,0 +1,144 @@
+"""Scores of a trained network that need no target label.
+
+The pure functions take softmax outputs [N, C], N >= 1, raise `InvalidInput` if there are none and `TrialFailed` if one
+is not finite. The classes around them say which evidence they need, and which end is good.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import entr
+
+from ray_tl.registry import Registry
+from ray_tl.validation.checks import usable
+from ray_tl.validation.evidence import SourceEvidence, TargetEvidence
+from ray_tl.validation.metrics import accuracy
+
+Probabilities = NDArray[np.floating]
+
+
+class Validator(Protocol):
+    """A score of a trained network.
+
+    Attributes:
+        higher_is_better: Which end is good.
+    """
+
+    higher_is_better: bool
+
+    @property
+    def score(self) -> Callable[..., float]:
+        """`score(source)`, `score(target)` or `score(source, target)`: the argument names state the data it needs."""
+
+
+VALIDATORS: Registry[Validator] = Registry("validator")
+
+
+def score_all(names: Iterable[str], source: SourceEvidence, target: TargetEvidence) -> dict[str, float]:
+    """The scores of these validators by name, as plain finite numbers.
+
+    Raises:
+        UnknownName: If a name is not registered.
+        TrialFailed: If the evidence a validator needs is not finite.
+    """
+    evidence = {"source": source, "target": target}
+    scores = {}
+    for name in names:
+        score = VALIDATORS.create(name, {}).score
+        scores[name] = score(**{need: evidence[need] for need in inspect.signature(score).parameters})
+    return scores
+
+
+def mean_entropy(probabilities: Probabilities) -> float:
+    """Mean entropy of the predictions in nats, in [0, log C].
+
+    Morerio et al., "Minimal-Entropy Correlation Alignment for Unsupervised Deep Domain Adaptation", 2018,
+    https://arxiv.org/abs/1711.10288, which chose hyperparameters by it. Lowest, too, when all rows fall in one class.
+    """
+    return float(entr(usable(probabilities)).sum(axis=1).mean())
+
+
+def mutual_information(probabilities: Probabilities) -> float:
+    """Entropy of the mean prediction less the mean entropy: H(mean p) - mean H(p), in nats, in [0, log C].
+
+    Shi and Sha, "Information-Theoretical Learning of Discriminative Clusters for Unsupervised Domain Adaptation", 2012,
+    https://arxiv.org/abs/1206.6438.
+    """
+    diversity = entr(usable(probabilities).mean(axis=0)).sum()
+    return float(diversity) - mean_entropy(probabilities)
+
+
+def batch_nuclear_norm(probabilities: Probabilities) -> float:
+    """Nuclear norm of the matrix of predictions over its rows, ||P||_* / N, in (0, 1].
+
+    Cui et al., "Towards Discriminability and Diversity: Batch Nuclear-norm Maximization", 2020,
+    https://arxiv.org/abs/2003.12237; as a validator: Musgrave et al., "Three New Validators and a Large-Scale Benchmark
+    Ranking for Unsupervised Domain Adaptation", 2022, https://arxiv.org/abs/2208.07360. It falls with N like
+    1 / sqrt(N): compare only scores of equally many rows.
+    """
+    return float(np.linalg.norm(usable(probabilities), ord="nuc") / len(probabilities))
+
+
+def class_correlation(probabilities: Probabilities) -> float:
+    """Cosine between the class-class correlation P^T P and the identity, in [1 / sqrt(C), 1].
+
+    Tu et al., "Assessing Model Out-of-distribution Generalization with Softmax Prediction Probability Baselines and A
+    Correlation Method", 2023, https://openreview.net/forum?id=1maXoEyeqx: tr(P^T P) / (||P^T P||_F sqrt(C)).
+    It is 1 when predictions are sure and spread evenly over the classes, 1 / sqrt(C) when they are all alike.
+    """
+    wide = usable(probabilities)
+    correlation = wide.T @ wide
+    return float(np.trace(correlation) / (np.linalg.norm(correlation) * np.sqrt(wide.shape[1])))
+
+
+@VALIDATORS.register("source_accuracy")
+class SourceAccuracy:
+    """Accuracy on held-out source examples."""
+
+    higher_is_better = True
+
+    def score(self, source: SourceEvidence) -> float:
+        return accuracy(source.probabilities, source.labels)
+
+
+@VALIDATORS.register("entropy")
+class Entropy:
+    """Mean entropy of the target predictions; low when they are sure, right or wrong."""
+
+    higher_is_better = False
+
+    def score(self, target: TargetEvidence) -> float:
+        return mean_entropy(target.probabilities)
+
+
+@VALIDATORS.register("im")
+class InformationMaximisation:
+    """Mutual information of target inputs and predictions; high when they are sure and diverse."""
+
+    higher_is_better = True
+
+    def score(self, target: TargetEvidence) -> float:
+        return mutual_information(target.probabilities)
+
+
+@VALIDATORS.register("bnm")
+class Bnm:
+    """Nuclear norm of the target predictions; high when they are sure and diverse."""
+
+    higher_is_better = True
+
+    def score(self, target: TargetEvidence) -> float:
+        return batch_nuclear_norm(target.probabilities)
+
+
+@VALIDATORS.register("corr_c")
+class CorrC:
+    """Class correlation of the target predictions; high when classes are sure, even and not confused."""
+
+    higher_is_better = True
+
+    def score(self, target: TargetEvidence) -> float:
+        return class_correlation(target.probabilities)

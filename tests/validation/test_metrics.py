@@ -1,0 +1,106 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, log_loss
+
+from ray_tl.errors import InvalidInput, TrialFailed
+from ray_tl.validation import metrics
+
+METRICS = [
+    metrics.accuracy,
+    metrics.balanced_accuracy,
+    metrics.macro_f1,
+    metrics.per_class_recall,
+    metrics.expected_calibration_error,
+    metrics.brier,
+    metrics.nll,
+]
+# Predicted classes 0, 0, 1, 1 for true classes 0, 1, 1, 1; class 2 occurs nowhere.
+PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.3, 0.5, 0.2]], dtype=np.float32)
+LABELS = np.array([0, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (metrics.accuracy, 3 / 4),
+        (metrics.per_class_recall, {0: 1.0, 1: 2 / 3}),
+        (metrics.balanced_accuracy, (1 + 2 / 3) / 2),
+        (metrics.macro_f1, (2 / 3 + 4 / 5) / 2),
+        (metrics.expected_calibration_error, (0.2 + 0.6 + 0.0 + 0.5) / 4),
+        (metrics.brier, (0.06 + 0.72 + 0.0 + 0.38) / 4),
+        (metrics.nll, -(math.log(0.8) + math.log(0.4) + math.log(0.5)) / 4),
+    ],
+)
+def test_four_predictions_score_what_was_worked_out_by_hand(metric, expected):
+    assert metric(PROBABILITIES, LABELS) == pytest.approx(expected, abs=1e-6)
+
+
+def random_predictions(seed, num_rows=40, num_classes=3):
+    random = np.random.default_rng(seed)
+    probabilities = random.dirichlet(np.ones(num_classes), num_rows)
+    labels = np.concatenate([np.arange(num_classes), random.integers(num_classes, size=num_rows - num_classes)])
+    return probabilities, labels
+
+
+def calibration_reference(probabilities, labels):
+    gap = 0.0
+    for lower in range(15):
+        inside = [i for i, p in enumerate(probabilities) if lower / 15 < max(p) <= (lower + 1) / 15]
+        hits = sum(int(np.argmax(probabilities[i])) == labels[i] for i in inside)
+        gap += abs(hits - sum(max(probabilities[i]) for i in inside))
+    return gap / len(labels)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_calibration_error_is_that_of_a_loop_over_the_bins(seed):
+    probabilities, labels = random_predictions(seed)
+    found = metrics.expected_calibration_error(probabilities, labels)
+    assert found == pytest.approx(calibration_reference(probabilities, labels), abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_likelihood_and_balanced_accuracy_are_those_of_scikit_learn(seed):
+    probabilities, labels = random_predictions(seed)
+    assert metrics.nll(probabilities, labels) == pytest.approx(log_loss(labels, probabilities), rel=1e-6)
+    expected = balanced_accuracy_score(labels, probabilities.argmax(axis=1))
+    assert metrics.balanced_accuracy(probabilities, labels) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_row_and_one_class_give_a_finite_number(metric):
+    value = metric(np.ones((1, 1), dtype=np.float32), np.array([0]))
+    assert value in (1.0, 0.0, {0: 1.0})
+
+
+@pytest.mark.parametrize("metric", set(METRICS) - {metrics.per_class_recall})
+def test_a_sure_mistake_gives_a_finite_plain_float(metric):
+    value = metric(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+    assert type(value) is float
+    assert math.isfinite(value)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "message"),
+    [
+        (np.zeros((0, 3)), np.zeros(0, dtype=int), r"shape \(0, 3\) hold no prediction"),
+        (np.full((2, 3), 1 / 3), np.array([0]), r"labels of shape \(1,\) do not match 2 predictions"),
+        (np.full((2, 3), 1 / 3), np.array([0, 3]), r"labels range over 0..3, but the predictions have 3 classes"),
+        (np.full((2, 3), 1 / 3), np.array([-1, 0]), r"labels range over -1..0"),
+    ],
+)
+def test_inputs_that_do_not_match_are_refused(metric, probabilities, labels, message):
+    with pytest.raises(InvalidInput, match=message):
+        metric(probabilities, labels)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_predictions_that_are_not_finite_fail_the_trial(metric):
+    with pytest.raises(TrialFailed, match="1 of 2 predictions are not finite"):
+        metric(np.array([[np.nan, 0.5], [0.5, 0.5]]), np.array([0, 1]))
