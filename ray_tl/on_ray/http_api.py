@@ -19,7 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from ray_tl.promotion.bundle import Prediction
+from ray_tl.promotion.prediction import Prediction
 
 RETRY_AFTER_S = 1
 

@@ -8,9 +8,11 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,11 +29,12 @@ from ray_tl.promotion.bundle import Bundle, library_versions, load_bundle
 
 ROUTER_APP = "router"
 MAX_BATCH_SIZE = 32
-BATCH_WAIT_S = 0.003
+BATCH_WAIT_S = 0.001
 MAX_ONGOING = 2 * MAX_BATCH_SIZE
 MAX_QUEUED = 4 * MAX_BATCH_SIZE
 MAX_BODY_BYTES = 10 * 2**20
 TIMEOUT_S = 120.0
+SHUTDOWN_S = 5.0  # the router has drained a version before it is removed, so nothing is cut off
 
 _QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
 
@@ -117,7 +120,8 @@ def deploy(
 
 def undeploy() -> None:
     """Stop Serve with everything on it; Ray keeps running."""
-    serve.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints the end of its own controller as a failed task
+        serve.shutdown()
 
 
 def serve_forever(
@@ -183,6 +187,8 @@ def _model_application(bundle: Bundle, name: str, num_replicas: int, num_cpus: f
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
         max_constructor_retry_count=2,
+        graceful_shutdown_timeout_s=SHUTDOWN_S,
+        graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": num_cpus},
         logging_config=_QUIET,
     )

@@ -32,6 +32,7 @@ from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from ray_tl.promotion.prediction import Prediction
 
 WEIGHTS = "model.safetensors"
 SPEC = "model.json"
@@ -114,23 +115,6 @@ class Manifest(BaseModel):
 
     format: Literal["ray_tl.bundle/1"] = "ray_tl.bundle/1"
     files: dict[str, FileRecord]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image.
-
-    Attributes:
-        label: The most probable class.
-        confidence: Its probability.
-        probabilities: Of every class, in the order of the network.
-        version: Of the model that answered.
-    """
-
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
-    version: str
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.errors import InvalidInput, all_at_once
-from ray_tl.promotion.bundle import BATCH_SIZE, Bundle, Prediction, load_bundle
+from ray_tl.promotion.bundle import BATCH_SIZE, Bundle, load_bundle
+from ray_tl.promotion.prediction import Prediction
 from ray_tl.promotion.versions import resolve
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
