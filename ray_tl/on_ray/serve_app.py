@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import ray
 import torch
 from ray import serve
 from ray.serve.context import _get_global_client
@@ -109,7 +110,7 @@ def deploy(
     bundle = load_bundle(bundle_folder.resolve())
     app = f"{name}-{bundle.version}"
     _start_serve(host, port)
-    previous = _live_app()
+    previous = _live_app(timeout_s)
     _run_candidate(app, _model_application(bundle, name, num_replicas, num_cpus), previous, timeout_s)
     live = LiveVersion(name, bundle.version, app, bundle.spec.classes, max_body_bytes)
     _run(ROUTER_APP, _router_application(live), "/", timeout_s)
@@ -120,8 +121,7 @@ def deploy(
 
 def undeploy() -> None:
     """Stop Serve with everything on it; Ray keeps running."""
-    with redirect_stdout(sys.stderr):  # Ray prints the end of its own controller as a failed task
-        serve.shutdown()
+    serve.shutdown()
 
 
 def serve_forever(
@@ -133,7 +133,9 @@ def serve_forever(
     num_replicas: int = 1,
     num_cpus: float = 1.0,
 ) -> None:
-    """Deploy, call `ready`, and block until SIGINT or SIGTERM; then stop Serve. For the main thread of a command.
+    """Deploy, call `ready`, and block until SIGINT or SIGTERM; then stop Serve and leave Ray.
+
+    For the main thread of a command that has initialised Ray for this.
 
     Raises:
         RayTLError: As `deploy`.
@@ -146,7 +148,9 @@ def serve_forever(
     except KeyboardInterrupt:
         pass
     finally:
-        undeploy()
+        with redirect_stdout(sys.stderr):  # Ray prints the end of Serve's controller as a failed task
+            undeploy()
+            ray.shutdown()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -174,10 +178,10 @@ def _require_free(host: str, port: int) -> None:
             raise InvalidInput(f"port={port} on {host} can't be used ({error.strerror}); choose another.") from error
 
 
-def _live_app() -> str | None:
+def _live_app(timeout_s: float) -> str | None:
     if ROUTER_APP not in serve.status().applications:
         return None
-    return serve.get_app_handle(ROUTER_APP).live_app.remote().result()
+    return serve.get_app_handle(ROUTER_APP).live_app.remote().result(timeout_s=timeout_s)
 
 
 def _model_application(bundle: Bundle, name: str, num_replicas: int, num_cpus: float) -> serve.Application:
