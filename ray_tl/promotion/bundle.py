@@ -1,0 +1,288 @@
+"""A version folder: weights, model, lineage, and the manifest that all of it is checked against.
+
+    v1/
+      model.safetensors   state of the network; no pickle
+      model.json          ModelSpec: how to build the network, what to do to an image, what the classes are called
+      lineage.json        Lineage: which trial of which study on which data it came from
+      MANIFEST.json       SHA-256 and size of the three
+
+A folder appears whole or not at all, and is never changed afterwards.
+"""
+
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from safetensors import SafetensorError
+
+from ray_tl.config import Component, TrialConfig
+from ray_tl.data.preprocessing import Preprocessing
+from ray_tl.errors import BrokenBundle, InvalidInput
+from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from ray_tl.promotion.prediction import Prediction
+
+WEIGHTS = "model.safetensors"
+SPEC = "model.json"
+LINEAGE = "lineage.json"
+MANIFEST = "MANIFEST.json"
+
+BATCH_SIZE = 64
+REMEDY = "promote the trial again, or restore the folder from a copy."
+
+_LIBRARIES = ("torch", "torchvision", "timm", "ray", "ray-tl")
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+class FolderTaken(InvalidInput):
+    """The version folder exists already; versions are immutable."""
+
+
+class ModelSpec(BaseModel):
+    """All that is needed to build the network and to name its answers.
+
+    Attributes:
+        classes: Names in the order of the logits; unique.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: Component
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] = Field(min_length=1)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def channels(self) -> int:
+        return self.preprocessing.channels
+
+    @field_validator("classes")
+    @classmethod
+    def _unique(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"classes {list(classes)} hold a name twice; give each class a name of its own")
+        return classes
+
+
+class Lineage(BaseModel):
+    """Where a version came from.
+
+    Attributes:
+        data_fingerprint: Of the study's `DomainPair`.
+        scores: Of the champion, by validator; not a number and infinity are kept.
+        libraries: Versions of what trained it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    study: str
+    trial: int = Field(ge=0)
+    config: TrialConfig
+    data_fingerprint: str
+    scores: dict[str, float]
+    created_at: AwareDatetime
+    libraries: dict[str, str]
+
+
+class FileRecord(BaseModel):
+    """What the manifest says of one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(BaseModel):
+    """What the folder must hold, to the byte."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["ray_tl.bundle/1"] = "ray_tl.bundle/1"
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified version, ready to predict.
+
+    Attributes:
+        digest: SHA-256 of the manifest, and so of everything.
+        model: In evaluation mode, on the CPU.
+    """
+
+    folder: Path
+    spec: ModelSpec
+    lineage: Lineage
+    digest: str
+    model: TransferModel
+
+    @property
+    def version(self) -> str:
+        return self.folder.name
+
+    def predict_images(self, images: Sequence[bytes], batch_size: int = BATCH_SIZE) -> list[Prediction]:
+        """One answer for each encoded image, in order.
+
+        Raises:
+            InvalidInput: If one of them is no readable image.
+        """
+        decoded = (self.spec.preprocessing.decode(image) for image in images)
+        if not images:
+            return []
+        return self.predict_arrays(np.stack(list(decoded)), batch_size)
+
+    def predict_arrays(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> list[Prediction]:
+        """One answer for each decoded image of [N, C, S, S]."""
+        return [self._prediction(row.tolist()) for row in self.probabilities(images, batch_size)]
+
+    def probabilities(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
+        """Softmax [N, classes] of decoded images [N, C, S, S]."""
+        with torch.inference_mode():
+            parts = [self.model(part)[1].softmax(1) for part in torch.from_numpy(images).split(batch_size)]
+            return torch.cat(parts).numpy()
+
+    def _prediction(self, row: list[float]) -> Prediction:
+        best = max(range(len(row)), key=row.__getitem__)
+        named = dict(zip(self.spec.classes, row, strict=True))
+        return Prediction(self.spec.classes[best], row[best], named, self.version)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides a result, for `Lineage.libraries`."""
+    found = {name: _installed(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), **found}
+
+
+def write_bundle(folder: Path, model: TransferModel, spec: ModelSpec, lineage: Lineage) -> Path:
+    """Write a version folder that appears whole or not at all.
+
+    Raises:
+        FolderTaken: If the folder exists.
+    """
+    contents = {
+        WEIGHTS: safetensors.torch.save(_state(model)),
+        SPEC: _json_bytes(spec),
+        LINEAGE: _json_bytes(lineage),
+    }
+    contents[MANIFEST] = _json_bytes(Manifest(files={name: _record(data) for name, data in contents.items()}))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unseen = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        _write_files(unseen, contents)
+        _appear(unseen, folder)
+    finally:
+        shutil.rmtree(unseen, ignore_errors=True)
+    return folder
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Verify every byte, then build the network; nothing of the folder is trusted before its hash is right.
+
+    Raises:
+        BrokenBundle: If a file is missing, extra, changed, or does not say what it should.
+    """
+    contents = _verified(folder)
+    spec = _parsed(ModelSpec, folder / SPEC, contents[SPEC])
+    lineage = _parsed(Lineage, folder / LINEAGE, contents[LINEAGE])
+    digest = hashlib.sha256(contents[MANIFEST]).hexdigest()
+    return Bundle(folder, spec, lineage, digest, _network(folder, spec, contents[WEIGHTS]))
+
+
+def _installed(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _state(model: TransferModel) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+
+
+def _json_bytes(record: BaseModel) -> bytes:
+    return record.model_dump_json(indent=2).encode()
+
+
+def _record(data: bytes) -> FileRecord:
+    return FileRecord(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, data in contents.items():
+        with (folder / name).open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _appear(unseen: Path, folder: Path) -> None:
+    """Rename, which fails where a version is: a rename over a folder that is not empty is refused by the system."""
+    try:
+        unseen.rename(folder)
+    except OSError as error:
+        if not folder.exists():
+            raise
+        raise FolderTaken(f"folder={str(folder)!r} exists; versions never change, write a new one.") from error
+
+
+def _verified(folder: Path) -> dict[str, bytes]:
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if MANIFEST not in present:
+        raise BrokenBundle(f"{folder} has no {MANIFEST}, so it is no model version; {REMEDY}")
+    manifest = _parsed(Manifest, folder / MANIFEST, (folder / MANIFEST).read_bytes())
+    wanted = {WEIGHTS, SPEC, LINEAGE, MANIFEST}
+    problems = [f"{name} is missing" for name in sorted(wanted - present)]
+    problems += [f"{name} does not belong there" for name in sorted(present - wanted)]
+    problems += [f"{name} is not in the manifest" for name in sorted(wanted - {MANIFEST} - set(manifest.files))]
+    problems += [f"{name} is in the manifest only" for name in sorted(set(manifest.files) - wanted)]
+    _require_none(folder, problems)
+    contents = {name: (folder / name).read_bytes() for name in sorted(wanted)}
+    _require_none(folder, [_change(name, contents[name], record) for name, record in manifest.files.items()])
+    return contents
+
+
+def _change(name: str, data: bytes, record: FileRecord) -> str:
+    if len(data) != record.size_bytes:
+        return f"{name} has {len(data)} bytes, {record.size_bytes} in the manifest"
+    return "" if _record(data) == record else f"{name} has changed: its SHA-256 is not that of the manifest"
+
+
+def _require_none(folder: Path, problems: list[str]) -> None:
+    found = [problem for problem in problems if problem]
+    if found:
+        raise BrokenBundle(f"{folder}: {'; '.join(found)}; {REMEDY}")
+
+
+def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        rules = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise BrokenBundle(f"{path} is not valid ({rules}); {REMEDY}") from error
+
+
+def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
+    try:
+        context = BackboneContext(spec.channels, load_weights=False)
+        model = build_transfer_model(spec.backbone, spec.num_classes, context)
+        model.load_state_dict(safetensors.torch.load(weights), strict=True)
+    except (InvalidInput, RuntimeError, SafetensorError) as error:
+        raise BrokenBundle(f"{folder}: {WEIGHTS} does not fit {SPEC} ({error}); {REMEDY}") from error
+    return model.eval()
