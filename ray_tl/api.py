@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ray_tl.errors import InvalidInput
 from ray_tl.home import models_folder, studies_folder
+from ray_tl.on_ray import search as searching
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.on_ray.search import CHAMPION_FILE, Plan, SearchResult, run_search
-from ray_tl.on_ray import search as searching
 from ray_tl.promotion.predict import FilePrediction
 from ray_tl.promotion.predict import predict as predict_files
 from ray_tl.promotion.promote import PromotedVersion, promote_trial

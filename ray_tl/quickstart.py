@@ -1,6 +1,7 @@
 """From two digit data sets to a served model, for a person who comes new to it."""
 
 import io
+import signal
 import time
 from pathlib import Path
 
@@ -14,14 +15,13 @@ from ray_tl.cli.live import run_with_progress
 from ray_tl.cli.output import Output
 from ray_tl.data.domains import OracleLabels, UnlabelledDomain
 from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, optdigits_oracle
-from ray_tl.home import home_folder, shipped_file
+from ray_tl.home import shipped_file
 from ray_tl.observability.tables import best_first, trials_table
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.search import Plan, SearchResult
-from ray_tl.on_ray.serve_app import deploy, undeploy
+from ray_tl.on_ray.serve_app import deploy, require_free_port, undeploy
 from ray_tl.on_ray.session import ray_session
 from ray_tl.promotion.promote import PromotedVersion
-from ray_tl.promotion.versions import resolve
 from ray_tl.selection.ledger import oracle_accuracy
 from ray_tl.training.files import TrialFiles
 
@@ -40,22 +40,24 @@ def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int
         keep: Whether the server stays up until Ctrl-C.
     """
     started = time.monotonic()
-    output.say("source: 4,000 of MNIST's digits (28x28), labelled · target: 899 UCI optdigits (8x8), without labels")
+    require_free_port(port)
+    output.say("source: 5,000 MNIST digits (28x28), labelled; target: 899 UCI optdigits (8x8) without labels")
     name = f"{NAME}-{time.strftime('%Y%m%d-%H%M%S')}"
     settings = {"num_trials": num_trials}
     plan = api.plan_search(shipped_file(SPACE), MNIST, OPTDIGITS, OPTDIGITS_TEST, name, settings, home)
     with ray_session(ClusterConfig()):
-        result = run_with_progress(plan, ClusterConfig(), output)
+        result = run_with_progress(plan, ClusterConfig(), output, closing=False)
         oracle = optdigits_oracle(plan.pair.preprocessing)
         accuracies = _accuracies(result, plan, oracle)
         _show_leaderboard(result, accuracies, output)
         version = api.promote(result.study, NAME, home=home)
+        output.say(f"promoted trial {result.champion.number} as {version.name} {version.version}: {version.folder}")
         served = deploy(version.folder, version.name, port)
-        accuracy, agreement = _ask(served.url, _target_test(plan), oracle, plan, result)
-        summary = _summary(result, accuracies, accuracy, version, served.url, time.monotonic() - started)
-        output.say(_closing(summary, served.url, version, keep))
+        accuracy = _ask(served.url, _target_test(plan), oracle)
+        summary = _summary(result, accuracies, version, served.url, accuracy, time.monotonic() - started)
+        output.say(_closing(summary, keep))
         output.emit(summary)
-        _wait(keep)
+        _stay_up(keep, output)
         undeploy()
 
 
@@ -84,8 +86,12 @@ def _show_leaderboard(result: SearchResult, accuracies: dict[int, float], output
 def _ask(url: str, test: UnlabelledDomain, oracle: OracleLabels) -> float:
     """Send every held-out image over HTTP as a PNG; gives the accuracy of the answers."""
     with httpx.Client(timeout=30) as client:
-        answers = [client.post(f"{url}/predict", content=_png(image)).raise_for_status().json() for image in test.images]
-    return float(np.mean([answer["class"] == oracle.labels[key] for answer, key in zip(answers, test.ids, strict=True)]))
+        answers = [
+            client.post(f"{url}/predict", content=_png(image)).raise_for_status().json() for image in test.images
+        ]
+    return float(
+        np.mean([answer["class"] == oracle.labels[key] for answer, key in zip(answers, test.ids, strict=True)])
+    )
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -95,16 +101,43 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _summary(
-    result: SearchResult, accuracies: dict[int, float], served: ServedAccuracy, version: PromotedVersion, seconds: float
+    result: SearchResult,
+    accuracies: dict[int, float],
+    version: PromotedVersion,
+    url: str,
+    served_accuracy: float,
+    seconds: float,
 ) -> dict[str, object]:
     baseline = next(trial.number for trial in result.trials if trial.is_baseline)
-    summary = result.summary()
-    champion = {**summary["champion"], "target_accuracy": accuracies[result.champion.number]}
     return {
-        **summary,
-        "champion": champion,
+        **result.summary(),
+        "champion": {**result.champion_summary(), "target_accuracy": accuracies[result.champion.number]},
         "source_only": {"trial": baseline, "target_accuracy": accuracies[baseline]},
-        "served": {"url": served.url, "accuracy": served.accuracy, "images": served.num_images},
+        "served": {"url": url, "accuracy": served_accuracy},
         "model": {"name": version.name, "version": version.version, "folder": str(version.folder)},
         "seconds": round(seconds, 1),
     }
+
+
+def _closing(summary: dict, keep: bool) -> Panel:
+    name, url = summary["model"]["name"], summary["served"]["url"]
+    lines = [
+        f"source-only     {summary['source_only']['target_accuracy']:.1%} of held-out target digits",
+        f"champion        {summary['champion']['target_accuracy']:.1%}, chosen without a single target label",
+        f"served answers  {summary['served']['accuracy']:.1%} over HTTP at {url}",
+        f"{summary['trials']} trials, {summary['seconds']:.0f} s in all",
+        "",
+        f"try it yourself:  curl -F file=@DIGIT.png {url}/predict" if keep else f"serve it again:  ray-tl serve {name}",
+        "your own images:  ray-tl search search_spaces/image_folders.yaml --source DIR --target DIR",
+    ]
+    return Panel("\n".join(lines), title="quickstart", expand=False)
+
+
+def _stay_up(keep: bool, output: Output) -> None:
+    if not keep:
+        return
+    output.say("The server stays up until Ctrl-C.")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        output.say("stopped.")

@@ -88,7 +88,9 @@ def search(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's search.seed.")] = None,
     pruning: Annotated[bool, typer.Option(help="Stop weak trials early (ASHA).")] = True,
     cluster: Annotated[Path | None, typer.Option(help="Cluster file, for example cluster/local.yaml.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")
+    ] = None,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="Processors of a local Ray; default: all.")] = None,
     workers_per_trial: Annotated[int | None, typer.Option(min=1, help="DDP ranks of each trial.")] = None,
     cpus_per_worker: Annotated[float | None, typer.Option(min=0.1, help="Processors of each rank.")] = None,
@@ -187,7 +189,9 @@ def serve(
     model: Annotated[str, typer.Argument(help="NAME, NAME@v2, or the folder of a version.")],
     port: Port = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the model.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:

@@ -38,7 +38,9 @@ class LiveSearch:
             self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
@@ -79,9 +81,14 @@ class LiveSearch:
 
 
 def run_with_progress(
-    plan: Plan, where: ClusterConfig, output: Output, pruning: bool = True, dashboard: bool = True
+    plan: Plan,
+    where: ClusterConfig,
+    output: Output,
+    pruning: bool = True,
+    dashboard: bool = True,
+    closing: bool = True,
 ) -> SearchResult:
-    """Run a planned search and show it; ends with the leaderboard, or with how to resume.
+    """Run a planned search and show it; ends with the leaderboard (if `closing`), or with how to resume.
 
     Raises:
         Interrupted: On Ctrl-C.
@@ -95,8 +102,13 @@ def run_with_progress(
             result = run_search(plan, where, live.watch, output.say, pruning, dashboard)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; go on with: ray-tl search --resume {name}") from None
+    if closing:
+        _show_result(result, output)
+    return result
+
+
+def _show_result(result: SearchResult, output: Output) -> None:
     output.say(trials_table(best_first(result.trials), "best first, by label-free objective", result.champion.number))
     output.say(f"champion: trial {result.champion.number}: {result.choice.reason}")
-    output.say(f"promote it with: ray-tl promote {name}")
+    output.say(f"promote it with: ray-tl promote {result.study}")
     output.emit(result.summary())
-    return result

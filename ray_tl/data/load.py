@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from ray_tl.data.digits import load_mnist_5k, load_optdigits
 from ray_tl.data.domains import DomainPair, LabelledDomain, OracleLabels, UnlabelledDomain
 from ray_tl.data.images import read_labelled_folder, read_unlabelled_folder
@@ -53,9 +51,8 @@ def _labelled(name: str, preprocessing: Preprocessing, options: DataOptions) -> 
 
 def _unlabelled(name: str, field: str, preprocessing: Preprocessing, options: DataOptions) -> UnlabelledDomain:
     if name in (OPTDIGITS, OPTDIGITS_TEST):
-        digits = load_optdigits(preprocessing)
-        half = random_halves(len(digits), HALVES_SEED)[name == OPTDIGITS_TEST]
-        return UnlabelledDomain(name, digits.images[half], tuple(np.asarray(digits.ids)[half].tolist()))
+        half = random_halves(load_optdigits(preprocessing), HALVES_SEED)[name == OPTDIGITS_TEST]
+        return UnlabelledDomain(name, half.images, half.ids)
     _refuse_unknown_scheme(name, field, [OPTDIGITS, OPTDIGITS_TEST])
     return read_unlabelled_folder(Path(name), preprocessing, options.on_broken, field)
 

@@ -49,8 +49,6 @@ class SearchResult:
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
-        last = self.champion.last
-        assert last is not None
         states = Counter(str(trial.state) for trial in self.trials)
         return {
             "study": self.study,
@@ -58,14 +56,19 @@ class SearchResult:
             "trials": len(self.trials),
             "states": dict(states),
             "seconds": round(self.seconds, 1),
-            "champion": {
-                "trial": self.champion.number,
-                "objective": last.objective,
-                "scores": last.scores,
-                "config": self.champion.config.model_dump(mode="json"),
-                "is_source_only": self.champion.is_baseline,
-                "reason": self.choice.reason,
-            },
+            "champion": self.champion_summary(),
+        }
+
+    def champion_summary(self) -> dict[str, object]:
+        last = self.champion.last
+        assert last is not None
+        return {
+            "trial": self.champion.number,
+            "objective": last.objective,
+            "scores": last.scores,
+            "config": self.champion.config.model_dump(mode="json"),
+            "is_source_only": self.champion.is_baseline,
+            "reason": self.choice.reason,
         }
 
 
@@ -186,8 +189,8 @@ def run_search(
 
 def check_configurations(configs: Sequence[TrialConfig], data: DataSource) -> None:
     """Raise `InvalidInput` with everything that these configurations ask of a backbone and can't get."""
-    from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
     from ray_tl.models.backbones import num_stages
+    from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 
     found: dict[str, None] = {}
     for config in configs:
@@ -205,9 +208,7 @@ def check_configurations(configs: Sequence[TrialConfig], data: DataSource) -> No
 def _start(plan: Plan, cluster: ClusterConfig) -> tuple[ray.actor.ActorHandle, SlotPool]:
     spec = plan.store.spec
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    task = SlotTask(
-        spec.name, str(plan.store.folder), spec.search.validators, max(1, int(cluster.cpus_per_worker))
-    )
+    task = SlotTask(spec.name, str(plan.store.folder), spec.search.validators, max(1, int(cluster.cpus_per_worker)))
     queue = start_queue(spec.name, ray.put(plan.pair))
     slots = SlotPool(queue, task, shape, min(cluster.max_slots or 64, spec.search.num_trials))
     try:

@@ -158,7 +158,7 @@ def serve_forever(
 def _start_serve(host: str, port: int) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if not serve.status().proxies:
-        _require_free(host, port)
+        require_free_port(host, port)
         serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
     client = _get_global_client()
     assert client is not None
@@ -169,7 +169,7 @@ def _start_serve(host: str, port: int) -> None:
         )
 
 
-def _require_free(host: str, port: int) -> None:
+def require_free_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

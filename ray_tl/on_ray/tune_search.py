@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import SimpleNamespace
 
-
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
@@ -122,6 +121,10 @@ class StudySearcher(Searcher):
     def history(self, trial_id: str) -> list[EpochRecord]:
         """What a trial had already reported when this search took it up."""
         return self._live[trial_id].epochs if trial_id in self._live else []
+
+    def has_finished(self) -> bool:
+        """Whether every trial that was wanted has ended; not so after Ctrl-C."""
+        return not self._live and not self._left_over and self._is_done()
 
     def is_baseline(self, trial_id: str) -> bool:
         return trial_id in self._live and self._live[trial_id].is_baseline
