@@ -105,6 +105,16 @@ def test_rows_are_sheared_against_each_other():
     assert_close(after[0, 0, 6:18].sum(dim=1), torch.arange(6.5, 18.5), rtol=0, atol=1e-4)
 
 
+def test_rotation_and_shear_together_are_one_after_the_other():
+    """Resampled once against twice: close in the middle of a smooth image."""
+    both = Affine(degrees=40, translate=0, scale=0, shear=40)
+    rotated = both.apply(images(), torch.tensor([[1.0, 0.5, 0.5, 0.5, 0.5]] * 6))
+    then_sheared = both.apply(rotated, torch.tensor([[0.5, 0.5, 0.5, 0.5, 1.0]] * 6))
+    at_once = both.apply(images(), torch.tensor([[1.0, 0.5, 0.5, 0.5, 1.0]] * 6))
+    centre = (..., slice(9, 15), slice(9, 15))
+    assert_close(at_once[centre], then_sheared[centre], rtol=0, atol=0.03)
+
+
 @pytest.mark.parametrize(("draw", "side"), [(0.0, 6), (0.3, 12), (0.6, 18)])
 def test_resolution_falls_to_the_level_drawn(draw, side):
     """Levels at 1/4, 1/2, 3/4 and the whole of the side, checked by Pillow's way of scaling down."""

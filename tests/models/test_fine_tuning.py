@@ -62,6 +62,19 @@ def modes(model: TransferModel) -> list[tuple[bool, list[bool]]]:
     return [(module.training, [p.requires_grad for p in module.parameters()]) for module in model.modules()]
 
 
+def test_freezing_takes_effect_while_training():
+    model = build("tiny_cnn").train()
+    set_freeze_depth(model, 2)
+    assert [stage.training for stage in model.backbone.stages] == [False, False, True]
+    assert model.head.training
+
+
+def test_evaluation_mode_outlasts_freezing():
+    model = build("tiny_cnn").eval()
+    set_freeze_depth(model, 1)
+    assert not any(module.training for module in model.modules())
+
+
 def test_lowering_the_depth_thaws():
     model = build("tiny_cnn").train()
     untouched = modes(model)
