@@ -118,11 +118,11 @@ def test_features_of_different_width_are_refused(distance):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_autocast_does_not_coarsen_a_distance(distance):
-    source, target = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
+def test_half_precision_features_under_autocast_are_compared_in_float32(distance):
+    source, target = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        within_autocast = distance(source, target)
-    assert_close(within_autocast, distance(source, target), rtol=0, atol=0)
+        found = distance(source, target)
+    assert_close(found.double(), distance(source.double(), target.double()), rtol=1e-5, atol=1e-6)
 
 
 def test_coral_in_float32_survives_a_mean_far_from_zero():
@@ -130,3 +130,10 @@ def test_coral_in_float32_survives_a_mean_far_from_zero():
     target = torch.randn(8, 4, generator=torch.Generator().manual_seed(1)) - 1000
     expected = coral_reference(source.double().numpy(), target.double().numpy())
     np.testing.assert_allclose(coral_distance(source, target).item(), expected, rtol=1e-3)
+
+
+def test_mmd_in_float32_does_not_depend_on_where_the_features_lie():
+    source, target = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)) + 1000
+    joint = torch.cat([source, target]).double().numpy()
+    expected = mmd_reference(joint[:8], joint[8:], mean_squared_distance(joint))
+    np.testing.assert_allclose(mmd_distance(source, target).item(), expected, rtol=1e-4, atol=1e-5)

@@ -63,6 +63,12 @@ def test_calibration_error_is_that_of_a_loop_over_the_bins(seed):
     assert found == pytest.approx(calibration_reference(probabilities, labels), abs=1e-12)
 
 
+def test_full_confidence_shares_the_last_bin_of_the_calibration_error():
+    probabilities = np.array([[1.0, 0.0], [0.95, 0.05]])
+    found = metrics.expected_calibration_error(probabilities, np.array([1, 0]))
+    assert found == pytest.approx(((1.0 + 0.95) - 1) / 2, abs=1e-12)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_likelihood_and_balanced_accuracy_are_those_of_scikit_learn(seed):
