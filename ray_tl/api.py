@@ -12,9 +12,12 @@ from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray import search as searching
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.on_ray.search import CHAMPION_FILE, Plan, SearchResult, run_search
+from ray_tl.on_ray.session import ray_session
+from ray_tl.promotion.bundle import load_bundle
 from ray_tl.promotion.predict import FilePrediction
 from ray_tl.promotion.predict import predict as predict_files
 from ray_tl.promotion.promote import PromotedVersion, promote_trial
+from ray_tl.promotion.versions import resolve as resolve_model
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import SearchFile, load_search_file, validated
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
@@ -190,7 +193,10 @@ def serve(
     """
     from ray_tl.on_ray.serve_app import serve_forever
 
-    serve_forever(model, models_folder(home), port, replicas, ClusterConfig(address=address), ready)
+    folder = resolve_model(model, models_folder(home))
+    name = load_bundle(folder).lineage.study if "/" in model else model.partition("@")[0]
+    with ray_session(ClusterConfig(address=address)):
+        serve_forever(folder, name, port, lambda served: ready(served.url, served.version), num_replicas=replicas)
 
 
 def components(field: str | None = None) -> list[dict[str, object]]:

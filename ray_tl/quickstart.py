@@ -40,7 +40,7 @@ def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int
         keep: Whether the server stays up until Ctrl-C.
     """
     started = time.monotonic()
-    require_free_port(port)
+    require_free_port("127.0.0.1", port)
     output.say("source: 5,000 MNIST digits (28x28), labelled; target: 899 UCI optdigits (8x8) without labels")
     name = f"{NAME}-{time.strftime('%Y%m%d-%H%M%S')}"
     settings = {"num_trials": num_trials}

@@ -1,6 +1,5 @@
 """Verbs, options, exit codes. Heavy imports happen inside a verb, so that `--help` answers at once."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ray_tl.cli.output import Output
+from ray_tl.cli.output import Output, print_json
 from ray_tl.errors import InvalidInput, RayTLError
 
 EXIT_CODES = """
@@ -35,6 +34,7 @@ Home = Annotated[
     typer.Option(help="Folder of studies and models; default $RAY_TL_HOME, else ~/.ray_tl. On a cluster: shared."),
 ]
 Study = Annotated[str, typer.Argument(help="Name of a study; see them all with: ray-tl status", metavar="STUDY")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port of the HTTP address, on 127.0.0.1.")]
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     except RayTLError as error:
         if "--json" in sys.argv:
             error_line = {"error": {"kind": type(error).__name__, "message": str(error)}}
-            sys.__stdout__.write(json.dumps(error_line) + "\n")
+            print_json(error_line)
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

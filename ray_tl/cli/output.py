@@ -8,6 +8,15 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 
+_stdout: TextIO | None = None
+
+
+def print_json(content: Mapping[str, object]) -> None:
+    """One JSON line on the real stdout, wherever file descriptor 1 points now."""
+    stream = _stdout or sys.stdout
+    stream.write(json.dumps(content) + "\n")
+    stream.flush()
+
 
 class Output:
     """Standard output of a command.
@@ -21,7 +30,8 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self._lines: TextIO | None = _take_stdout() if as_json else None
+        if as_json:
+            _take_stdout()
         self.console = Console(stderr=as_json, soft_wrap=not sys.stdout.isatty())
 
     def say(self, text: RenderableType) -> None:
@@ -30,13 +40,13 @@ class Output:
 
     def emit(self, content: Mapping[str, object]) -> None:
         """One JSON line; nothing without `as_json`."""
-        if self._lines is not None:
-            self._lines.write(json.dumps(content) + "\n")
-            self._lines.flush()
+        if self.as_json:
+            print_json(content)
 
 
-def _take_stdout() -> TextIO:
-    sys.stdout.flush()
-    real = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return real
+def _take_stdout() -> None:
+    global _stdout
+    if _stdout is None:
+        sys.stdout.flush()
+        _stdout = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)

@@ -34,7 +34,7 @@ class TransferModel(nn.Module):
         return (scaled - self.mean) / self.std
 
     def forward(self, images: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, num_classes]."""
+        """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, C]."""
         features = self.backbone(self.normalise(images) if start == 0 else images, start)
         return features, self.head(features)
 

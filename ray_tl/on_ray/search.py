@@ -15,6 +15,8 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
+from ray_tl.models.backbones import num_stages
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.slots import SlotPool, SlotShape, SlotTask
@@ -176,7 +178,7 @@ def run_search(
             deadline = None if limit is None else started + limit
             searcher = StudySearcher(store, queue, slots, cluster.workers_per_trial, deadline, watch)
             run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
-            if searcher.was_interrupted():
+            if not searcher.has_finished():
                 raise KeyboardInterrupt
             choice = _confirmed(store, queue, say)
         finally:
@@ -189,14 +191,11 @@ def run_search(
 
 def check_configurations(configs: Sequence[TrialConfig], data: DataSource) -> None:
     """Raise `InvalidInput` with everything that these configurations ask of a backbone and can't get."""
-    from ray_tl.models.backbones import num_stages
-    from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
-
     found: dict[str, None] = {}
     for config in configs:
         try:
             stages = num_stages(config.backbone, data.options.channels)
-            check_freeze_depth(config.freeze_depth, config.backbone.name, stages)
+            check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
             multipliers = LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params)
             multipliers.multipliers(stages)
         except InvalidInput as error:
