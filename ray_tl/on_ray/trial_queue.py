@@ -60,9 +60,17 @@ class _Entry:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """Plain numbers for metrics and tables; `busy` gives the trial of each slot that has one."""
+    """Plain numbers for metrics and tables.
+
+    Attributes:
+        waiting: Jobs that no slot has taken.
+        slots: Slots that have asked for a job: their workers are up.
+        busy: Trial of each slot that has one.
+        restarts: How often a slot came back in the middle of a job.
+    """
 
     waiting: int
+    slots: int
     busy: dict[int, int]
     restarts: int
 
@@ -82,6 +90,7 @@ class TrialQueue:
         self._entries: dict[str, _Entry] = {}
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
         self._in_flight: dict[int, str] = {}
+        self._slots: set[int] = set()
         self._restarts = 0
         self._closed = False
 
@@ -99,6 +108,7 @@ class TrialQueue:
             slot: Number of the asking slot.
             patience_s: Answer `idle` after so long, so that a worker group can keep its connections alive.
         """
+        self._slots.add(slot)
         unfinished = self._unfinished(slot)
         if unfinished is not None:
             return unfinished
@@ -151,7 +161,7 @@ class TrialQueue:
 
     async def status(self) -> QueueStatus:
         busy = {slot: self._entries[key].job.number for slot, key in self._in_flight.items()}
-        return QueueStatus(self._waiting.qsize(), busy, self._restarts)
+        return QueueStatus(self._waiting.qsize(), len(self._slots), busy, self._restarts)
 
     def _unfinished(self, slot: int) -> Job | None:
         key = self._in_flight.get(slot)

@@ -1,8 +1,7 @@
 """Ray Tune over warm slots: a thin client trial, a searcher over the study store, ASHA rebuilt from it."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import ray
@@ -11,60 +10,13 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from ray_tl.config import TrialConfig
+from ray_tl.on_ray.client_trial import ClientTrial, Result
 from ray_tl.on_ray.slots import SlotPool
-from ray_tl.on_ray.trial_queue import Job, Outcome
-from ray_tl.selection.ensemble import objective
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
 
-Result = dict[str, object]
 Watcher = Callable[[TrialRecord], None]
-FAILED_OBJECTIVE = -1e9
 CLIENT_RESOURCES = {"memory": 1e6}  # a client only waits: no processor is taken from the slots
-
-
-class ClientTrial(tune.Trainable):
-    """A Tune trial that trains nothing: it submits its configuration to the queue and relays the reports."""
-
-    def setup(self, config: Result) -> None:
-        self._queue, self._spec = config["queue"], config["spec"]
-        self._submit(config)
-
-    def step(self) -> Result:
-        """One epoch, or the outcome of a trial that could not go on."""
-        message = ray.get(self._queue.next_message.remote(self._job.key))
-        if isinstance(message, Outcome):
-            error = message.error or "it ended without a report."
-            return {"objective": FAILED_OBJECTIVE, "error": error, "infeasible": message.infeasible, "done": True}
-        record = EpochRecord(objective=self._objective(message.scores, message.histogram), **asdict(message))
-        done = record.epoch >= self._job.config.epochs
-        return {"epoch": record.epoch, "objective": record.objective, "record": record.model_dump(), "done": done}
-
-    def reset_config(self, new_config: Result) -> bool:
-        self._stop()
-        self._submit(new_config)
-        return True
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the slots write checkpoints."""
-
-    def load_checkpoint(self, checkpoint: object) -> None:
-        """Nothing: the slots read checkpoints."""
-
-    def cleanup(self) -> None:
-        self._stop()
-
-    def _submit(self, config: Result) -> None:
-        number = config["number"]
-        trial = TrialConfig.model_validate(config["trial"])
-        self._job = Job(f"{number}-{time.time_ns()}", number, trial)
-        ray.get(self._queue.submit.remote(self._job))
-
-    def _stop(self) -> None:
-        ray.get(self._queue.stop.remote(self._job.key))
-
-    def _objective(self, scores: Mapping[str, float], histogram: list[float]) -> float:
-        return objective(scores, histogram, self._spec.source_histogram, self._spec.num_target)
 
 
 class StudySearcher(Searcher):
@@ -129,6 +81,12 @@ class StudySearcher(Searcher):
     def is_baseline(self, trial_id: str) -> bool:
         return trial_id in self._live and self._live[trial_id].is_baseline
 
+    def __deepcopy__(self, memo: dict) -> "StudySearcher":
+        return self  # Tune copies what it is given, but there is one study
+
+    def __getstate__(self) -> dict:
+        return {}  # Tune pickles what it is given; nothing of it is ever restored
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store is durable."""
 
@@ -140,8 +98,8 @@ class StudySearcher(Searcher):
         return late or self._store.num_asked() >= self._store.spec.search.num_trials
 
     def _remember(self, number: int, result: Result) -> None:
-        if isinstance(record := result.get("record"), dict):
-            self._store.add_epoch(number, EpochRecord.model_validate(record), self._num_workers)
+        if isinstance(record := result.get("record"), str):  # as text, because Tune flattens what is nested
+            self._store.add_epoch(number, EpochRecord.model_validate_json(record), self._num_workers)
             self._watch(self._store.trial(number))
 
 

@@ -6,7 +6,6 @@ All raise `InvalidInput` for inputs that do not match and `TrialFailed` for pred
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from ray_tl.validation.checks import usable_with_labels
 
@@ -17,11 +16,13 @@ Labels = NDArray[np.integer]
 def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     """Share of rows whose likeliest class is the true one."""
     probabilities, labels = usable_with_labels(probabilities, labels)
-    return float(accuracy_score(labels, probabilities.argmax(axis=1)))
+    return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
 def per_class_recall(probabilities: Probabilities, labels: Labels) -> dict[int, float]:
     """Share of each class's rows that are predicted as it; only classes that occur among the labels."""
+    from sklearn.metrics import recall_score  # here, because every training worker would wait two seconds for it
+
     probabilities, labels = usable_with_labels(probabilities, labels)
     present = np.unique(labels)
     recalls = recall_score(labels, probabilities.argmax(axis=1), labels=present, average=None)
@@ -35,6 +36,8 @@ def balanced_accuracy(probabilities: Probabilities, labels: Labels) -> float:
 
 def macro_f1(probabilities: Probabilities, labels: Labels) -> float:
     """Mean F1 of the classes that occur among labels or predictions; 0 for a class that is never hit."""
+    from sklearn.metrics import f1_score
+
     probabilities, labels = usable_with_labels(probabilities, labels)
     return float(f1_score(labels, probabilities.argmax(axis=1), average="macro", zero_division=0))
 

@@ -1,0 +1,60 @@
+"""A Tune trial that trains nothing. Its process imports no torch, so it starts quickly."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import ray
+from ray import tune
+
+from ray_tl.config import TrialConfig
+from ray_tl.on_ray.trial_queue import Job, Outcome
+from ray_tl.selection.ensemble import objective
+from ray_tl.study.records import EpochRecord
+
+Result = dict[str, object]
+FAILED_OBJECTIVE = -1e9
+
+
+class ClientTrial(tune.Trainable):
+    """Submits its configuration to the trial queue and relays the reports."""
+
+    def setup(self, config: Result) -> None:
+        self._queue, self._spec = config["queue"], config["spec"]
+        self._submit(config)
+
+    def step(self) -> Result:
+        """One epoch, or the outcome of a trial that could not go on."""
+        message = ray.get(self._queue.next_message.remote(self._job.key))
+        if isinstance(message, Outcome):
+            error = message.error or "it ended without a report."
+            return {"objective": FAILED_OBJECTIVE, "error": error, "infeasible": message.infeasible, "done": True}
+        record = EpochRecord(objective=self._objective(message.scores, message.histogram), **asdict(message))
+        done = record.epoch >= self._job.config.epochs
+        return {"epoch": record.epoch, "objective": record.objective, "record": record.model_dump_json(), "done": done}
+
+    def reset_config(self, new_config: Result) -> bool:
+        self._stop()
+        self._submit(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the slots write checkpoints."""
+
+    def load_checkpoint(self, checkpoint: object) -> None:
+        """Nothing: the slots read checkpoints."""
+
+    def cleanup(self) -> None:
+        self._stop()
+
+    def _submit(self, config: Result) -> None:
+        number = config["number"]
+        trial = TrialConfig.model_validate(config["trial"])
+        self._job = Job(f"{number}-{time.time_ns()}", number, trial)
+        ray.get(self._queue.submit.remote(self._job))
+
+    def _stop(self) -> None:
+        ray.get(self._queue.stop.remote(self._job.key))
+
+    def _objective(self, scores: Mapping[str, float], histogram: list[float]) -> float:
+        return objective(scores, histogram, self._spec.source_histogram, self._spec.num_target)

@@ -1,0 +1,75 @@
+"""What a slot's workers do: take one trial after the other, and train it together."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import ray
+import torch
+import torch.distributed as dist
+from ray.train.torch import get_device
+
+from ray_tl.collectives import rank, world_size
+from ray_tl.errors import RayTLError, TrialFailed
+from ray_tl.on_ray.slots import SlotTask
+from ray_tl.on_ray.trial_queue import Job, Outcome
+from ray_tl.training.data import TrialData
+from ray_tl.training.files import TrialFiles
+from ray_tl.training.loop import evaluate_checkpoint, train_trial
+from ray_tl.training.report import EpochReport
+
+PATIENCE_S = 20.0
+log = logging.getLogger(__name__)
+
+
+def work(config: dict) -> None:
+    """What every worker of a slot does: take jobs until the queue is closed."""
+    slot, queue, task = config["slot"], config["queue"], config["task"]
+    torch.set_num_threads(task.threads)
+    data = TrialData(ray.get(ray.get(queue.data.remote())[0]), get_device())
+    while (job := _next_job(queue, slot)) != "closed":
+        if isinstance(job, Job):
+            _do(job, data, queue, slot, task)
+
+
+def _next_job(queue: ray.actor.ActorHandle, slot: int) -> Job | str:
+    """Rank 0 asks, all ranks learn the answer."""
+    answer: list[Job | str] = [ray.get(queue.next_job.remote(slot, PATIENCE_S)) if rank() == 0 else "idle"]
+    if world_size() > 1:
+        dist.broadcast_object_list(answer, 0)
+    return answer[0]
+
+
+def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> None:
+    """One job; a trial that breaks down ends, and the slot lives on.
+
+    On several ranks the others may be waiting in a collective for the one that failed: the group starts anew.
+    """
+    try:
+        outcome = _train(job, data, queue, slot, task) if job.kind == "train" else _evaluate(job, data, task)
+    except Exception as error:
+        infeasible = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        outcome = Outcome(error=f"{type(error).__name__}: {error}", infeasible=infeasible)
+        if not isinstance(error, RayTLError):
+            log.exception("trial %d of %s broke down", job.number, task.study)
+        if world_size() > 1 and not isinstance(error, TrialFailed):
+            ray.get(queue.end.remote(slot, job.key, outcome))
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if rank() == 0:
+        ray.get(queue.end.remote(slot, job.key, outcome))
+
+
+def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
+    def report(epoch: EpochReport) -> bool:
+        log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, epoch.epoch, job.config.epochs, epoch.scores)
+        return ray.get(queue.report.remote(slot, job.key, epoch))
+
+    train_trial(job.config, data, report, TrialFiles(Path(task.folder), job.number), task.validators)
+    return Outcome()
+
+
+def _evaluate(job: Job, data: TrialData, task: SlotTask) -> Outcome:
+    files = TrialFiles(Path(task.folder), job.number)
+    return Outcome(result=asdict(evaluate_checkpoint(job.config, data, files, task.validators)))
