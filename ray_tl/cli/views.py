@@ -1,6 +1,7 @@
 """How each verb shows its answer."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.table import Table
 
@@ -50,18 +51,18 @@ def show_predictions(predictions: list[FilePrediction], output: Output) -> None:
     table = Table("file", "label", "confidence", header_style="bold", pad_edge=False)
     for item in predictions:
         row = {
-            "file": item.file,
+            "file": str(item.file),
             "label": item.label,
             "confidence": item.confidence,
             "probabilities": item.probabilities,
             "version": item.version,
         }
         output.emit(row)
-        table.add_row(item.file, item.label, f"{item.confidence:.1%}")
+        table.add_row(str(item.file), item.label, f"{item.confidence:.1%}")
     output.say(table)
 
 
-def show_components(rows: list[dict[str, object]], output: Output) -> None:
+def show_components(rows: list[dict[str, Any]], output: Output) -> None:
     kind = None
     for row in rows:
         output.emit(row)

@@ -48,4 +48,5 @@ def build_transfer_model(backbone: Component, num_classes: int, context: Backbon
     """
     stages = BACKBONES.create(backbone.name, backbone.params, context)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.
-    return TransferModel(stages, num_classes, backbone.name).to(memory_format=torch.channels_last)
+    model = TransferModel(stages, num_classes, backbone.name)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

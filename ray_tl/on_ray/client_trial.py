@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import ray
 from ray import tune
@@ -12,7 +13,7 @@ from ray_tl.on_ray.trial_queue import Job, Outcome
 from ray_tl.selection.ensemble import objective
 from ray_tl.study.records import EpochRecord
 
-Result = dict[str, object]
+Result = dict[str, Any]
 FAILED_OBJECTIVE = -1e9
 
 

@@ -18,6 +18,8 @@ from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.backbones import num_stages
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 from ray_tl.on_ray.cluster_file import ClusterConfig
+from ray_tl.on_ray.metrics import MetricsExporter
+from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.slots import SlotPool, SlotShape, SlotTask
 from ray_tl.on_ray.trial_queue import Job, Outcome, start_queue
@@ -27,6 +29,7 @@ from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import StudyStore, check_name, find_study
 
+MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
 CHAMPION_FILE = "champion.json"
 Say = Callable[[str], None]
@@ -171,12 +174,18 @@ def run_search(
     with store.exclusive(), ray_session(cluster, dashboard) as url:
         if url:
             say(f"Ray dashboard: {url}")
-        queue, slots = _start(plan, cluster)
+        metrics = SearchMetrics(store.spec.name, MetricsExporter(), store.trials())
+        queue, slots = _start(plan, cluster, metrics)
         say(f"{len(slots)} warm slots of {cluster.workers_per_trial} worker(s)")
         try:
             limit = store.spec.search.time_budget_s
             deadline = None if limit is None else started + limit
-            searcher = StudySearcher(store, queue, slots, cluster.workers_per_trial, deadline, watch)
+
+            def changed(trial: TrialRecord) -> None:
+                metrics.trial_changed(trial)
+                watch(trial)
+
+            searcher = StudySearcher(store, queue, slots, cluster.workers_per_trial, deadline, changed)
             run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
             if not searcher.has_finished():
                 raise KeyboardInterrupt
@@ -184,6 +193,7 @@ def run_search(
         finally:
             slots.close()
             ray.kill(queue)
+            metrics.close()
     _write_champion(store, choice)
     seconds = time.monotonic() - started
     return SearchResult(store.spec.name, store.folder, choice.champion, choice, store.trials(), seconds)
@@ -204,12 +214,13 @@ def check_configurations(configs: Sequence[TrialConfig], data: DataSource) -> No
         raise all_at_once("search space", found)
 
 
-def _start(plan: Plan, cluster: ClusterConfig) -> tuple[ray.actor.ActorHandle, SlotPool]:
+def _start(plan: Plan, cluster: ClusterConfig, metrics: SearchMetrics) -> tuple[ray.actor.ActorHandle, SlotPool]:
     spec = plan.store.spec
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
     task = SlotTask(spec.name, str(plan.store.folder), spec.search.validators, max(1, int(cluster.cpus_per_worker)))
     queue = start_queue(spec.name, ray.put(plan.pair))
-    slots = SlotPool(queue, task, shape, min(cluster.max_slots or 64, spec.search.num_trials))
+    max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
+    slots = SlotPool(queue, task, shape, max_slots, metrics.slots_changed)
     try:
         slots.start()
     except RayTLError:

@@ -62,11 +62,11 @@ def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task
 
 
 def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
-    def report(epoch: EpochReport) -> bool:
-        log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, epoch.epoch, job.config.epochs, epoch.scores)
-        return ray.get(queue.report.remote(slot, job.key, epoch))
+    def told_to_stop(report: EpochReport) -> bool:
+        log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, report.epoch, job.config.epochs, report.scores)
+        return bool(ray.get(queue.report.remote(slot, job.key, report)))
 
-    train_trial(job.config, data, report, TrialFiles(Path(task.folder), job.number), task.validators)
+    train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), task.validators)
     return Outcome()
 
 

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from ray_tl.errors import NoResources, RayTLError
+from ray_tl.on_ray.trial_queue import QueueStatus
 
 GROWTH_INTERVAL_S = 3.0
 CLOSING_S = 30.0
+SlotWatcher = Callable[[int, QueueStatus], None]
 log = logging.getLogger(__name__)
 
 
@@ -63,10 +66,14 @@ class SlotPool:
         task: What the workers need to know.
         shape: What one slot takes.
         max_slots: Never more than so many.
+        watch: Called every few seconds with the number of slots and the state of the queue.
     """
 
-    def __init__(self, queue: ray.actor.ActorHandle, task: SlotTask, shape: SlotShape, max_slots: int) -> None:
+    def __init__(
+        self, queue: ray.actor.ActorHandle, task: SlotTask, shape: SlotShape, max_slots: int, watch: SlotWatcher
+    ) -> None:
         self._queue, self._task, self._shape, self.max_slots = queue, task, shape, max_slots
+        self._watch = watch
         self._slots: list[_Slot] = []
         self._looked_at = 0.0
 
@@ -94,8 +101,10 @@ class SlotPool:
         self._looked_at = now
         for slot in self._slots:
             slot.check()
+        status: QueueStatus = ray.get(self._queue.status.remote())
+        self._watch(len(self), status)
         # What a starting slot will take still looks free: wait until every slot has asked for work.
-        if len(self) < self.max_slots and ray.get(self._queue.status.remote()).slots == len(self):
+        if len(self) < self.max_slots and status.slots == len(self):
             self._admit()
 
     def close(self, patience_s: float = CLOSING_S) -> None:

@@ -11,6 +11,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.training.report import EpochReport
 
 MAX_RESTARTS = 3
+CLOSING = ""
 log = logging.getLogger(__name__)
 
 
@@ -66,13 +67,13 @@ class QueueStatus:
         waiting: Jobs that no slot has taken.
         slots: Slots that have asked for a job: their workers are up.
         busy: Trial of each slot that has one.
-        restarts: How often a slot came back in the middle of a job.
+        restarts: How often each slot came back in the middle of a job.
     """
 
     waiting: int
     slots: int
     busy: dict[int, int]
-    restarts: int
+    restarts: dict[int, int]
 
 
 class TrialQueue:
@@ -91,7 +92,7 @@ class TrialQueue:
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
         self._in_flight: dict[int, str] = {}
         self._slots: set[int] = set()
-        self._restarts = 0
+        self._restarts: dict[int, int] = {}
         self._closed = False
 
     async def data(self) -> list:
@@ -117,7 +118,7 @@ class TrialQueue:
                 key = await asyncio.wait_for(self._waiting.get(), patience_s)
             except TimeoutError:
                 return "idle"
-            if not self._entries[key].stopped:
+            if key != CLOSING and not self._entries[key].stopped:
                 self._in_flight[slot] = key
                 return self._entries[key].job
         return "closed"
@@ -154,21 +155,19 @@ class TrialQueue:
     async def close(self, num_slots: int) -> None:
         """Every slot's next question is answered `closed`."""
         self._closed = True
-        for number in range(num_slots):
-            key = f"closing-{number}"
-            self._entries[key] = _Entry(Job(key, -1, TrialConfig.model_construct()), stopped=True)
-            await self._waiting.put(key)
+        for _ in range(num_slots):
+            await self._waiting.put(CLOSING)
 
     async def status(self) -> QueueStatus:
         busy = {slot: self._entries[key].job.number for slot, key in self._in_flight.items()}
-        return QueueStatus(self._waiting.qsize(), len(self._slots), busy, self._restarts)
+        return QueueStatus(self._waiting.qsize(), len(self._slots), busy, dict(self._restarts))
 
     def _unfinished(self, slot: int) -> Job | None:
         key = self._in_flight.get(slot)
         if key is None:
             return None
         entry = self._entries[key]
-        self._restarts += 1
+        self._restarts[slot] = self._restarts.get(slot, 0) + 1
         entry.restarts += 1
         if entry.stopped or entry.restarts > MAX_RESTARTS:
             self._in_flight.pop(slot)

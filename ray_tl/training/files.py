@@ -47,7 +47,7 @@ class TrialFiles:
 
     def save_evidence(self, arrays: dict[str, NDArray[np.float32]]) -> None:
         """Probabilities by domain: `source_holdout`, `target`, and `target_test` where there is one."""
-        write_atomically(self.evidence, lambda file: np.savez(file, **arrays))
+        write_atomically(self.evidence, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
     def load_evidence(self) -> dict[str, NDArray[np.float32]]:
         with np.load(self.evidence, allow_pickle=False) as file:

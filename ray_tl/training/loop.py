@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -192,13 +193,15 @@ class TrialRun:
             context = MethodContext(model.backbone.feature_dim, self.data.pair.num_classes)
             method = METHODS.create(self.config.method.name, self.config.method.params, context)
         task = AdaptationTask(model, method)
-        return (convert_batch_norm(task) if world_size() > 1 else task).to(self.data.device)
+        if world_size() > 1:
+            convert_batch_norm(task)
+        return task.to(self.data.device)
 
     def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[float]]:
         choice = OPTIMIZERS.create(self.config.optimizer.name, self.config.optimizer.params)
         multipliers = LR_MULTIPLIERS.create(self.config.lr_multipliers.name, self.config.lr_multipliers.params)
         model = self.task.model
-        groups = parameter_groups(model, choice.lr, multipliers.multipliers(model.backbone.num_stages))
+        groups: list[Any] = [*parameter_groups(model, choice.lr, multipliers.multipliers(model.backbone.num_stages))]
         learned = list(self.task.method.parameters())
         groups += [{"params": learned, "lr": choice.lr, "name": "method"}] if learned else []
         return choice.build(groups), [float(group["lr"]) for group in groups]
