@@ -2,7 +2,9 @@
 
 import io
 import signal
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,7 +16,7 @@ from ray_tl import api
 from ray_tl.cli.live import run_with_progress
 from ray_tl.cli.output import Output
 from ray_tl.data.domains import OracleLabels, UnlabelledDomain
-from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, optdigits_oracle
+from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, load_pair, optdigits_oracle
 from ray_tl.home import shipped_file
 from ray_tl.observability.tables import best_first, trials_table
 from ray_tl.on_ray.cluster_file import ClusterConfig
@@ -22,25 +24,28 @@ from ray_tl.on_ray.search import Plan, SearchResult
 from ray_tl.on_ray.serve_app import deploy, require_free_port, undeploy
 from ray_tl.on_ray.session import ray_session
 from ray_tl.promotion.promote import PromotedVersion
+from ray_tl.search_space import DataOptions
 from ray_tl.selection.ledger import oracle_accuracy
 from ray_tl.training.files import TrialFiles
 
 SPACE = "search_spaces/digits.yaml"
 NAME = "quickstart"
+NUM_CALLERS = 8
+HOST, USUAL_PORT = "127.0.0.1", 8000
 
 
-def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int, keep: bool) -> None:
+def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int | None, keep: bool) -> None:
     """Search digits to digits, score the finished search on labels it never saw, promote, serve, and ask over HTTP.
 
     Args:
         output: Where to; with JSON, the last line holds everything.
         home: Folder of studies and models.
         num_trials: Of the search.
-        port: Of the served model, on 127.0.0.1.
+        port: Of the served model, on 127.0.0.1; `None` for 8000, or any that is free.
         keep: Whether the server stays up until Ctrl-C.
     """
     started = time.monotonic()
-    require_free_port("127.0.0.1", port)
+    port = _usable(port)
     output.say("source: 5,000 MNIST digits (28x28), labelled; target: 899 UCI optdigits (8x8) without labels")
     name = f"{NAME}-{time.strftime('%Y%m%d-%H%M%S')}"
     settings = {"num_trials": num_trials}
@@ -52,13 +57,28 @@ def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int
         _show_leaderboard(result, accuracies, output)
         version = api.promote(result.study, NAME, home=home)
         output.say(f"promoted trial {result.champion.number} as {version.name} {version.version}: {version.folder}")
+        output.say("starting Ray Serve ...")
         served = deploy(version.folder, version.name, port)
-        accuracy = _ask(served.url, _target_test(plan), oracle)
+        output.say(f"serving at {served.url}; sending it {len(_target_test(plan))} held-out digits ...")
+        accuracy = _ask(served.url, oracle)
         summary = _summary(result, accuracies, version, served.url, accuracy, time.monotonic() - started)
         output.say(_closing(summary, keep))
         output.emit(summary)
         _stay_up(keep, output)
         undeploy()
+
+
+def _usable(port: int | None) -> int:
+    if port is not None:
+        require_free_port(HOST, port)
+        return port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, USUAL_PORT))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def _accuracies(result: SearchResult, plan: Plan, oracle: OracleLabels) -> dict[int, float]:
@@ -83,15 +103,14 @@ def _show_leaderboard(result: SearchResult, accuracies: dict[int, float], output
     output.say(trials_table(best_first(result.trials), "leaderboard", result.champion.number, accuracies))
 
 
-def _ask(url: str, test: UnlabelledDomain, oracle: OracleLabels) -> float:
-    """Send every held-out image over HTTP as a PNG; gives the accuracy of the answers."""
-    with httpx.Client(timeout=30) as client:
-        answers = [
-            client.post(f"{url}/predict", content=_png(image)).raise_for_status().json() for image in test.images
-        ]
-    return float(
-        np.mean([answer["class"] == oracle.labels[key] for answer, key in zip(answers, test.ids, strict=True)])
-    )
+def _ask(url: str, oracle: OracleLabels) -> float:
+    """Send every held-out digit over HTTP as the 8x8 PNG that it is; gives the accuracy of the answers."""
+    raw = load_pair(MNIST, OPTDIGITS, OPTDIGITS_TEST, DataOptions(image_size=8, channels=1), 0).target_test
+    assert raw is not None
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(NUM_CALLERS) as callers:
+        replies = list(callers.map(lambda image: client.post(f"{url}/predict", content=_png(image)), raw.images))
+    classes = [reply.raise_for_status().json()["class"] for reply in replies]
+    return float(np.mean([given == oracle.labels[key] for given, key in zip(classes, raw.ids, strict=True)]))
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -117,12 +117,16 @@ class SearchSpace:
         return TrialConfig.model_validate(sampled)
 
     def baseline(self) -> TrialConfig:
-        """Source-only in the middle of the space: what every search has to beat.
+        """Plain source-only, without augmentation, in the middle of the space: what every search has to beat.
 
         Ranges give their middle (geometric for logarithmic ones), choices their first.
         """
         middle = self.sample(Middle())
-        plain = {"method": Component(name="source_only"), "loss_weighting": Component(name="constant")}
+        plain = {
+            "method": Component(name="source_only"),
+            "loss_weighting": Component(name="constant"),
+            "augmentation": Component(name="none"),
+        }
         return middle.model_copy(update=plain)
 
     def resolved(self, catalogue: Catalogue) -> "SearchSpace":

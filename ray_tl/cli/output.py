@@ -8,6 +8,7 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 
+LOG_WIDTH = 120
 _stdout: TextIO | None = None
 
 
@@ -32,11 +33,13 @@ class Output:
         self.as_json = as_json
         if as_json:
             _take_stdout()
-        self.console = Console(stderr=as_json, soft_wrap=not sys.stdout.isatty())
+        self.console = Console(stderr=as_json)
+        if not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
 
     def say(self, text: RenderableType) -> None:
         """Something for a person to read."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=isinstance(text, str))
 
     def emit(self, content: Mapping[str, object]) -> None:
         """One JSON line; nothing without `as_json`."""

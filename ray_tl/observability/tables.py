@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ray_tl.study.records import StudySpec, TrialRecord, TrialState
 
+COLUMNS = ("trial", "state", "epoch", "objective", "source\naccuracy", "method, weighting", "frozen", "thaw", "augment")
+NUMBERS = ("trial", "epoch", "objective", "source\naccuracy", "frozen")
 STYLES = {
     TrialState.RUNNING: "cyan",
     TrialState.COMPLETE: "green",
@@ -37,11 +40,11 @@ def trials_table(
         champion: Number of the trial to mark.
         oracle: True accuracy on held-out target examples by trial, shown apart: the search never saw it.
     """
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, expand=False)
-    for name in ("trial", "state", "epoch", "objective", "IM", "BNM", "source acc", "method", "what trains", "augment"):
-        table.add_column(name, justify="right" if name in ("trial", "epoch", "objective", "IM", "BNM") else "left")
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
     if oracle is not None:
-        table.add_column("target acc\n(unseen by search)", justify="right", style="dim")
+        table.add_column("target\naccuracy\n(unseen)", justify="right", style="dim", no_wrap=True)
     for trial in trials:
         cells = _cells(trial, trial.number == champion)
         shown = [] if oracle is None else [f"{oracle[trial.number]:.1%}" if trial.number in oracle else "–"]
@@ -88,18 +91,16 @@ def _rank(trial: TrialRecord) -> tuple[bool, int, float]:
 
 def _cells(trial: TrialRecord, is_champion: bool) -> list[str | Text]:
     last, config = trial.last, trial.config
-    epoch = f"{last.epoch if last else 0}/{config.epochs}"
     scores = last.scores if last else {}
     return [
         f"{'★ ' if is_champion else ''}{trial.number}",
         Text(str(trial.state), style=STYLES[trial.state]),
-        epoch,
+        f"{last.epoch if last else 0}/{config.epochs}",
         f"{last.objective:.3f}" if last else "",
-        f"{scores['im']:.2f}" if "im" in scores else "",
-        f"{scores['bnm']:.3f}" if "bnm" in scores else "",
         f"{scores['source_accuracy']:.1%}" if "source_accuracy" in scores else "",
         _method(trial),
-        f"from stage {config.freeze_depth}, {config.unfreezing.name}, {config.lr_multipliers.name}",
+        str(config.freeze_depth),
+        "" if config.unfreezing.name == "fixed" else config.unfreezing.name,
         config.augmentation.name,
     ]
 
@@ -108,4 +109,4 @@ def _method(trial: TrialRecord) -> str:
     name = trial.config.method.name
     if trial.is_baseline:
         return f"{name} (baseline)"
-    return name if name == "source_only" else f"{name} · {trial.config.loss_weighting.name}"
+    return name if name == "source_only" else f"{name}, {trial.config.loss_weighting.name}"

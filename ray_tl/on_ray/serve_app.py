@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 from ray import serve
 from ray.serve.context import _get_global_client
@@ -121,7 +120,8 @@ def deploy(
 
 def undeploy() -> None:
     """Stop Serve with everything on it; Ray keeps running."""
-    serve.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints the end of Serve's controller as a failed task
+        serve.shutdown()
 
 
 def serve_forever(
@@ -133,9 +133,7 @@ def serve_forever(
     num_replicas: int = 1,
     num_cpus: float = 1.0,
 ) -> None:
-    """Deploy, call `ready`, and block until SIGINT or SIGTERM; then stop Serve and leave Ray.
-
-    For the main thread of a command that has initialised Ray for this.
+    """Deploy, call `ready`, and block until SIGINT or SIGTERM; then stop Serve. For the main thread of a command.
 
     Raises:
         RayTLError: As `deploy`.
@@ -148,9 +146,7 @@ def serve_forever(
     except KeyboardInterrupt:
         pass
     finally:
-        with redirect_stdout(sys.stderr):  # Ray prints the end of Serve's controller as a failed task
-            undeploy()
-            ray.shutdown()
+        undeploy()
         for number, handler in before.items():
             signal.signal(number, handler)
 

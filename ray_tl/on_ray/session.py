@@ -2,8 +2,9 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import ray
 
@@ -46,7 +47,8 @@ def ray_session(cluster: ClusterConfig, dashboard: bool = True) -> Iterator[str 
     try:
         yield _dashboard_url()
     finally:
-        ray.shutdown()
+        with redirect_stdout(sys.stderr):  # Ray's last words are no output of the command
+            ray.shutdown()
 
 
 def _start(cluster: ClusterConfig, environment: dict[str, str], dashboard: bool) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +21,7 @@ from ray_tl.search_space import SearchSpace
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, here on purpose
 
 SPEC_FILE = "study.json"
 NAME_RULE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
