@@ -43,6 +43,7 @@ class SearchResult:
         champion: Best finished trial, looked at again at full fidelity.
         choice: All candidates in order of preference.
         seconds: Of this process; a resumed search counts from its resumption.
+        slot_restarts: How often each slot came back after its workers had died.
     """
 
     study: str
@@ -51,6 +52,7 @@ class SearchResult:
     choice: Choice
     trials: list[TrialRecord]
     seconds: float
+    slot_restarts: dict[int, int]
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
@@ -61,6 +63,7 @@ class SearchResult:
             "trials": len(self.trials),
             "states": dict(states),
             "seconds": round(self.seconds, 1),
+            "slot_restarts": sum(self.slot_restarts.values()),
             "champion": self.champion_summary(),
         }
 
@@ -190,13 +193,14 @@ def run_search(
             if not searcher.has_finished():
                 raise KeyboardInterrupt
             choice = _confirmed(store, queue, say)
+            restarts = ray.get(queue.status.remote()).restarts
         finally:
             slots.close()
             ray.kill(queue)
             metrics.close()
     _write_champion(store, choice)
     seconds = time.monotonic() - started
-    return SearchResult(store.spec.name, store.folder, choice.champion, choice, store.trials(), seconds)
+    return SearchResult(store.spec.name, store.folder, choice.champion, choice, store.trials(), seconds, restarts)
 
 
 def check_configurations(configs: Sequence[TrialConfig], data: DataSource) -> None:

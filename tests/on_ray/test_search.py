@@ -1,0 +1,153 @@
+"""Real searches on a real Ray: killed workers, killed drivers, resume, growth."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import yaml
+from PIL import Image
+
+from ray_tl import api
+from ray_tl.errors import NoResources
+from ray_tl.on_ray.cluster_file import ClusterConfig
+from ray_tl.on_ray.search import run_search
+from ray_tl.study.records import TrialRecord, TrialState
+
+pytestmark = pytest.mark.ray
+
+SPACE = {
+    "data": {"image_size": 16, "channels": 3},
+    "search": {"num_trials": 4, "epochs": 12, "grace_epochs": 4},
+    "trial": {
+        "backbone": "tiny_cnn",
+        "freeze_depth": {"int": [0, 1]},
+        "method": {"choice": {"source_only": None, "mcc": {"temperature": "auto"}, "coral": None}},
+        "optimizer": {"adamw": {"lr": {"log_uniform": [1e-3, 1e-2]}}},
+        "augmentation": {"choice": ["none", "flip_crop"]},
+    },
+}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Red and blue squares in class folders, and darker ones without labels."""
+    random = np.random.default_rng(0)
+    for name, channel in (("red", 0), ("blue", 2)):
+        for number in range(40):
+            for domain, light in (("source", 230), ("target", 120)):
+                pixels = random.integers(0, 60, (16, 16, 3), dtype=np.uint8)
+                pixels[4:12, 4:12, channel] = light
+                folder = tmp_path / domain / (name if domain == "source" else "unlabelled")
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(folder / f"{name}-{number}.png")
+    return tmp_path / "source", tmp_path / "target"
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(SPACE))
+    return path
+
+
+def descendants(pid: int, title: str) -> list[psutil.Process]:
+    return [child for child in psutil.Process(pid).children(recursive=True) if title in " ".join(child.cmdline())]
+
+
+def epochs_of(trial: TrialRecord) -> list[int]:
+    return [epoch.epoch for epoch in trial.epochs]
+
+
+def require_whole(trials: list[TrialRecord], num_trials: int) -> None:
+    """Every trial once, ended well, with each of its epochs once and in order."""
+    assert [trial.number for trial in trials] == list(range(num_trials))
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert all(epochs_of(trial) == list(range(1, len(trial.epochs) + 1)) for trial in trials)
+
+
+class KillOnce:
+    """Kills one training worker with SIGKILL as soon as a trial has finished its third epoch."""
+
+    def __init__(self) -> None:
+        self.killed: tuple[int, int] | None = None
+
+    def __call__(self, trial: TrialRecord) -> None:
+        if self.killed is None and trial.state is TrialState.RUNNING and len(trial.epochs) == 3:
+            descendants(os.getpid(), "ray::RayTrainWorker")[0].kill()
+            self.killed = (trial.number, 3)
+
+
+def test_killed_worker_costs_no_trial_and_no_finished_epoch(folders, space, tmp_path):
+    plan = api.plan_search(space, *map(str, folders), name="killed", home=tmp_path)
+    killer = KillOnce()
+    result = run_search(plan, ClusterConfig(num_cpus=2), watch=killer, dashboard=False)
+    assert killer.killed is not None
+    require_whole(result.trials, 4)
+    assert result.trials[0].is_baseline
+    assert len(result.trials[0].epochs) == 12
+    assert sum(result.slot_restarts.values()) == 1
+
+
+def test_two_workers_train_one_trial_as_a_ddp_group(folders, space, tmp_path):
+    plan = api.plan_search(space, *map(str, folders), name="pair", settings={"num_trials": 2}, home=tmp_path)
+    cluster = ClusterConfig(num_cpus=2, workers_per_trial=2)
+    result = run_search(plan, cluster, dashboard=False)
+    require_whole(result.trials, 2)
+    baseline = result.trials[0]
+    assert baseline.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in baseline.epochs))
+
+
+def test_search_without_a_free_processor_ends_at_once_and_says_why(folders, space, tmp_path):
+    plan = api.plan_search(space, *map(str, folders), name="full", home=tmp_path)
+    with pytest.raises(NoResources, match=r"workers_per_trial=3 needs 3 x .*has CPU 2"):
+        run_search(plan, ClusterConfig(num_cpus=2, workers_per_trial=3), dashboard=False)
+    assert not ray.is_initialized()
+
+
+class Command:
+    """A `ray-tl search` in a process of its own, its events one by one."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-c", "from ray_tl.cli import main; main()", "search", *arguments, "--json"]
+        self.process = subprocess.Popen(
+            [*command, "--num-cpus", "2", "--no-dashboard"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def events(self) -> Iterator[dict]:
+        assert self.process.stdout is not None
+        return map(json.loads, self.process.stdout)
+
+    def kill_when(self, event: str, trial: int, epoch: int) -> list[psutil.Process]:
+        """SIGKILL the driver at an event; gives all processes that it had started."""
+        for line in self.events():
+            if (line.get("event"), line.get("trial"), line.get("epoch")) == (event, trial, epoch):
+                break
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        return started
+
+
+def test_killed_driver_leaves_nothing_running_and_its_search_goes_on_where_it_was(folders, space, tmp_path):
+    source, target = map(str, folders)
+    first = Command(str(space), "--source", source, "--target", target, "--name", "cut", "--home", str(tmp_path))
+    orphans = first.kill_when("epoch", trial=1, epoch=5)
+    before = {trial.number: trial.epochs for trial in api.status("cut", tmp_path).trials}
+    second = Command("--resume", "cut", "--home", str(tmp_path))
+    last = list(second.events())[-1]
+    assert second.process.wait() == 0
+    after = api.status("cut", tmp_path)
+    require_whole(after.trials, 4)
+    assert last["champion"]["trial"] == after.champion
+    for number, epochs in before.items():
+        assert after.trials[number].epochs[: len(epochs)] == epochs
+    _, alive = psutil.wait_procs(orphans, timeout=60)  # Ray's own agents take a minute or more to notice
+    assert not alive
