@@ -222,6 +222,21 @@ def predict(
     views.show_predictions(api.predict(model, files, home=home), Output(as_json))
 
 
+@app.command("sample-data")
+def sample_data(
+    folder: Annotated[Path, typer.Argument(help="Gets the folders source and target.")],
+    per_class: Annotated[int, typer.Option(min=2, max=170, help="Images of each digit in each folder.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Write two small folders of digit images to try a search on: labelled source, unlabelled target."""
+    from ray_tl.data.samples import write_sample_folders
+
+    output = Output(as_json)
+    source, target = write_sample_folders(folder, per_class)
+    output.emit({"source": str(source), "target": str(target)})
+    output.say(f"labelled images in {source}, unlabelled ones in {target}")
+
+
 @app.command()
 def components(
     kind: Annotated[str | None, typer.Argument(help="Only this field, for example: method")] = None,
