@@ -35,8 +35,8 @@ class Output:
         self.console = Console(stderr=as_json, soft_wrap=not sys.stdout.isatty())
 
     def say(self, text: RenderableType) -> None:
-        """Something for a person to read."""
-        self.console.print(text, highlight=False)
+        """Something for a person to read; brackets in a text are printed as they are."""
+        self.console.print(text, highlight=False, markup=False)
 
     def emit(self, content: Mapping[str, object]) -> None:
         """One JSON line; nothing without `as_json`."""
