@@ -13,7 +13,7 @@ class Component(BaseModel):
     Reads `"mcc"`, `{"mcc": {"temperature": 2.5}}` and `{"name": "mcc", "params": {"temperature": 2.5}}`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no word for them
 
     name: str
     params: dict[str, Value] = Field(default_factory=dict)
@@ -25,7 +25,7 @@ class Component(BaseModel):
             return {"name": value}
         if isinstance(value, dict) and "name" not in value and len(value) == 1:
             ((name, params),) = value.items()
-            return {"name": name, "params": params or {}}
+            return {"name": name, "params": {} if params is None else params}
         return value
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -96,25 +96,33 @@ class Registry(Generic[T]):
 
     def problems(self, name: str, values: Mapping[str, object]) -> list[str]:
         """What is wrong with these parameters for this component; empty if nothing is."""
+        found = self.key_problems(name, values)
+        if name in self._factories:
+            found += [line for key, value in values.items() for line in self.value_problems(name, key, value)]
+        return found
+
+    def key_problems(self, name: str, keys: Collection[str]) -> list[str]:
+        """Whether the component is known, knows these parameters, and lacks none that it needs."""
         if name not in self._factories:
             return [f"{self.kind} {name!r} is not known{did_you_mean(name, self.names())}"]
         known = self.parameters(name)
         found = [
             f"{self.kind} {name!r} has no parameter {key!r}{did_you_mean(key, list(known))}"
-            for key in values
+            for key in keys
             if key not in known
         ]
-        found += [
+        return found + [
             f"{self.kind} {name!r} needs {key!r} ({parameter.type}); give it a value or a range"
             for key, parameter in known.items()
-            if parameter.required and key not in values
+            if parameter.required and key not in keys
         ]
-        found += [
-            f"{name}.{key}={value!r} is not of type {known[key].type}; give such a value"
-            for key, value in values.items()
-            if key in known and not _fits(value, known[key].type)
-        ]
-        return found
+
+    def value_problems(self, name: str, key: str, value: object) -> list[str]:
+        """Whether a value is of the parameter's type; nothing about a parameter that is not known."""
+        known = self.parameters(name)
+        if key not in known or _fits(value, known[key].type):
+            return []
+        return [f"{name}.{key}={value!r} is not of type {known[key].type}; give such a value"]
 
     def create(self, name: str, values: Mapping[str, Value], *context: object) -> T:
         """Build a component from its searchable parameters and what the system supplies.
@@ -163,7 +171,7 @@ def _fits_one(value: object, type_name: str) -> bool:
     if type_name == "str":
         return isinstance(value, str)
     if type_name == "list":
-        return isinstance(value, list | tuple)
+        return isinstance(value, list | tuple) and all(_fits_one(item, "float") for item in value)
     if type_name == "null":
         return value is None
     return repr(value) == type_name

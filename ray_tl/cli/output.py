@@ -38,8 +38,8 @@ class Output:
             self.console.width = LOG_WIDTH
 
     def say(self, text: RenderableType) -> None:
-        """Something for a person to read."""
-        self.console.print(text, highlight=False, soft_wrap=isinstance(text, str))
+        """Something for a person to read; brackets in a text are printed as they are."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=isinstance(text, str))
 
     def emit(self, content: Mapping[str, object]) -> None:
         """One JSON line; nothing without `as_json`."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ray_tl.api import StudyStatus
 from ray_tl.cli.output import Output
@@ -58,7 +59,7 @@ def show_predictions(predictions: list[FilePrediction], output: Output) -> None:
             "version": item.version,
         }
         output.emit(row)
-        table.add_row(str(item.file), item.label, f"{item.confidence:.1%}")
+        table.add_row(Text(str(item.file)), Text(item.label), f"{item.confidence:.1%}")
     output.say(table)
 
 
@@ -68,12 +69,12 @@ def show_components(rows: list[dict[str, Any]], output: Output) -> None:
         output.emit(row)
         if row["field"] != kind:
             kind = row["field"]
-            output.say(f"\n[bold]{kind}[/bold]  ({row['kind']})")
-        output.say(f"  [cyan]{row['name']}[/cyan]  {row['summary']}")
+            output.say(Text.assemble("\n", (kind, "bold"), f"  ({row['kind']})"))
+        output.say(Text.assemble("  ", (row["name"], "cyan"), f"  {row['summary']}"))
         for parameter in row["parameters"]:
             default = "required" if parameter["required"] else f"default {parameter['default']}"
             usual = f", usual range {parameter['range']}" if parameter["range"] else ""
-            output.say(f"      {parameter['name']}: {parameter['type'].replace('[', '(')}, {default}{usual}")
+            output.say(f"      {parameter['name']}: {parameter['type']}, {default}{usual}")
 
 
 def push_dashboards(

@@ -28,6 +28,7 @@ from ray_tl.search_space import SearchFile
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import StudyStore, check_name, find_study
+from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
@@ -107,10 +108,11 @@ def plan_search(
     if (root / name).exists():
         raise InvalidInput(f"study={name!r} exists already in {root}; resume it with --resume {name}, or rename.")
     space = file.space()
-    if found := space.problems(catalogue()):
+    unknown = [line for validator in file.search.validators for line in VALIDATORS.key_problems(validator, ())]
+    if found := space.problems(catalogue()) + unknown:
         raise all_at_once("search space", found)
     space = space.resolved(catalogue())
-    check_configurations([*space.extremes(), *(first or [])], data)
+    check_configurations([*space.extremes(("backbone", "freeze_depth", "lr_multipliers")), *(first or [])], data)
     pair = _load(data, file.search.seed)
     spec = StudySpec(
         name=name,
@@ -139,13 +141,13 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
         InvalidInput: If its data have changed since, or a setting can't change.
     """
     store = StudyStore(find_study(root, name))
-    store.update_search(**settings)
     pair = _load(store.spec.data, store.spec.search.seed)
     if pair.fingerprint() != store.spec.data_fingerprint:
         raise InvalidInput(
             f"study={name!r} was begun on other data than {store.spec.data.source!r} and {store.spec.data.target!r} "
             "hold now; restore the folders, or begin a new study."
         )
+    store.update_search(**settings)
     return Plan(store, pair)
 
 

@@ -57,7 +57,13 @@ class StudySearcher(Searcher):
         self._live[trial_id] = trial
         self._watch(trial)
         config = trial.config.model_dump(mode="json")
-        return {"number": trial.number, "trial": config, "queue": self._queue, "spec": self._store.spec}
+        return {
+            "number": trial.number,
+            "is_baseline": trial.is_baseline,
+            "trial": config,
+            "queue": self._queue,
+            "spec": self._store.spec,
+        }
 
     def on_trial_result(self, trial_id: str, result: Result) -> None:
         self._remember(self._live[trial_id].number, result)
@@ -70,16 +76,9 @@ class StudySearcher(Searcher):
         self._store.finish(trial.number, state, reason)
         self._watch(self._store.trial(trial.number))
 
-    def history(self, trial_id: str) -> list[EpochRecord]:
-        """What a trial had already reported when this search took it up."""
-        return self._live[trial_id].epochs if trial_id in self._live else []
-
     def has_finished(self) -> bool:
         """Whether every trial that was wanted has ended; not so after Ctrl-C."""
         return not self._live and not self._left_over and self._is_done()
-
-    def is_baseline(self, trial_id: str) -> bool:
-        return trial_id in self._live and self._live[trial_id].is_baseline
 
     def __deepcopy__(self, memo: dict) -> "StudySearcher":
         return self  # Tune copies what it is given, but there is one study
@@ -106,16 +105,15 @@ class StudySearcher(Searcher):
 class StudyASHA(ASHAScheduler):
     """Asynchronous successive halving whose rungs are rebuilt from the store (Li et al., 2020).
 
-    The rungs hold what every stored trial reported, under its own identity if it goes on now. Source-only is never
-    stopped and never counted.
+    A trial keeps its number from process to process, so it is known to the rungs by that, not by Tune's name for it.
+    Source-only is never stopped and never counted.
 
     Args:
         spec: Of the study.
-        stored: Trials that ended in an earlier process.
-        searcher: Knows which live trial is which.
+        stored: Trials of an earlier process, those that go on now among them.
     """
 
-    def __init__(self, spec: StudySpec, stored: list[TrialRecord], searcher: StudySearcher) -> None:
+    def __init__(self, spec: StudySpec, stored: list[TrialRecord]) -> None:
         super().__init__(
             time_attr="epoch",
             metric="objective",
@@ -124,34 +122,35 @@ class StudyASHA(ASHAScheduler):
             grace_period=min(spec.search.grace_epochs, spec.search.epochs),
             reduction_factor=spec.search.reduction_factor,
         )
-        self._searcher = searcher
         for record in stored:
-            if not record.is_baseline and record.state is not TrialState.RUNNING:
-                self._replay(SimpleNamespace(trial_id=f"stored-{record.number}"), record.epochs)
+            if not record.is_baseline:
+                self._replay(record)
 
     def on_trial_add(self, tune_controller: object, trial: tune.experiment.Trial) -> None:
-        super().on_trial_add(tune_controller, trial)
-        for epoch in self._searcher.history(trial.trial_id):
-            super().on_trial_result(tune_controller, trial, _as_result(epoch))
+        super().on_trial_add(tune_controller, _by_number(trial.config["number"]))
 
     def on_trial_result(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> str:
-        if self._searcher.is_baseline(trial.trial_id):
+        if trial.config["is_baseline"]:
             return self.CONTINUE
-        return str(super().on_trial_result(tune_controller, trial, result))
+        return str(super().on_trial_result(tune_controller, _by_number(trial.config["number"]), result))
 
     def on_trial_complete(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> None:
-        if not self._searcher.is_baseline(trial.trial_id):
-            super().on_trial_complete(tune_controller, trial, result)
+        if not trial.config["is_baseline"]:
+            super().on_trial_complete(tune_controller, _by_number(trial.config["number"]), result)
 
-    def _replay(self, stand_in: SimpleNamespace, epochs: list[EpochRecord]) -> None:
-        super().on_trial_add(None, stand_in)
-        for epoch in epochs:
-            super().on_trial_result(None, stand_in, _as_result(epoch))
+    def on_trial_remove(self, tune_controller: object, trial: tune.experiment.Trial) -> None:
+        super().on_trial_remove(tune_controller, _by_number(trial.config["number"]))
+
+    def _replay(self, record: TrialRecord) -> None:
+        super().on_trial_add(None, _by_number(record.number))
+        for epoch in record.epochs:
+            result = {"epoch": epoch.epoch, "objective": epoch.objective}
+            super().on_trial_result(None, _by_number(record.number), result)
 
 
 def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:
     """Run Tune until the study has all its trials; returns early, with the store whole, on Ctrl-C."""
-    scheduler = StudyASHA(store.spec, store.trials(), searcher) if pruning else None
+    scheduler = StudyASHA(store.spec, store.trials()) if pruning else None
     tune.Tuner(
         tune.with_resources(ClientTrial, tune.PlacementGroupFactory([CLIENT_RESOURCES])),
         tune_config=tune.TuneConfig(
@@ -169,8 +168,9 @@ def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_cl
     ).fit()
 
 
-def _as_result(epoch: EpochRecord) -> Result:
-    return {"epoch": epoch.epoch, "objective": epoch.objective}
+def _by_number(number: int) -> SimpleNamespace:
+    """All that ASHA looks at in a trial."""
+    return SimpleNamespace(trial_id=str(number))
 
 
 def _final_state(config: TrialConfig, result: Result | None, error: bool) -> tuple[TrialState, str | None]:

@@ -67,6 +67,8 @@ def _reason(pool: Sequence[Candidate], baseline: TrialRecord | None) -> str:
     best = pool[0]
     if best.trial.is_baseline:
         return "no trial that passes the guards scores above source-only."
+    if best.rejected is not None:
+        return f"best objective {best.objective:.3f}, though {best.rejected}: the guards reject every trial."
     over = f", source-only {baseline.last.objective:.3f}" if baseline is not None and baseline.last else ""
     rejected = sum(candidate.rejected is not None for candidate in pool)
     return (

@@ -9,22 +9,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 import optuna
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from pydantic import ValidationError
 
 from ray_tl.config import TrialConfig
-from ray_tl.errors import InvalidInput, StudyBusy, UnknownName
+from ray_tl.errors import InvalidInput, StudyBusy, UnknownName, all_at_once
 from ray_tl.registry import did_you_mean
-from ray_tl.search_space import SearchSpace
+from ray_tl.search_space import SearchOptions, SearchSpace, explain, validated
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, here on purpose
 
 SPEC_FILE = "study.json"
-NAME_RULE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+LOCK_FILE = "search.lock"
+NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.PRUNED: OptunaState.PRUNED,
@@ -45,6 +48,7 @@ class StudyStore:
 
     Raises:
         UnknownName: If the folder holds no study.
+        InvalidInput: If it was written by another version of ray_tl, or by hand.
     """
 
     def __init__(self, folder: Path, storage_url: str | None = None) -> None:
@@ -82,15 +86,13 @@ class StudyStore:
         Raises:
             StudyBusy: If another process holds it.
         """
-        with open(self.folder / "search.lock", "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with open(self.folder / LOCK_FILE, "a+") as lock:
+            if not _locked(lock, fcntl.LOCK_EX):
                 lock.seek(0)
                 raise StudyBusy(
                     f"study={self.spec.name!r} is being searched by process {lock.read().strip() or '?'}; "
                     "wait for it, or stop it and resume."
-                ) from None
+                )
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -98,11 +100,8 @@ class StudyStore:
 
     def is_searched(self) -> bool:
         """Whether a process holds the study now."""
-        try:
-            with self.exclusive():
-                return False
-        except StudyBusy:
-            return True
+        with open(self.folder / LOCK_FILE, "a+") as lock:
+            return not _locked(lock, fcntl.LOCK_SH)  # shared: those who look are not in each other's way
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number."""
@@ -112,14 +111,14 @@ class StudyStore:
         """Change how long to search; what was found stays.
 
         Raises:
-            InvalidInput: If a setting is not `num_trials` or `time_budget_s`: the others would make trials
-                incomparable.
+            InvalidInput: If a value breaks its rule, or a setting is not `num_trials` or `time_budget_s`: the others
+                would make trials incomparable.
         """
         if fixed := sorted(set(settings) - {"num_trials", "time_budget_s"}):
             raise InvalidInput(
                 f"{', '.join(fixed)} can't change in a study that has begun; begin a new one, or leave it out."
             )
-        search = self.spec.search.model_copy(update=settings)
+        search = validated(SearchOptions, {**self.spec.search.model_dump(), **settings}, "settings")
         self.spec = self.spec.model_copy(update={"search": search})
         self._write_spec(self.folder, self.spec)
 
@@ -138,7 +137,8 @@ class StudyStore:
 
     def ask(self) -> TrialRecord:
         """The next new trial: the prepared ones first, then the sampler's."""
-        taken = {trial.user_attrs.get("first") for trial in self._study.get_trials(deepcopy=False)}
+        begun = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
+        taken = {attributes.get("first") for attributes in begun}
         prepared = [index for index in range(len(self.spec.first)) if index not in taken]
         trial = self._study.ask()
         config = self.spec.first[prepared[0]] if prepared else self.space.sample(trial)
@@ -237,7 +237,7 @@ class StudyStore:
 
 def check_name(what: str, name: str) -> None:
     """Raise `InvalidInput` unless `name` can be a file name everywhere."""
-    if not NAME_RULE.match(name):
+    if not NAME_RULE.fullmatch(name):
         raise InvalidInput(
             f"{what}={name!r} must start with a letter or digit and hold at most 64 of A-Z a-z 0-9 . _ -; rename it."
         )
@@ -264,18 +264,30 @@ def list_studies(root: Path) -> list[str]:
 def _read_spec(folder: Path) -> StudySpec:
     if not (folder / SPEC_FILE).is_file():
         raise UnknownName(f"{folder} holds no study; its {SPEC_FILE} is missing.")
-    return StudySpec.model_validate_json((folder / SPEC_FILE).read_text())
+    try:
+        return StudySpec.model_validate_json((folder / SPEC_FILE).read_text())
+    except ValidationError as error:
+        raise all_at_once(str(folder / SPEC_FILE), explain(error, StudySpec)) from error
 
 
 def _sampler(spec: StudySpec, num_trials: int) -> optuna.samplers.BaseSampler:
     """TPE for conditional spaces; a resumed search must not draw the numbers of its beginning again."""
     return optuna.samplers.TPESampler(
-        seed=spec.search.seed + 1_000_003 * num_trials,
+        seed=(spec.search.seed + 1_000_003 * num_trials) % 2**32,
         n_startup_trials=max(5, spec.search.num_trials // 3),
         multivariate=True,
         group=True,
         constant_liar=True,
     )
+
+
+def _locked(file: TextIO, kind: int) -> bool:
+    """Whether the lock was got; it is freed when the file is closed."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _storage(folder: Path, url: str | None) -> optuna.storages.RDBStorage:

@@ -118,7 +118,10 @@ class Command:
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-c", "from ray_tl.cli import main; main()", "search", *arguments, "--json"]
         self.process = subprocess.Popen(
-            [*command, "--num-cpus", "2", "--no-dashboard"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*command, "--num-cpus", "2", "--no-dashboard"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def events(self) -> Iterator[dict]:

@@ -1,0 +1,264 @@
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from ray_tl.adaptation import METHODS
+from ray_tl.cli import main
+from ray_tl.cli.app import app
+from ray_tl.components import catalogue
+from ray_tl.study.records import TrialState
+from ray_tl.study.store import StudyStore
+from ray_tl.validation import VALIDATORS
+from tests.examples import epoch, spec
+
+SPACE = "data: {image_size: 16}\nsearch: {epochs: 2}\ntrial:\n  backbone: tiny_cnn\n"
+COMMAND = typer.main.get_command(app)
+VERBS = [[name] for name in COMMAND.commands if name != "dashboards"] + [["dashboards", "push"]]
+
+
+class Ended:
+    """How a command ended: exit code, stdout, stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys) -> Iterator:
+    monkeypatch.setenv("RAY_TL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["ray-tl", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Ended(ended.value.code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """A sound search: `space.yaml`, `source` with two classes, `target`."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    for name in ["source/cat", "source/dog", "target"]:
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(4):
+            noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+SEARCH = ("search", "space.yaml", "--source", "source", "--target", "target", "--name", "pets")
+
+
+def assert_refused(ended: Ended, code: int, said: str, home: Path) -> None:
+    assert ended.code == code
+    assert ended.out == ""
+    assert ended.err.startswith("Error: ")
+    assert ended.err.count("Error") == 1
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+    assert not home.exists()
+
+
+# help
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_names_every_option(run, verb):
+    command = COMMAND
+    for name in verb:
+        command = command.commands[name]
+    ended = run(*verb, "--help")
+    assert ended.code == 0
+    options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+    assert [option for option in options if option not in ended.out] == []
+
+
+def test_help_lists_every_verb_and_the_exit_codes(run):
+    ended = run("--help")
+    assert [name for name in COMMAND.commands if name not in ended.out] == []
+    assert "130 interrupted" in ended.out
+
+
+# wrong input ends before anything is written
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ("trial: {backbone: tiny_cn}", 2, "backbone 'tiny_cn' is not known; did you mean 'tiny_cnn'?"),
+        ("trial: {backbone: tiny_cnn, method: {mcc: {temprature: 2}}}", 2, "did you mean 'temperature'?"),
+        (
+            "trial: {backbone: tiny_cnn, freeze_depth: 4}",
+            2,
+            "freeze_depth=4 is deeper than 'tiny_cnn', which has 3 stages",
+        ),
+        (
+            "trial: {backbone: {choice: [tiny_cnn, small_cnn]}, freeze_depth: {choice: [3, 4]}}",
+            2,
+            "freeze_depth=4 is deeper",
+        ),
+        ("trial: {backbone: tiny_cnn, lr_multipliers: {layer_decay: {decay: 2}}}", 2, "layer_decay.decay=2"),
+        (
+            "trial: {backbone: tiny_cnn}\nsearch: {validators: [source_accuracy, im, bnm, imm]}",
+            2,
+            "validator 'imm' is not",
+        ),
+        ("trial: {backbone: tiny_cnn}\nsaerch: {}", 2, "saerch is not known; did you mean 'search'?"),
+        ("trial: [", 2, "not valid YAML"),
+        ("trial: {backbone: tiny_cnn}\ndata: {channels: 1, image_size: 4}", 2, "data.image_size=4"),
+    ],
+)
+def test_mistake_in_the_space_file_is_refused(run, folders, change, code, said):
+    (folders / "space.yaml").write_text(change)
+    assert_refused(run(*SEARCH), code, said, folders / "home")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"space.yaml": "none.yaml"}, "search space 'none.yaml' is not a file"),
+        ({"source": "none"}, "source='none' does not exist"),
+        ({"target": "none"}, "target='none' does not exist"),
+        ({"source": "space.yaml"}, "source='space.yaml' is a file, not a folder"),
+        ({"source": "source/cat"}, "source='source/cat'"),
+        ({"source": "digits:mnits"}, "source='digits:mnits' is not known; choose from digits:mnist"),
+        ({"target": "digits:mnist"}, "target='digits:mnist' is not known; choose from digits:optdigits"),
+        ({"pets": "../pets"}, "study='../pets' must start with a letter or digit"),
+    ],
+)
+def test_wrong_argument_is_refused(run, folders, changed, said):
+    assert_refused(run(*[changed.get(argument, argument) for argument in SEARCH]), 2, said, folders / "home")
+
+
+def test_single_class_is_refused(run, folders):
+    (folders / "source" / "dog").rename(folders / "elsewhere")
+    assert_refused(run(*SEARCH), 2, "has 1 class folders, but a classifier needs 2", folders / "home")
+
+
+def test_broken_image_is_named(run, folders):
+    (folders / "target" / "2.png").write_bytes(b"no image")
+    assert_refused(run(*SEARCH), 2, "target='target' has 1 images (2.png", folders / "home")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["search"], "SPACE, --source, --target is missing"),
+        (["search", "space.yaml", "--target", "target"], "--source is missing"),
+        (["search", "--resume", "pets", "--source", "x"], "leave out --source"),
+        ([*SEARCH, "--on-broken", "ignore"], "data.on_broken='ignore'"),
+        ([*SEARCH, "--cluster", "none.yaml"], "none.yaml"),
+        (["components", "methd"], "field='methd' is not known; did you mean 'method'?"),
+        (["status", "../x"], "study='../x' must start with a letter or digit"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(run, folders, arguments, said):
+    assert_refused(run(*arguments), 2, said, folders / "home")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "--resume", "none"],
+        ["status", "none"],
+        ["watch", "none"],
+        ["promote", "none"],
+        ["predict", "none", "source/cat/0.png"],
+        ["serve", "none"],
+    ],
+    ids=" ".join,
+)
+def test_unknown_name_has_an_exit_code_of_its_own(run, folders, arguments):
+    assert_refused(run(*arguments), 3, "'none'", folders / "home")
+
+
+@pytest.mark.parametrize("arguments", [["search", "--trials", "0"], ["serve"], ["nonsense"], ["status", "--nonsense"]])
+def test_usage_error_ends_with_2(run, arguments):
+    assert run(*arguments).code == 2
+
+
+# reading
+
+
+@pytest.fixture
+def study(tmp_path) -> StudyStore:
+    """Two trials: the baseline, complete, and one that failed with brackets in its error."""
+    opened = StudyStore.create(tmp_path / "home" / "studies" / "office", spec())
+    opened.ask()
+    opened.add_epoch(0, epoch(1), 1)
+    opened.finish(0, TrialState.COMPLETE)
+    opened.finish(opened.ask().number, TrialState.FAILED, "no file [/tmp/x] [bold]")
+    return opened
+
+
+def test_error_with_brackets_is_printed_as_it_is(run, study):
+    ended = run("status", "office")
+    assert ended.code == 0
+    assert "trial 1 failed: no file [/tmp/x] [bold]" in ended.out
+    assert "it was interrupted; go on with: ray-tl search --resume office" in ended.out
+
+
+def test_study_without_a_champion_can_not_be_promoted(run, study):
+    ended = run("promote", "office")
+    assert (ended.code, ended.err) == (
+        2,
+        "Error: study='office' has no champion yet; finish it with: ray-tl search --resume office\n",
+    )
+
+
+def test_no_studies_yet_says_how_to_begin(run):
+    ended = run("status")
+    assert (ended.code, ended.out) == (0, "no studies yet; begin with: ray-tl quickstart\n")
+
+
+# JSON
+
+
+def run_json(*arguments: str, home: Path) -> tuple[int, list[dict[str, object]], str]:
+    """In a process of its own, because it takes the real stdout away."""
+    code = "from ray_tl.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments, "--json"]
+    root = Path(__file__).parents[2]
+    environment = {"RAY_TL_HOME": str(home), "PYTHONPATH": str(root), "PATH": "", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    return ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
+
+
+def test_components_as_json_list_every_registered_name(tmp_path):
+    code, rows, _ = run_json("components", home=tmp_path)
+    registries = {**catalogue(), "validators": VALIDATORS}
+    assert code == 0
+    assert [(row["field"], row["name"]) for row in rows] == [
+        (field, name) for field, registry in registries.items() for name in registry.names()
+    ]
+
+
+def test_status_as_json_is_one_line_and_the_rest_goes_to_stderr(tmp_path, study):
+    code, (row,), error = run_json("status", "office", home=tmp_path / "home")
+    assert (code, row["study"], row["states"]) == (0, "office", {"complete": 1, "failed": 1})
+    assert "study office: 2/4 trials ended" in error
+
+
+def test_error_as_json_says_kind_and_message(tmp_path):
+    code, (row,), error = run_json("status", "none", home=tmp_path)
+    assert (code, row["error"]["kind"]) == (3, "UnknownName")
+    assert error == f"Error: {row['error']['message']}\n"
+
+
+def test_components_of_one_field_only(run):
+    ended = run("components", "method")
+    assert [name for name in METHODS.names() if f"  {name}  " not in ended.out] == []
+    assert "efficientnet_lite0" not in ended.out
+    assert "temperature: float, default 2.5, usual range {'log_uniform': [1.0, 5.0]}" in ended.out

@@ -1,0 +1,78 @@
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from ray_tl.observability.tables import best_first, ended_line, headline, progress_view, trials_table
+from ray_tl.study.records import TrialState
+from tests.examples import spec, trial
+
+EVERY_STATE = [
+    trial(number, state, objectives, error="[/x] broke")
+    for number, (state, objectives) in enumerate(
+        (state, values) for state in TrialState for values in ([], [0.25, 0.5])
+    )
+]
+
+
+def rows(renderable: RenderableType) -> list[list[str]]:
+    """Words of each row below the header."""
+    return [line.replace("│", " ").split() for line in text(renderable).splitlines() if "│" in line]
+
+
+def text(renderable: RenderableType) -> str:
+    console = Console(width=300, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("record", EVERY_STATE, ids=lambda record: f"{record.state}-{len(record.epochs)}")
+def test_trial_of_every_state_with_and_without_epochs_has_a_row_and_a_line(record):
+    (row,) = rows(trials_table([record], "title"))
+    assert row[:3] == [str(record.number), str(record.state), f"{len(record.epochs)}/{record.config.epochs}"]
+    assert f"trial {record.number:>3} {record.state}" in ended_line(record)
+    assert ended_line(record).endswith("[/x] broke")
+
+
+def test_row_shows_scores_and_what_trains():
+    (row,) = rows(trials_table([trial(3, objectives=[0.25, 0.5], is_baseline=True)], "title"))
+    shown = "3 complete 2/2 0.500 0.25 0.125 90.0% source_only (baseline) from stage 0, fixed, uniform none"
+    assert row == shown.split()
+
+
+def test_champion_is_marked_and_true_accuracy_is_a_column_of_its_own():
+    first, second = rows(trials_table([trial(1), trial(2)], "title", champion=2, oracle={2: 0.875}))
+    assert (first[0], first[-1]) == ("1", "–")
+    assert (second[:2], second[-1]) == (["★", "2"], "87.5%")
+
+
+def test_order_is_complete_by_objective_then_the_rest_by_how_far_they_came():
+    trials = [
+        trial(0, TrialState.PRUNED, [0.9]),
+        trial(1, TrialState.COMPLETE, [0.3]),
+        trial(2, TrialState.FAILED, []),
+        trial(3, TrialState.PRUNED, [0.1, 0.1]),
+        trial(4, TrialState.COMPLETE, [0.4]),
+        trial(5, TrialState.PRUNED, [0.95]),
+    ]
+    assert [record.number for record in best_first(trials)] == [4, 1, 3, 5, 0, 2]
+
+
+def test_headline_counts_states_and_cost():
+    trials = [trial(0, cost_s=3.0), trial(1, TrialState.RUNNING, cost_s=4.0), trial(2, TrialState.FAILED, [])]
+    assert headline(spec(), trials, 12.4) == (
+        "study office: 2/4 trials ended (1 running, 1 complete, 1 failed), 12 s, 7 worker-seconds of training"
+    )
+
+
+def test_headline_of_a_study_that_has_not_begun():
+    assert headline(spec(), [], 0) == "study office: 0/4 trials ended (none yet), 0 s, 0 worker-seconds of training"
+
+
+def test_progress_shows_running_trials_apart_and_at_most_six_ended():
+    shown = rows(progress_view(spec(), [trial(0, TrialState.RUNNING), *map(trial, range(1, 9))], 1.0))
+    assert [row[1] for row in shown] == ["running"] + ["complete"] * 6
+
+
+def test_progress_of_a_study_that_has_not_begun_is_its_headline():
+    assert text(progress_view(spec(), [], 0.0)).strip() == headline(spec(), [], 0.0)

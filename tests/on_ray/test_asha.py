@@ -1,0 +1,219 @@
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher
+from ray_tl.study.records import TrialState
+from ray_tl.study.store import StudyStore
+from tests.examples import BASELINE, epoch, spec, store
+
+EPOCHS = 9
+Event = tuple[int, int, float]  # trial, epoch, objective
+
+
+class Pool:
+    """As many slots as it says."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.looked = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def grow(self, now: float) -> None:
+        self.looked += 1
+
+
+def tune_trial(number: int, name: str = "tune", is_baseline: bool = False) -> SimpleNamespace:
+    config = {"number": number, "is_baseline": is_baseline}
+    return SimpleNamespace(trial_id=f"{name}-{number}", config=config)
+
+
+def random_events(seed: int, trials: int = 12, at_once: int = 3) -> list[Event]:
+    """Every epoch of every trial, in order within a trial, trials interleaved at random."""
+    generator = np.random.default_rng(seed)
+    left = {number: list(range(1, EPOCHS + 1)) for number in range(trials)}
+    events = []
+    while left:
+        number = int(generator.choice(list(left)[:at_once]))
+        events.append((number, left[number].pop(0), float(generator.normal())))
+        left = {key: value for key, value in left.items() if value}
+    return events
+
+
+def decisions(scheduler: ASHAScheduler, events: list[Event], name: str = "tune", known: set[int] = frozenset()):
+    """What it says to each event; a trial is added at its first, and its events end where it is stopped."""
+    said: dict[Event, str] = {}
+    added, stopped = set(known), set()
+    for number, number_epoch, objective in events:
+        trial = tune_trial(number, name)
+        if number in stopped:
+            continue
+        if number not in added:
+            scheduler.on_trial_add(None, trial)
+            added.add(number)
+        result = {"epoch": number_epoch, "objective": objective}
+        said[number, number_epoch, objective] = scheduler.on_trial_result(None, trial, result)
+        if said[number, number_epoch, objective] == scheduler.STOP:
+            stopped.add(number)
+            scheduler.on_trial_complete(None, trial, result)
+    return said
+
+
+def ray_asha() -> ASHAScheduler:
+    return ASHAScheduler("epoch", "objective", "max", max_t=EPOCHS, grace_period=1, reduction_factor=3)
+
+
+def stored_after(root: Path, said: dict[Event, str]) -> StudyStore:
+    """A study in which exactly these reports came in, and trials that were stopped have ended."""
+    opened = store(root, first=[BASELINE.with_epochs(EPOCHS)] * 20, num_trials=20)
+    for _ in range(1 + max(number for number, _, _ in said)):
+        opened.ask()
+    for (number, number_epoch, objective), decision in said.items():
+        opened.add_epoch(number, epoch(number_epoch, objective), 1)
+        end = {"STOP": opened.finish}.get(decision, lambda *_: None)
+        end(number, TrialState.COMPLETE if number_epoch == EPOCHS else TrialState.PRUNED)
+    return opened
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_new_study_decides_as_ray_does(seed):
+    events = random_events(seed)
+    said = decisions(StudyASHA(spec(), []), events)
+    assert said == decisions(ray_asha(), events)
+    assert {"STOP", "CONTINUE"} == set(said.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resumed_study_decides_as_if_it_had_never_stopped(tmp_path, seed):
+    events = [(number + 1, *rest) for number, *rest in random_events(seed, trials=8)]  # 0 is the baseline
+    whole = decisions(ray_asha(), events)
+    before = dict(list(whole.items())[: len(whole) // 2])
+    opened = stored_after(tmp_path, before)
+    resumed = StudyASHA(opened.spec, StudyStore(opened.folder).trials())
+    live = {record.number for record in opened.trials() if record.state is TrialState.RUNNING}
+    for number in sorted(live, reverse=True):
+        resumed.on_trial_add(None, tune_trial(number, "resumed"))
+    after = list(whole)[len(whole) // 2 :]
+    assert decisions(resumed, after, "resumed", live) == {event: whole[event] for event in after}
+    assert live & {number for number, _, _ in after}
+
+
+def test_live_trial_counts_before_tune_has_taken_it_up_again(tmp_path):
+    opened = stored_after(tmp_path, {(1, 1, 0.9): "CONTINUE", (2, 1, 0.8): "CONTINUE"})
+    resumed = StudyASHA(opened.spec, opened.trials())
+    assert decisions(resumed, [(3, 1, 0.5)]) == {(3, 1, 0.5): "STOP"}
+
+
+def test_baseline_is_never_stopped_and_never_counted():
+    scheduler, baseline = StudyASHA(spec(), []), tune_trial(0, is_baseline=True)
+    scheduler.on_trial_add(None, baseline)
+    decisions(scheduler, [(1, 1, 0.5), (2, 1, 0.6)])
+    for number in range(1, EPOCHS + 1):
+        assert scheduler.on_trial_result(None, baseline, {"epoch": number, "objective": 0.01}) == "CONTINUE"
+    scheduler.on_trial_complete(None, baseline, {"epoch": EPOCHS, "objective": 9.0})
+    assert rungs(scheduler) == {9: {}, 3: {}, 1: {"1": 0.5, "2": 0.6}}
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.COMPLETE])
+def test_stored_baseline_is_not_counted_whether_it_has_ended_or_goes_on(tmp_path, state):
+    opened = store(tmp_path)
+    number = opened.ask().number
+    opened.add_epoch(number, epoch(1, 0.9), 1)
+    {TrialState.COMPLETE: opened.finish}.get(state, lambda *_: None)(number, state)
+    scheduler = StudyASHA(opened.spec, opened.trials())
+    scheduler.on_trial_add(None, tune_trial(number, is_baseline=True))
+    assert rungs(scheduler) == {9: {}, 3: {}, 1: {}}
+
+
+def test_grace_can_not_outlast_the_trials():
+    scheduler = StudyASHA(spec(epochs=2, grace_epochs=5), [])
+    assert list(rungs(scheduler)) == [2]
+
+
+def test_removed_trial_is_forgotten_by_number():
+    scheduler = StudyASHA(spec(), [])
+    scheduler.on_trial_add(None, tune_trial(4))
+    scheduler.on_trial_remove(None, tune_trial(4, "other"))
+    assert scheduler._trial_info == {}
+
+
+# the searcher
+
+
+def searcher(opened: StudyStore, slots: int = 8, deadline: float | None = None) -> StudySearcher:
+    return StudySearcher(opened, "queue", Pool(slots), 1, deadline, lambda record: None)
+
+
+def result(number: int, objective: float = 0.5) -> dict[str, object]:
+    return {"epoch": number, "objective": objective, "record": epoch(number, objective).model_dump_json()}
+
+
+def test_searcher_suggests_until_the_study_has_all_its_trials(tmp_path):
+    search = searcher(store(tmp_path, num_trials=2))
+    first, second = search.suggest("a"), search.suggest("b")
+    assert (first["number"], first["is_baseline"], first["trial"]["method"]["name"]) == (0, True, "source_only")
+    assert (second["number"], second["is_baseline"]) == (1, False)
+    assert search.suggest("c") == Searcher.FINISHED
+    assert not search.has_finished()
+
+
+def test_searcher_keeps_one_trial_waiting_beyond_the_slots(tmp_path):
+    search = searcher(store(tmp_path), slots=1)
+    assert search.suggest("a")["number"] == 0
+    assert search.suggest("b")["number"] == 1
+    assert search.suggest("c") is None
+    search.on_trial_complete("a", result(1))
+    assert search.suggest("c")["number"] == 2
+
+
+def test_left_over_trials_come_first_even_after_the_deadline(tmp_path):
+    opened = store(tmp_path)
+    opened.ask()
+    opened.ask()
+    opened.finish(0, TrialState.FAILED)
+    search = searcher(StudyStore(opened.folder), deadline=time.monotonic() - 1)
+    assert search.suggest("a")["number"] == 1
+    assert search.suggest("b") == Searcher.FINISHED
+
+
+def test_result_is_stored_once_and_told_to_the_watcher(tmp_path):
+    seen = []
+    opened = store(tmp_path)
+    search = StudySearcher(opened, "queue", Pool(1), 2, None, seen.append)
+    search.suggest("a")
+    search.on_trial_result("a", result(1))
+    search.on_trial_complete("a", result(1))
+    assert opened.trial(0).epochs == [epoch(1)]
+    assert opened.trial(0).cost_s == 4.0
+    assert [(record.state, len(record.epochs)) for record in seen][-1] == (TrialState.PRUNED, 1)
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "state", "reason"),
+    [
+        (result(EPOCHS), False, "complete", None),
+        (result(2), False, "pruned", None),
+        (None, True, "failed", "its Tune client ended with an error; see the Ray logs."),
+        ({"objective": -1e9, "error": "not finite", "infeasible": False}, False, "failed", "not finite"),
+        ({"objective": -1e9, "error": "out of memory", "infeasible": True}, False, "infeasible", "out of memory"),
+    ],
+)
+def test_end_of_a_trial_has_a_state_and_a_reason(tmp_path, last, error, state, reason):
+    opened = store(tmp_path, num_trials=1)
+    search = searcher(opened)
+    search.suggest("a")
+    search.on_trial_complete("a", last, error)
+    assert (opened.trial(0).state, opened.trial(0).error) == (TrialState(state), reason)
+    assert search.has_finished()
+
+
+def rungs(scheduler: ASHAScheduler) -> dict[float, dict[str, float]]:
+    (bracket,) = scheduler._brackets
+    return dict(bracket._rungs)

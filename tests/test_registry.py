@@ -1,0 +1,136 @@
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from ray_tl.adaptation import MethodContext
+from ray_tl.components import catalogue, describe
+from ray_tl.errors import InvalidInput, UnknownName
+from ray_tl.models.backbones import BackboneContext
+from ray_tl.registry import Registry, did_you_mean
+from ray_tl.search_space import SearchSpace
+
+CONTEXTS = {"backbone": [BackboneContext(load_weights=False)], "method": [MethodContext(feature_dim=4, num_classes=3)]}
+SHAPES: Registry[object] = Registry("shape")
+
+
+@SHAPES.register("circle", ranges={"radius": {"uniform": [1, 2]}})
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    """Round.
+
+    Attributes:
+        radius: From the middle.
+    """
+
+    radius: float
+    sides: int = 1
+    filled: bool = False
+    label: str | None = None
+    style: Literal["solid", "dashed"] = "solid"
+    points: list[float] = ()
+
+
+@SHAPES.register("moved")
+def moved(where: str, *, by: int = 0) -> str:
+    """A function does as well."""
+    return f"{where}+{by}"
+
+
+RANGES = [
+    (field, name, parameter.name, parameter.range)
+    for field, registry in catalogue().items()
+    for name in registry.names()
+    for parameter in registry.parameters(name).values()
+    if parameter.range is not None
+]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"sides": 3}, {"filled": True}, {"label": None}, {"label": "a"}, {"style": "dashed"}, {"points": [1, 0.5]}],
+)
+def test_value_of_the_declared_type_is_taken(values):
+    assert SHAPES.problems("circle", {"radius": 1, **values}) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"radius": "1"},
+        {"radius": True},
+        {"radius": None},
+        {"sides": 1.0},
+        {"sides": True},
+        {"filled": 1},
+        {"label": 3},
+        {"style": "dotted"},
+        {"points": 0.5},
+        {"points": ["a"]},
+    ],
+)
+def test_value_of_another_type_is_refused_by_name_and_value(values):
+    ((key, value),) = values.items()
+    (problem,) = SHAPES.problems("circle", {"radius": 1, **values})
+    assert problem.startswith(f"circle.{key}={value!r} is not of type ")
+
+
+def test_unknown_component_names_the_nearest_and_all_choices():
+    with pytest.raises(
+        UnknownName, match=r"shape 'circel' is not known; did you mean 'circle'\? choose from circle, m"
+    ):
+        SHAPES.create("circel", {})
+
+
+def test_all_wrong_parameters_are_named_at_once():
+    with pytest.raises(InvalidInput) as caught:
+        SHAPES.create("circle", {"side": 3, "filled": "no"})
+    assert "no parameter 'side'; did you mean 'sides'?" in str(caught.value)
+    assert "needs 'radius' (float)" in str(caught.value)
+    assert "circle.filled='no' is not of type bool" in str(caught.value)
+
+
+def test_positional_parameters_come_from_the_system_and_are_no_parameters():
+    assert list(SHAPES.parameters("moved")) == ["by"]
+    assert SHAPES.create("moved", {"by": 2}, "here") == "here+2"
+
+
+def test_parameter_states_type_default_and_range():
+    radius, style = (SHAPES.parameters("circle")[key] for key in ("radius", "style"))
+    assert (radius.type, radius.required, radius.range) == ("float", True, {"uniform": [1, 2]})
+    assert (style.type, style.required, style.default, style.range) == ("'solid' | 'dashed'", False, "solid", None)
+
+
+def test_summary_is_the_first_line_of_the_docstring():
+    assert SHAPES.summary("circle") == "Round."
+
+
+def test_component_without_parameters_says_so():
+    assert did_you_mean("x", []) == "; it takes none."
+
+
+@pytest.mark.parametrize("field", catalogue())
+def test_declared_ranges_are_of_parameters_that_exist(field):
+    registry = catalogue()[field]
+    assert all(set(registry._ranges[name]) <= set(registry.parameters(name)) for name in registry.names())
+
+
+@pytest.mark.parametrize(("field", "name", "key", "declared"), RANGES)
+def test_component_can_be_built_at_both_ends_of_each_declared_range(field, name, key, declared):
+    tree = {name: {**needed(field, name), key: declared}}
+    space = SearchSpace({"backbone": "tiny_cnn", field: tree}, epochs=1, seed=0)
+    assert space.problems(catalogue()) == []
+    sampled = [getattr(config, field) for config in space.extremes(("backbone", field))]
+    built = [catalogue()[field].create(name, each.params, *CONTEXTS.get(field, [])) for each in sampled]
+    assert len(built) == len(sampled) >= 2
+
+
+@pytest.mark.parametrize("row", describe(), ids=lambda row: f"{row['field']}-{row['name']}")
+def test_component_says_what_it_is_in_one_sentence(row):
+    assert row["summary"].endswith(".")
+
+
+def needed(field: str, name: str) -> dict[str, object]:
+    """Values for required parameters."""
+    samples = {"decay": 0.5, "multipliers": [0.1, 0.2, 1.0]}
+    return {key: samples[key] for key, parameter in catalogue()[field].parameters(name).items() if parameter.required}
