@@ -20,7 +20,7 @@ class TrialData:
 
     Args:
         pair: Its arrays are used in place, without a copy.
-        device: Where steps run; images stay on the CPU unless they fit beside the network, activations likewise.
+        device: Where steps run; images and activations stay on the CPU and follow batch by batch.
     """
 
     def __init__(self, pair: DomainPair, device: torch.device) -> None:

@@ -16,18 +16,19 @@ from ray_tl.training.loop import TrialRun, evaluate_checkpoint, train_trial
 from tests.gloo import run_on_ranks
 from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
 
-METHODS = ["source_only", "coral", "mmd", "dann", "mcc", "im", "bnm", "entropy"]
+METHODS = ["source_only", "coral", "mmd", "dann", "mcc", "im"]
 CASES = [(method, augmentation) for method in METHODS for augmentation in ("none", "affine")]
 FROZEN_IN_EPOCHS = {"conv2": 2, "conv1": 3}  # with the head alone in the first epoch; the pool has no parameters
 STAGES = {"conv1": "model.backbone.stages.0.0.weight", "conv2": "model.backbone.stages.1.0.weight"}
 EXACT = {"rtol": 0, "atol": 0}
-CLOSE = {"rtol": 1e-7, "atol": 1e-10}
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
 def config_of(method: str, augmentation: str):
     return tiny_config(
         method=method,
         augmentation=augmentation,
+        batch_size=12,
         unfreezing=UNFREEZE_ONE_STAGE_AN_EPOCH,
         optimizer={"sgd": {"lr": 0.05}},
         lr_multipliers={"uniform": {"head": 2.0}},

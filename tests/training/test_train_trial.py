@@ -136,7 +136,7 @@ def test_three_steps_give_finite_losses_and_change_the_network(method, weighting
 @pytest.mark.parametrize("method", METHODS.names())
 def test_a_loss_that_is_not_finite_ends_the_trial_and_is_named(method):
     config = tiny_config(method=method, optimizer={"sgd": {"lr": 1e38}})
-    with pytest.raises(TrialFailed, match="loss '(task|domain)' is (nan|inf|-inf); a lower learning rate"):
+    with pytest.raises(TrialFailed, match=r"loss '(task|domain)' is (nan|inf|-inf); a lower learning rate"):
         TrialRun(config, tiny_data(), VALIDATORS).epoch(0)
 
 
