@@ -76,6 +76,8 @@ def batch_nuclear_norm(logits: Tensor) -> Tensor:
         logits: [N, C].
     """
     probabilities = gather_rows(_log_probabilities(logits).exp())
+    if not probabilities.isfinite().all():
+        return probabilities.sum()  # not a number, as every other loss of such logits; a decomposition would raise
     return -torch.linalg.svdvals(probabilities).sum() / len(probabilities)
 
 

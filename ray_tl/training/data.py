@@ -20,7 +20,7 @@ class TrialData:
 
     Args:
         pair: Its arrays are used in place, without a copy.
-        device: Where steps run; images stay on the CPU unless they fit beside the network, activations likewise.
+        device: Where steps run; images and activations stay on the CPU and follow batch by batch.
     """
 
     def __init__(self, pair: DomainPair, device: torch.device) -> None:
@@ -75,9 +75,11 @@ class ActivationCache:
         return Inputs(self._entries[key], depth)
 
     def _make_room(self, needed: int) -> bool:
-        while self._entries and self._held() + needed > self.capacity_bytes:
+        if needed > self.capacity_bytes:
+            return False
+        while self._held() + needed > self.capacity_bytes:
             self._entries.popitem(last=False)
-        return needed <= self.capacity_bytes
+        return True
 
     def _held(self) -> int:
         return sum(rows.nbytes for entry in self._entries.values() for rows in entry.values())

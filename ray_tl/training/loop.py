@@ -147,7 +147,9 @@ class TrialRun:
         self._unfreezing = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
         self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
+        self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)
         self._optimizer, self._base_rates = self._build_optimizer()
+        self._lr = self._choice.lr
         self._batches = PairedBatches(
             len(data.pair.source), len(data.pair.target), config.batch_size, rank(), world_size(), config.seed
         )
@@ -169,7 +171,7 @@ class TrialRun:
             losses=losses,
             weights=weights,
             freeze_depth=self._depth,
-            lr=self._optimizer.param_groups[-1]["lr"],
+            lr=self._lr,
             seconds=time.perf_counter() - start,
             cached_stages=self._inputs.start,
         )
@@ -198,7 +200,7 @@ class TrialRun:
         return task.to(self.data.device)
 
     def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[float]]:
-        choice = OPTIMIZERS.create(self.config.optimizer.name, self.config.optimizer.params)
+        choice = self._choice
         multipliers = LR_MULTIPLIERS.create(self.config.lr_multipliers.name, self.config.lr_multipliers.params)
         model = self.task.model
         groups: list[Any] = [*parameter_groups(model, choice.lr, multipliers.multipliers(model.backbone.num_stages))]
@@ -238,7 +240,9 @@ class TrialRun:
         source = self._batch("source", step.source_rows, step, random)
         needed = self.task.method.needs_target
         target = self._batch("target", step.target_rows, step, random) if needed else None
-        set_learning_rates(self._optimizer, self._base_rates, self._schedule(progress))
+        factor = self._schedule(progress)
+        self._lr = self._choice.lr * factor
+        set_learning_rates(self._optimizer, self._base_rates, factor)
         self._optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = self._step_module(source, labels, target, self._inputs.start, progress)
         total, weights = self._weights.combine(losses, progress)

@@ -1,0 +1,73 @@
+"""A trial that was interrupted ends bit for bit where it would have ended otherwise."""
+
+from dataclasses import replace
+
+import pytest
+from torch.testing import assert_close
+
+from ray_tl.training.files import TrialFiles
+from ray_tl.training.loop import train_trial
+from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
+
+EXACT = {"rtol": 0, "atol": 0}
+
+
+@pytest.fixture(params=["adamw", "sgd"])
+def optimizer(request):
+    return request.param
+
+
+@pytest.fixture(params=["affine", "none"])  # without augmentation the frozen stages come from the cache
+def config(request, optimizer):
+    return tiny_config(
+        method="dann", optimizer=optimizer, augmentation=request.param, unfreezing=UNFREEZE_ONE_STAGE_AN_EPOCH
+    )
+
+
+def run(config, files, stop_at=None):
+    """A fresh process, as far as a trial can tell: other tensors, another cache."""
+    reports = Reports(stop_at)
+    train_trial(config, tiny_data(), reports, files, VALIDATORS)
+    return [replace(report, seconds=0.0) for report in reports]
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(config, stop_at, tmp_path):
+    whole, parts = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
+    expected = run(config, whole)
+    before, after = run(config, parts, stop_at), run(config, parts)
+    assert [*before, *after[1:]] == expected
+    left, right = (files.load_checkpoint() for files in (parts, whole))
+    assert_close(left["task"], right["task"], **EXACT)
+    assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
+    assert left["optimizer"]["param_groups"] == right["optimizer"]["param_groups"]
+    assert_close(parts.load_evidence(), whole.load_evidence(), **EXACT)
+
+
+def test_the_learned_discriminator_is_part_of_the_checkpoint(tmp_path):
+    files = TrialFiles(tmp_path, 0)
+    run(tiny_config(method="dann"), files, stop_at=1)
+    names = [name for name in files.load_checkpoint()["task"] if name.startswith("method.discriminator")]
+    assert len(names) == 6  # three layers with weight and bias
+
+
+def test_a_resumed_trial_reports_its_last_epoch_again_before_it_goes_on(tmp_path):
+    files = TrialFiles(tmp_path, 0)
+    before, after = run(tiny_config(), files, stop_at=2), run(tiny_config(), files)
+    assert [report.epoch for report in after] == [2, 3, 4]
+    assert after[0] == before[-1]
+
+
+def test_a_trial_that_is_told_to_stop_at_its_old_epoch_trains_no_further(tmp_path):
+    files = TrialFiles(tmp_path, 0)
+    run(tiny_config(), files, stop_at=2)
+    assert [report.epoch for report in run(tiny_config(), files, stop_at=1)] == [2]
+    assert files.load_checkpoint()["report"]["epoch"] == 2
+
+
+def test_a_finished_trial_reports_its_end_and_trains_no_more(tmp_path):
+    files = TrialFiles(tmp_path, 0)
+    run(tiny_config(), files)
+    written = files.checkpoint.stat().st_mtime_ns
+    assert [report.epoch for report in run(tiny_config(), files)] == [4]
+    assert files.checkpoint.stat().st_mtime_ns == written

@@ -1,0 +1,66 @@
+"""A pair of tiny domains, and trials small enough for a test."""
+
+import numpy as np
+import torch
+
+from ray_tl.config import TrialConfig
+from ray_tl.data.domains import DomainPair, LabelledDomain, UnlabelledDomain
+from ray_tl.data.preprocessing import Preprocessing
+from ray_tl.training.data import TrialData
+from ray_tl.training.report import EpochReport
+
+VALIDATORS = ("source_accuracy", "im", "bnm", "entropy")
+SIDE, NUM_CLASSES = 8, 3
+UNFREEZE_ONE_STAGE_AN_EPOCH = {"gradual": {"until": 0.75}}  # tiny_cnn has 3 stages, a trial 4 epochs
+
+
+class Reports(list):
+    """Keeps every report, and says stop at the given one."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self.stop_at = stop_at
+
+    def __call__(self, report: EpochReport) -> bool:
+        self.append(report)
+        return len(self) == self.stop_at
+
+
+def tiny_pair(num_source: int = 24, num_target: int = 30, target_seed: int = 2) -> DomainPair:
+    """Three classes, told apart by where a bright stripe lies; the target is darker, noisier and shifted by a row."""
+    source, holdout = _labelled(num_source, seed=0), _labelled(12, seed=1)
+    target, target_test = _target(num_target, target_seed), _target(6, target_seed + 1)
+    return DomainPair(source, holdout, target, Preprocessing(image_size=SIDE, channels=1), target_test)
+
+
+def tiny_data(pair: DomainPair | None = None) -> TrialData:
+    return TrialData(pair or tiny_pair(), torch.device("cpu"))
+
+
+def tiny_config(**changes: object) -> TrialConfig:
+    """Four epochs of three steps; fields of `TrialConfig` replace the defaults here."""
+    fields = {"backbone": {"tiny_cnn": {"width": 4}}, "batch_size": 8, "epochs": 4, "seed": 3}
+    return TrialConfig.model_validate({**fields, **changes})
+
+
+def _labelled(rows: int, seed: int) -> LabelledDomain:
+    labels = np.arange(rows) % NUM_CLASSES
+    images = _stripes(labels, bright=200, noise=40, shift=0, seed=seed)
+    return LabelledDomain("source", images, _ids(rows), labels.astype(np.int64), ("a", "b", "c"))
+
+
+def _target(rows: int, seed: int) -> UnlabelledDomain:
+    # Classes are not equally frequent, unlike in the source.
+    labels = np.random.default_rng(seed).choice(NUM_CLASSES, rows, p=[0.5, 0.3, 0.2])
+    return UnlabelledDomain("target", _stripes(labels, bright=120, noise=80, shift=1, seed=seed), _ids(rows))
+
+
+def _stripes(labels: np.ndarray, bright: int, noise: int, shift: int, seed: int) -> np.ndarray:
+    images = np.random.default_rng(seed).integers(0, noise, (len(labels), 1, SIDE, SIDE))
+    for image, label in zip(images, labels, strict=True):
+        image[0, 2 * label + shift : 2 * label + shift + 2, : 4 + label] += bright
+    return images.astype(np.uint8)
+
+
+def _ids(rows: int) -> tuple[str, ...]:
+    return tuple(f"row-{row}" for row in range(rows))
