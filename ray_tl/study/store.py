@@ -272,13 +272,15 @@ def _read_spec(folder: Path) -> StudySpec:
 
 def _sampler(spec: StudySpec, num_trials: int) -> optuna.samplers.BaseSampler:
     """TPE for conditional spaces; a resumed search must not draw the numbers of its beginning again."""
-    return optuna.samplers.TPESampler(
-        seed=(spec.search.seed + 1_000_003 * num_trials) % 2**32,
-        n_startup_trials=max(5, spec.search.num_trials // 3),
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # no news to a person: `group`
+        return optuna.samplers.TPESampler(
+            seed=(spec.search.seed + 1_000_003 * num_trials) % 2**32,
+            n_startup_trials=max(5, spec.search.num_trials // 3),
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+        )
 
 
 def _locked(file: TextIO, kind: int) -> bool:

@@ -248,7 +248,7 @@ def test_components_as_json_list_every_registered_name(tmp_path):
 def test_status_as_json_is_one_line_and_the_rest_goes_to_stderr(tmp_path, study):
     code, (row,), error = run_json("status", "office", home=tmp_path / "home")
     assert (code, row["study"], row["states"]) == (0, "office", {"complete": 1, "failed": 1})
-    assert "study office: 2/4 trials ended" in error
+    assert error.startswith("study office: 2/4 trials ended")
 
 
 def test_error_as_json_says_kind_and_message(tmp_path):
