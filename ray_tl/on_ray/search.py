@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import ray
 
+from ray_tl.adaptation import MethodContext
 from ray_tl.components import catalogue
 from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair
@@ -21,10 +23,10 @@ from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
-from ray_tl.on_ray.slots import SlotPool, SlotShape, SlotTask
+from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape, SlotTask
 from ray_tl.on_ray.trial_queue import Job, Outcome, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
-from ray_tl.search_space import SearchFile
+from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import StudyStore, check_name, find_study
@@ -34,6 +36,7 @@ MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
 CHAMPION_FILE = "champion.json"
 Say = Callable[[str], None]
+Confirmation = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def plan_search(
     if found := space.problems(catalogue()) + unknown:
         raise all_at_once("search space", found)
     space = space.resolved(catalogue())
-    check_configurations([*space.extremes(("backbone", "freeze_depth", "lr_multipliers")), *(first or [])], data)
+    check_configurations([*_corners(space), *(first or [])], data)
     pair = _load(data, file.search.seed)
     spec = StudySpec(
         name=name,
@@ -127,6 +130,18 @@ def plan_search(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Plan(StudyStore.create(root / name, spec), pair)
+
+
+def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
+    """Every choice and both ends of every range, of fields together that constrain one another."""
+    bound = {"backbone", "freeze_depth", "lr_multipliers"}
+    for fields in (bound, *({field} for field in space.trees if field not in bound)):
+        yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
+
+
+def _dependent(space: SearchSpace, fields: Iterable[str]) -> list[dict[str, str]]:
+    trees = [space.trees[field] for field in fields if field in space.trees]
+    return [tree for tree in trees if isinstance(tree, dict) and "by" in tree]
 
 
 def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Plan:
@@ -176,97 +191,108 @@ def run_search(
     """
     started = time.monotonic()
     store = plan.store
-    with store.exclusive(), ray_session(cluster, dashboard) as url:
-        if url:
-            say(f"Ray dashboard: {url}")
-        metrics = SearchMetrics(store.spec.name, MetricsExporter(), store.trials())
-        queue, slots = _start(plan, cluster, metrics)
-        say(f"{len(slots)} warm slots of {cluster.workers_per_trial} worker(s)")
-        try:
-            limit = store.spec.search.time_budget_s
-            deadline = None if limit is None else started + limit
-
-            def changed(trial: TrialRecord) -> None:
-                metrics.trial_changed(trial)
-                watch(trial)
-
-            searcher = StudySearcher(store, queue, slots, cluster.workers_per_trial, deadline, changed)
-            run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
-            if not searcher.has_finished():
-                raise KeyboardInterrupt
-            choice = _confirmed(store, queue, say)
-            restarts = ray.get(queue.status.remote()).restarts
-        finally:
-            slots.close()
-            ray.kill(queue)
-            metrics.close()
-    _write_champion(store, choice)
+    with store.exclusive(), ray_session(cluster, dashboard) as url, _slots(plan, cluster) as (queue, slots, metrics):
+        say(f"{len(slots)} warm slots of {cluster.workers_per_trial} worker(s); Ray dashboard: {url or 'none'}")
+        limit = store.spec.search.time_budget_s
+        deadline = None if limit is None else started + limit
+        watchers = (metrics.trial_changed, watch)
+        searcher = StudySearcher(store, queue, slots, cluster.workers_per_trial, deadline, watchers)
+        run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
+        if not searcher.has_finished():
+            raise KeyboardInterrupt
+        choice, confirmation = _confirmed(store, queue, say)
+        restarts = ray.get(queue.status.remote()).restarts
+    _write_champion(store, choice, confirmation)
     seconds = time.monotonic() - started
     return SearchResult(store.spec.name, store.folder, choice.champion, choice, store.trials(), seconds, restarts)
 
 
-def check_configurations(configs: Sequence[TrialConfig], data: DataSource) -> None:
-    """Raise `InvalidInput` with everything that these configurations ask of a backbone and can't get."""
+def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> None:
+    """Raise `InvalidInput` with every rule that a component of these configurations would break when it is built."""
     found: dict[str, None] = {}
     for config in configs:
-        try:
-            stages = num_stages(config.backbone, data.options.channels)
-            check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
-            multipliers = LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params)
-            multipliers.multipliers(stages)
-        except InvalidInput as error:
-            found[str(error)] = None
+        for check in (_build_components, _fit_backbone):
+            try:
+                check(config, data)
+            except InvalidInput as error:
+                found[str(error)] = None
     if found:
         raise all_at_once("search space", found)
 
 
-def _start(plan: Plan, cluster: ClusterConfig, metrics: SearchMetrics) -> tuple[ray.actor.ActorHandle, SlotPool]:
-    spec = plan.store.spec
+def _build_components(config: TrialConfig, data: DataSource) -> None:
+    for field, registry in catalogue().items():
+        component = getattr(config, field)
+        if field == "method":
+            registry.create(component.name, component.params, MethodContext(feature_dim=2, num_classes=2))
+        elif field != "backbone":
+            registry.create(component.name, component.params)
+
+
+def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
+    stages = num_stages(config.backbone, data.options.channels)
+    check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
+    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
+
+
+@contextmanager
+def _slots(plan: Plan, cluster: ClusterConfig) -> Iterator[tuple[ray.actor.ActorHandle, SlotPool, SearchMetrics]]:
+    """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
+    spec, folder = plan.store.spec, str(plan.store.folder)
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    task = SlotTask(spec.name, str(plan.store.folder), spec.search.validators, max(1, int(cluster.cpus_per_worker)))
+    task = SlotTask(spec.name, folder, spec.search.validators, max(1, int(cluster.cpus_per_worker)))
+    metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     queue = start_queue(spec.name, ray.put(plan.pair))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
     slots = SlotPool(queue, task, shape, max_slots, metrics.slots_changed)
+    patience_s = 0.0
     try:
         slots.start()
-    except RayTLError:
-        ray.kill(queue)
-        raise
-    return queue, slots
+        yield queue, slots, metrics
+        patience_s = CLOSING_S
+    finally:
+        metrics.close()
+        slots.close(patience_s)
 
 
-def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> Choice:
+def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
     choice = choose(store.trials(), store.spec.source_histogram)
     if choice is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
         )
+    passed_over = ""
     for index, candidate in enumerate(choice.candidates):
-        problem = _reevaluate(candidate, queue)
+        confirmation, problem = _reevaluate(candidate, queue)
         if problem is None:
-            return Choice(choice.candidates[index:] + choice.candidates[:index], choice.reason)
+            rest = choice.candidates[:index] + choice.candidates[index + 1 :]
+            return Choice((candidate, *rest), passed_over + choice.reason), confirmation
+        passed_over += f"trial {candidate.trial.number} was passed over, {problem}; before that: "
         say(f"trial {candidate.trial.number} can't be confirmed: {problem}")
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
 
 
-def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> str | None:
+def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:
+    """Load the checkpoint afresh in a slot and evaluate it; gives what came out, and what is wrong with it."""
     trial = candidate.trial
     job = Job(f"evaluate-{trial.number}-{time.time_ns()}", trial.number, trial.config, "evaluate")
     ray.get(queue.submit.remote(job))
     outcome: Outcome = ray.get(queue.next_message.remote(job.key))
-    if outcome.error is not None or outcome.result is None:
-        return outcome.error or "no result"
+    if outcome.result is None:
+        return {}, outcome.error or "it gave no result"
     agreement = float(str(outcome.result["agreement"]))
-    return None if agreement >= MIN_AGREEMENT else f"only {agreement:.1%} of its predictions come out again"
+    problem = None if agreement >= MIN_AGREEMENT else f"only {agreement:.1%} of its predictions come out again"
+    return outcome.result, problem
 
 
-def _write_champion(store: StudyStore, choice: Choice) -> None:
+def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmation) -> None:
     candidates = [
         {"trial": item.trial.number, "objective": item.objective, "rejected": item.rejected}
         for item in choice.candidates
     ]
-    content = {"trial": choice.champion.number, "reason": choice.reason, "candidates": candidates}
+    content: dict[str, object] = {"trial": choice.champion.number, "reason": choice.reason, "confirmed": confirmation}
+    content["candidates"] = candidates
     store.write_json(CHAMPION_FILE, content)
 
 

@@ -26,7 +26,10 @@ def work(config: dict) -> None:
     """What every worker of a slot does: take jobs until the queue is closed."""
     slot, queue, task = config["slot"], config["queue"], config["task"]
     torch.set_num_threads(task.threads)
-    data = TrialData(ray.get(ray.get(queue.data.remote())[0]), get_device())
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    data = TrialData(ray.get(ray.get(queue.data.remote())[0]), device)
     while (job := _next_job(queue, slot)) != "closed":
         if isinstance(job, Job):
             _do(job, data, queue, slot, task)

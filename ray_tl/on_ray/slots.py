@@ -107,7 +107,7 @@ class SlotPool:
         if len(self) < self.max_slots and status.slots == len(self):
             self._admit()
 
-    def close(self, patience_s: float = CLOSING_S) -> None:
+    def close(self, patience_s: float) -> None:
         """Tell every slot to end by itself, and wait for it so long."""
         ray.get(self._queue.close.remote(len(self)))
         deadline = time.monotonic() + patience_s

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -153,8 +154,10 @@ class TrialQueue:
         entry.wanted.set()
 
     async def close(self, num_slots: int) -> None:
-        """Every slot's next question is answered `closed`."""
+        """Every job stops at its next report, and every slot's next question is answered `closed`."""
         self._closed = True
+        for key in self._entries:
+            await self.stop(key)
         for _ in range(num_slots):
             await self._waiting.put(CLOSING)
 
@@ -185,6 +188,6 @@ class TrialQueue:
 
 
 def start_queue(study: str, data: ray.ObjectRef) -> ray.actor.ActorHandle:
-    """The queue of a search, named so that it is found in the Ray dashboard."""
+    """The queue of a search, named so that it is found in the Ray dashboard; it ends with the last slot that asks."""
     actor = ray.remote(num_cpus=0, max_concurrency=1000)(TrialQueue)
-    return actor.options(name=f"ray_tl:{study}:queue", get_if_exists=False).remote([data])
+    return actor.options(name=f"ray_tl:{study}:queue:{secrets.token_hex(3)}").remote([data])

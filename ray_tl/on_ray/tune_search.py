@@ -1,7 +1,7 @@
 """Ray Tune over warm slots: a thin client trial, a searcher over the study store, ASHA rebuilt from it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import ray
@@ -28,7 +28,7 @@ class StudySearcher(Searcher):
         slots: So many trials run at a time, and one more waits.
         num_workers: Of each trial, for the cost.
         deadline: `time.monotonic()` after which no new trial is asked for; `None` for never.
-        watch: Called with the stored trial whenever it has changed.
+        watchers: Called with the stored trial whenever it has changed.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class StudySearcher(Searcher):
         slots: SlotPool,
         num_workers: int,
         deadline: float | None,
-        watch: Watcher,
+        watchers: Sequence[Watcher],
     ) -> None:
         super().__init__(metric="objective", mode="max")
         self._store, self._queue, self._slots = store, queue, slots
-        self._num_workers, self._deadline, self._watch = num_workers, deadline, watch
+        self._num_workers, self._deadline, self._watchers = num_workers, deadline, watchers
         self._left_over = store.reconcile()
         self._live: dict[str, TrialRecord] = {}
 
@@ -91,6 +91,10 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the store is durable."""
+
+    def _watch(self, trial: TrialRecord) -> None:
+        for watcher in self._watchers:
+            watcher(trial)
 
     def _is_done(self) -> bool:
         late = self._deadline is not None and time.monotonic() > self._deadline

@@ -148,7 +148,7 @@ def test_removed_trial_is_forgotten_by_number():
 
 
 def searcher(opened: StudyStore, slots: int = 8, deadline: float | None = None) -> StudySearcher:
-    return StudySearcher(opened, "queue", Pool(slots), 1, deadline, lambda record: None)
+    return StudySearcher(opened, "queue", Pool(slots), 1, deadline, [])
 
 
 def result(number: int, objective: float = 0.5) -> dict[str, object]:
@@ -186,7 +186,7 @@ def test_left_over_trials_come_first_even_after_the_deadline(tmp_path):
 def test_result_is_stored_once_and_told_to_the_watcher(tmp_path):
     seen = []
     opened = store(tmp_path)
-    search = StudySearcher(opened, "queue", Pool(1), 2, None, seen.append)
+    search = StudySearcher(opened, "queue", Pool(1), 2, None, [seen.append])
     search.suggest("a")
     search.on_trial_result("a", result(1))
     search.on_trial_complete("a", result(1))

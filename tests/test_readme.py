@@ -1,0 +1,73 @@
+"""Every command of the README runs; `make test` is what runs this."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SHELL = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def environment(home: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "RAY_TL_HOME": str(home), "PYTHONPATH": str(ROOT), "PIP_NO_INPUT": "1"}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a checkout has, in which commands may leave files."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("search_spaces", "cluster", "dashboards"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.mark.ray
+def test_quickstart_ends_with_a_served_champion_that_was_chosen_without_labels(tmp_path):
+    command = [sys.executable, "-c", "from ray_tl.cli import main; main()", "quickstart", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), timeout=600)
+    assert run.returncode == 0, run.stderr[-3000:]
+    last = json.loads(run.stdout.strip().split("\n")[-1])
+    assert last["champion"]["target_accuracy"] >= 0.90
+    assert last["champion"]["target_accuracy"] > last["source_only"]["target_accuracy"]
+    assert last["trials"] >= 16
+    assert abs(last["served"]["accuracy"] - last["champion"]["target_accuracy"]) <= 1 / 898 + 1e-9
+
+
+def test_quickstart_and_test_are_the_two_make_commands_of_the_readme():
+    assert SHELL[0].split("\n")[:2] == ["make quickstart", "make test"]
+    plan = subprocess.run(
+        ["make", "-n", "-o", ".venv/installed", "quickstart"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert plan.stdout.strip() == ".venv/bin/ray-tl quickstart"
+
+
+@pytest.mark.ray
+def test_every_shell_block_runs_from_top_to_bottom(workplace, tmp_path):
+    script = "set -euo pipefail\n" + "\n".join(SHELL[1:])
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=workplace, env=environment(tmp_path), capture_output=True, text=True, timeout=600
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert '"version":"v1"' in run.stdout.replace(" ", "")
+
+
+@pytest.mark.ray
+def test_every_python_block_runs(workplace, tmp_path):
+    subprocess.run(["ray-tl", "sample-data", "photos"], cwd=workplace, env=environment(tmp_path), check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", "\n".join(PYTHON)],
+        cwd=workplace,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
