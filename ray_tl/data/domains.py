@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ class UnlabelledDomain:
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
+
+    def without_names(self) -> "UnlabelledDomain":
+        """The images alone, under row numbers: a path may hold the name of a class."""
+        return UnlabelledDomain(self.name, self.images, tuple(str(row) for row in range(len(self))))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "UnlabelledDomain":
         return UnlabelledDomain(self.name, self.images[rows], tuple(self.ids[row] for row in rows))
@@ -77,6 +81,11 @@ class DomainPair:
     @property
     def num_classes(self) -> int:
         return len(self.source.classes)
+
+    def for_trials(self) -> "DomainPair":
+        """What trials are given: nothing of a target but its pixels."""
+        test = self.target_test.without_names() if self.target_test is not None else None
+        return replace(self, target=self.target.without_names(), target_test=test)
 
     def fingerprint(self) -> str:
         """SHA-256 over all domains, labels of the source included, in hex."""

@@ -242,7 +242,7 @@ def _slots(plan: Plan, cluster: ClusterConfig) -> Iterator[tuple[ray.actor.Actor
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
     task = SlotTask(spec.name, folder, spec.search.validators, max(1, int(cluster.cpus_per_worker)))
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
-    queue = start_queue(spec.name, ray.put(plan.pair))
+    queue = start_queue(spec.name, ray.put(plan.pair.for_trials()))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
     slots = SlotPool(queue, task, shape, max_slots, metrics.slots_changed)
     patience_s = 0.0

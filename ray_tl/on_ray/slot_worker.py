@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 def work(config: dict) -> None:
     """What every worker of a slot does: take jobs until the queue is closed."""
     slot, queue, task = config["slot"], config["queue"], config["task"]
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("ray_tl").setLevel(logging.INFO)  # a line for each epoch, in the worker's log
     torch.set_num_threads(task.threads)
     device = get_device()
     if device.type == "cuda":

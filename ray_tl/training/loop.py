@@ -59,7 +59,7 @@ def train_trial(
         TrialFailed: If a loss is no longer finite.
     """
     run = TrialRun(config, data, validators)
-    last = run.restore(files.load_checkpoint())
+    last = run.restore(_shared_checkpoint(files))
     if last is not None and _told_to_stop(report, last):
         return last.epoch == config.epochs
     for epoch in range(last.epoch if last else 0, config.epochs):
@@ -283,6 +283,14 @@ def _scores(
     source = SourceEvidence(evidence["source_holdout"], data.pair.source_holdout.labels)
     target = TargetEvidence(evidence["target"])
     return score_all(validators, source, target), target.histogram().tolist()
+
+
+def _shared_checkpoint(files: TrialFiles) -> State | None:
+    """Rank 0 reads, so that all ranks go on from the same epoch even where storage lags between nodes."""
+    state = [files.load_checkpoint() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(state, 0)
+    return state[0]
 
 
 def _told_to_stop(report: Report, epoch: EpochReport) -> bool:

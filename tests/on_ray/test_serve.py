@@ -38,12 +38,14 @@ SMALL = Component(name="small_cnn", params={"width": 4})
 MODEL = ModelSpec(backbone=SMALL, preprocessing=Preprocessing(image_size=32), classes=("cat", "dog", "eel"))
 
 SERVE_FOREVER = """
-import sys
+import os, sys
 from pathlib import Path
-import ray
+os.environ["RAY_TMPDIR"] = sys.argv[2]
+from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.serve_app import serve_forever
-ray.init(num_cpus=2, _temp_dir=sys.argv[2], include_dashboard=False, logging_level="ERROR")
-serve_forever(Path(sys.argv[1]), "pets", int(sys.argv[3]), lambda served: print(served.url, flush=True))
+from ray_tl.on_ray.session import ray_session
+with ray_session(ClusterConfig(num_cpus=2), dashboard=False):
+    serve_forever(Path(sys.argv[1]), "pets", int(sys.argv[3]), lambda served: print(served.url, flush=True))
 """
 
 
