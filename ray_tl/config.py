@@ -1,7 +1,5 @@
 """One trial, whole: everything that decides what is trained, and nothing about where."""
 
-from typing import Self
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_tl.registry import Value
@@ -60,17 +58,6 @@ class TrialConfig(BaseModel):
     batch_size: int = Field(default=64, ge=2)
     epochs: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
-
-    def with_epochs(self, epochs: int) -> Self:
-        return self.model_copy(update={"epochs": epochs})
-
-    def differences(self, other: "TrialConfig") -> dict[str, tuple[str, str]]:
-        """Fields in which two trials differ, as `{field: (here, there)}`."""
-        return {
-            name: (str(getattr(self, name)), str(getattr(other, name)))
-            for name in type(self).model_fields
-            if getattr(self, name) != getattr(other, name)
-        }
 
 
 def _short(value: Value) -> str:

@@ -54,5 +54,5 @@ def trial(
 ) -> TrialRecord:
     """A trial that was meant to run for as many epochs as it has objectives."""
     epochs = [epoch(index, objective) for index, objective in enumerate(objectives, 1)]
-    values = {"config": BASELINE.with_epochs(len(epochs) or 1), "epochs": epochs, **fields}
+    values = {"config": BASELINE.model_copy(update={"epochs": len(epochs) or 1}), "epochs": epochs, **fields}
     return TrialRecord(number=number, state=state, **values)

@@ -53,10 +53,3 @@ def test_extra_field_is_refused():
 def test_number_out_of_range_is_refused(field):
     with pytest.raises(ValidationError, match=next(iter(field))):
         TrialConfig.model_validate({"backbone": "tiny_cnn", **field})
-
-
-def test_differences_name_the_fields_that_differ():
-    one = TrialConfig(backbone="tiny_cnn", method={"mcc": {"temperature": 2.5}})
-    other = TrialConfig(backbone="tiny_cnn", epochs=3)
-    assert one.differences(other) == {"method": ("mcc(temperature=2.5)", "source_only"), "epochs": ("10", "3")}
-    assert one.differences(one) == {}

@@ -171,16 +171,23 @@ def promote(
     study: Study,
     name: Annotated[str | None, typer.Option(help="Of the model; default: that of the study.")] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="Another trial than the champion.")] = None,
+    grafana_url: Annotated[
+        str | None, typer.Option(envvar="GRAFANA_URL", help="Mark the promotion on its dashboards; needs a token.")
+    ] = None,
+    grafana_token: Annotated[str | None, typer.Option(envvar="GRAFANA_TOKEN", help="Service account token.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Package the champion as a new version of a model: weights, preprocessing, labels, lineage, checksums."""
     from ray_tl import api
+    from ray_tl.cli import views
 
     output = Output(as_json)
     version = api.promote(study, name=name, trial=trial, home=home)
     output.emit({"model": version.name, "version": version.version, "folder": str(version.folder)})
     output.say(f"promoted {version.name} {version.version} in {version.folder}")
+    if grafana_url and grafana_token:
+        views.annotate_promotion(version, grafana_url, grafana_token, output)
     output.say(f"serve it:   ray-tl serve {version.name}\npredict:    ray-tl predict {version.name} FILES...")
 
 

@@ -8,9 +8,10 @@ from rich.text import Text
 
 from ray_tl.api import StudyStatus
 from ray_tl.cli.output import Output
-from ray_tl.errors import InvalidInput
+from ray_tl.errors import InvalidInput, RayTLError
 from ray_tl.observability.tables import best_first, headline, progress_view, trials_table
 from ray_tl.promotion.predict import FilePrediction
+from ray_tl.promotion.promote import PromotedVersion
 
 
 def show_studies(rows: list[dict[str, object]], output: Output) -> None:
@@ -88,6 +89,16 @@ def push_dashboards(
     for action in push(url, token or (str(user), str(password)), dry_run=dry_run, check=check):
         output.emit({"subject": action.subject, "verb": action.verb, "differences": list(action.differences)})
         output.say(str(action))
+
+
+def annotate_promotion(version: PromotedVersion, url: str, token: str, output: Output) -> None:
+    """Mark a promotion on the dashboards; a Grafana that does not answer takes nothing back."""
+    from ray_tl.observability.grafana import Grafana
+
+    try:
+        Grafana(url, token).annotate(f"promoted {version.name} {version.version}", [version.name])
+    except RayTLError as error:
+        output.say(f"not marked in Grafana: {error}")
 
 
 def _next_step(status: StudyStatus) -> str:

@@ -59,7 +59,6 @@ def _start(cluster: ClusterConfig, environment: dict[str, str], dashboard: bool)
     secure_auth_token()
     ray.init(
         address="local",
-        _node_ip_address="127.0.0.1",
         num_cpus=cluster.num_cpus,
         num_gpus=cluster.num_gpus,
         include_dashboard=dashboard,

@@ -85,6 +85,7 @@ class Lineage(BaseModel):
     Attributes:
         data_fingerprint: Of the study's `DomainPair`.
         scores: Of the champion, by validator; not a number and infinity are kept.
+        source_metrics: Accuracy, calibration and so on, on held-out source examples.
         libraries: Versions of what trained it.
     """
 
@@ -95,6 +96,7 @@ class Lineage(BaseModel):
     config: TrialConfig
     data_fingerprint: str
     scores: dict[str, float]
+    source_metrics: dict[str, float] = Field(default_factory=dict)
     created_at: AwareDatetime
     libraries: dict[str, str]
 

@@ -15,6 +15,7 @@ from ray_tl.study.store import StudyStore
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import load_model
+from ray_tl.validation.metrics import summary
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     spec = store.spec
     pair = load_pair(spec.data.source, spec.data.target, spec.data.target_test, spec.data.options, spec.search.seed)
     files = TrialFiles(store.folder, trial.number)
+    evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
     model_spec = ModelSpec(backbone=trial.config.backbone, preprocessing=pair.preprocessing, classes=spec.classes)
     lineage = Lineage.model_validate(
@@ -60,12 +62,13 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
             "config": trial.config,
             "data_fingerprint": spec.data_fingerprint,
             "scores": last.scores,
+            "source_metrics": summary(evidence["source_holdout"], pair.source_holdout.labels),
             "created_at": created_at,
             "libraries": library_versions(),
         }
     )
     trained = Bundle(store.folder, model_spec, lineage, "", model)
-    decision = check_reproduces(trained.probabilities(pair.target.images), files.load_evidence()["target"])
+    decision = check_reproduces(trained.probabilities(pair.target.images), evidence["target"])
     if not decision.accepted:
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
     folder = add_version(name, root, model, model_spec, lineage)

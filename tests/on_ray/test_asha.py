@@ -72,7 +72,7 @@ def ray_asha() -> ASHAScheduler:
 
 def stored_after(root: Path, said: dict[Event, str]) -> StudyStore:
     """A study in which exactly these reports came in, and trials that were stopped have ended."""
-    opened = store(root, first=[BASELINE.with_epochs(EPOCHS)] * 20, num_trials=20)
+    opened = store(root, first=[BASELINE.model_copy(update={"epochs": EPOCHS})] * 20, num_trials=20)
     for _ in range(1 + max(number for number, _, _ in said)):
         opened.ask()
     for (number, number_epoch, objective), decision in said.items():

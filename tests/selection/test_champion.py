@@ -41,7 +41,7 @@ def test_trial_that_is_not_complete_never_wins(state):
 
 
 def test_trial_below_full_fidelity_never_wins():
-    short = trial(1, objectives=[0.9], config=BASELINE.with_epochs(2))
+    short = trial(1, objectives=[0.9], config=BASELINE.model_copy(update={"epochs": 2}))
     assert choose([short], EVEN) is None
     assert choose([trial(0, objectives=[0.1], is_baseline=True), short], EVEN).champion.is_baseline
 

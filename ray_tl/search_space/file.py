@@ -1,0 +1,115 @@
+"""A search-space file as bytes: read, and refused with everything that is wrong with it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ray_tl.errors import InvalidInput
+from ray_tl.search_space.explain import validated
+from ray_tl.search_space.space import SearchSpace
+
+NEEDED_VALIDATORS = ("source_accuracy", "im", "bnm")
+
+
+class DataOptions(BaseModel):
+    """How files become a pair of domains.
+
+    Attributes:
+        holdout_fraction: Share of the source that is never trained on, for source accuracy.
+        on_broken: What to do with an unreadable image.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(default=96, ge=8, le=1024)
+    channels: Literal[1, 3] = 3
+    holdout_fraction: float = Field(default=0.2, gt=0, lt=1)
+    on_broken: Literal["stop", "skip"] = "stop"
+
+
+class SearchOptions(BaseModel):
+    """How long and how hard to search.
+
+    Attributes:
+        num_trials: Trials in all, the source-only baseline among them.
+        epochs: Full fidelity.
+        grace_epochs: No trial is stopped before it has run so many.
+        reduction_factor: ASHA keeps one trial in so many at each rung.
+        time_budget_s: No new trial starts after so many seconds; `null` for no limit.
+        seed: Of the sampler, the splits and every trial.
+        validators: Label-free scores that are recorded each epoch; `objective` and guards need the first three.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_trials: int = Field(default=24, ge=1)
+    epochs: int = Field(default=10, ge=1)
+    grace_epochs: int = Field(default=2, ge=1)
+    reduction_factor: float = Field(default=3, gt=1)
+    time_budget_s: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
+    validators: tuple[str, ...] = (*NEEDED_VALIDATORS, "entropy")
+
+    @field_validator("validators")
+    @classmethod
+    def _needed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if missing := [name for name in NEEDED_VALIDATORS if name not in names]:
+            raise ValueError(f"lacks {', '.join(missing)}, which choosing a champion needs; add them")
+        return names
+
+
+class SearchFile(BaseModel):
+    """A whole search-space file.
+
+    Attributes:
+        trial: A tree for each field of `TrialConfig` that is not left at its default, as JSON values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: DataOptions = DataOptions()
+    search: SearchOptions = SearchOptions()
+    trial: dict[str, object]
+
+    @field_validator("trial", mode="before")
+    @classmethod
+    def _as_json(cls, value: object) -> object:
+        """Trees go through JSON into the study: keys become texts, and what JSON can't say is refused here."""
+        try:
+            return json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"must hold finite numbers, texts, lists and mappings alone ({error})") from error
+
+    def space(self) -> "SearchSpace":
+        return SearchSpace(self.trial, self.search.epochs, self.search.seed)
+
+
+def load_search_file(path: Path | str) -> SearchFile:
+    """Read a search-space file.
+
+    Raises:
+        InvalidInput: If the file is missing, is no YAML, or breaks a rule; all broken rules at once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInput(f"search space {str(path)!r} is not a file; give the path of a YAML file.")
+    try:
+        content = yaml.load(path.read_bytes(), _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date like 2020-13-01
+        raise InvalidInput(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{path}: must hold the sections data, search and trial; it holds {type(content).__name__}.")
+    return validated(SearchFile, content, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: PyYAML takes `1e-4` for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)

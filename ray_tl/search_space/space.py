@@ -1,0 +1,83 @@
+"""Trees for the fields of a trial: sampled, resolved, checked, walked to their ends."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import cast
+
+from ray_tl.config import Component, TrialConfig
+from ray_tl.registry import Registry, Value, did_you_mean
+from ray_tl.search_space.checks import Place, tree_problems
+from ray_tl.search_space.trees import Corner, Middle, Suggests, Tree, resolve_tree, sample_tree
+
+Catalogue = Mapping[str, Registry]
+
+
+class SearchSpace:
+    """Trees for the fields of a `TrialConfig`.
+
+    Args:
+        trees: By field name, in the notation of the module.
+        epochs: Full fidelity of every trial.
+        seed: Of every trial, unless the trees hold one.
+    """
+
+    def __init__(self, trees: Mapping[str, Tree], epochs: int, seed: int) -> None:
+        fields = [name for name in TrialConfig.model_fields if name in trees]
+        self.trees = {name: trees[name] for name in fields}
+        self._unknown = [name for name in trees if name not in TrialConfig.model_fields]
+        self._defaults: dict[str, Value] = {"epochs": epochs, "seed": seed}
+
+    def sample(self, trial: Suggests) -> TrialConfig:
+        """One configuration; names of parameters are paths: `method`, `method.mcc.temperature`."""
+        sampled: dict[str, object] = dict(self._defaults)
+        for name, tree in self.trees.items():
+            sampled[name] = sample_tree(tree, name, trial, sampled)
+        return TrialConfig.model_validate(sampled)
+
+    def baseline(self) -> TrialConfig:
+        """Plain source-only, without augmentation, in the middle of the space: what every search has to beat.
+
+        Ranges give their middle (geometric for logarithmic ones), choices their first.
+        """
+        middle = self.sample(Middle())
+        plain = {
+            "method": Component(name="source_only"),
+            "loss_weighting": Component(name="constant"),
+            "augmentation": Component(name="none"),
+        }
+        return middle.model_copy(update=plain)
+
+    def resolved(self, catalogue: Catalogue) -> "SearchSpace":
+        """The same space with every `auto` replaced by the range that the component declares."""
+        trees = {
+            name: resolve_tree(tree, catalogue[name]) if name in catalogue else tree
+            for name, tree in self.trees.items()
+        }
+        return SearchSpace(trees, cast(int, self._defaults["epochs"]), cast(int, self._defaults["seed"]))
+
+    def problems(self, catalogue: Catalogue) -> list[str]:
+        """Everything that is wrong with the space, given the components that there are."""
+        found = [
+            f"trial.{name} is not known{did_you_mean(name, list(TrialConfig.model_fields))}" for name in self._unknown
+        ]
+        if "backbone" not in self.trees:
+            found.append("trial.backbone is missing; name one, for example 'efficientnet_lite0'.")
+        before: dict[str, Tree] = {}
+        for name, tree in self.trees.items():
+            found += tree_problems(tree, Place(f"trial.{name}", name, catalogue.get(name), before))
+            before[name] = tree
+        return found
+
+    def extremes(self, fields: Collection[str]) -> Iterator[TrialConfig]:
+        """Configurations of these fields, the others at their defaults: every combination of choices, at both ends.
+
+        Args:
+            fields: With those that they depend on; few, as the combinations multiply.
+        """
+        part = {name: tree for name, tree in self.trees.items() if name in fields}
+        space = SearchSpace(part, cast(int, self._defaults["epochs"]), cast(int, self._defaults["seed"]))
+        for end in (0, -1):
+            turn: list[tuple[int, int]] | None = []
+            while turn is not None:
+                corner = Corner(end, turn)
+                yield space.sample(corner)
+                turn = corner.next_turn()
