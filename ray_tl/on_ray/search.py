@@ -23,8 +23,8 @@ from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
-from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape, SlotTask
-from ray_tl.on_ray.trial_queue import Job, Outcome, start_queue
+from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
+from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose

@@ -11,8 +11,7 @@ from ray.train.torch import get_device
 
 from ray_tl.collectives import rank, world_size
 from ray_tl.errors import RayTLError, TrialFailed
-from ray_tl.on_ray.slots import SlotTask
-from ray_tl.on_ray.trial_queue import Job, Outcome
+from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial

@@ -12,7 +12,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from ray_tl.errors import NoResources, RayTLError
-from ray_tl.on_ray.trial_queue import QueueStatus
+from ray_tl.on_ray.trial_queue import QueueStatus, SlotTask
 
 GROWTH_INTERVAL_S = 3.0
 CLOSING_S = 30.0
@@ -46,16 +46,6 @@ class SlotShape:
         if self.gpus_per_worker:
             resources["GPU"] = self.gpus_per_worker
         return ScalingConfig(num_workers=self.workers, use_gpu=self.gpus_per_worker > 0, resources_per_worker=resources)
-
-
-@dataclass(frozen=True)
-class SlotTask:
-    """All that a slot's workers need to know; the same for every trial of a search."""
-
-    study: str
-    folder: str
-    validators: tuple[str, ...]
-    threads: int
 
 
 class SlotPool:

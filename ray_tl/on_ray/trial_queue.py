@@ -46,6 +46,16 @@ class Outcome:
     result: dict[str, object] | None = None
 
 
+@dataclass(frozen=True)
+class SlotTask:
+    """All that a slot's workers need to know; the same for every trial of a search."""
+
+    study: str
+    folder: str
+    validators: tuple[str, ...]
+    threads: int
+
+
 Message = EpochReport | Outcome
 
 
