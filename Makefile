@@ -9,7 +9,8 @@ quickstart: $(STAMP)
 	$(BIN)/ray-tl quickstart $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m 'not ray' -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m ray $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check ray_tl tests

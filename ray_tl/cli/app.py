@@ -53,7 +53,7 @@ def main() -> None:
 @app.command()
 def quickstart(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server up until Ctrl-C.")] = False,
-    trials: Annotated[int, typer.Option(min=2, help="Trials in the search.")] = 18,
+    trials: Annotated[int, typer.Option(min=2, help="Trials in the search.")] = 16,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 8000, or any that is free.")] = None,
     home: Home = None,
     as_json: Json = False,

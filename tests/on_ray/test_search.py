@@ -74,34 +74,26 @@ def require_whole(trials: list[TrialRecord], num_trials: int) -> None:
 
 
 class KillOnce:
-    """Kills one training worker with SIGKILL as soon as a trial has finished its third epoch."""
+    """Kills one rank of a training group with SIGKILL as soon as a trial has finished its third epoch."""
 
     def __init__(self) -> None:
-        self.killed: tuple[int, int] | None = None
+        self.killed: int | None = None
 
     def __call__(self, trial: TrialRecord) -> None:
         if self.killed is None and trial.state is TrialState.RUNNING and len(trial.epochs) == 3:
-            descendants(os.getpid(), "ray::RayTrainWorker")[0].kill()
-            self.killed = (trial.number, 3)
+            descendants(os.getpid(), "ray::RayTrainWorker")[-1].kill()
+            self.killed = trial.number
 
 
-def test_killed_worker_costs_no_trial_and_no_finished_epoch(folders, space, tmp_path):
-    plan = api.plan_search(space, *map(str, folders), name="killed", home=tmp_path)
+def test_killed_rank_of_a_ddp_group_costs_no_trial_and_no_finished_epoch(folders, space, tmp_path):
+    plan = api.plan_search(space, *map(str, folders), name="killed", settings={"num_trials": 3}, home=tmp_path)
     killer = KillOnce()
-    result = run_search(plan, ClusterConfig(num_cpus=2), watch=killer, dashboard=False)
+    result = run_search(plan, ClusterConfig(num_cpus=2, workers_per_trial=2), watch=killer, dashboard=False)
     assert killer.killed is not None
-    require_whole(result.trials, 4)
-    assert result.trials[0].is_baseline
-    assert len(result.trials[0].epochs) == 12
-    assert sum(result.slot_restarts.values()) == 1
-
-
-def test_two_workers_train_one_trial_as_a_ddp_group(folders, space, tmp_path):
-    plan = api.plan_search(space, *map(str, folders), name="pair", settings={"num_trials": 2}, home=tmp_path)
-    cluster = ClusterConfig(num_cpus=2, workers_per_trial=2)
-    result = run_search(plan, cluster, dashboard=False)
-    require_whole(result.trials, 2)
+    require_whole(result.trials, 3)
     baseline = result.trials[0]
+    assert len(baseline.epochs) == 12
+    assert sum(result.slot_restarts.values()) == 1
     assert baseline.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in baseline.epochs))
 
 
