@@ -44,7 +44,8 @@ def test_quickstart_ends_with_a_served_champion_that_was_chosen_without_labels(t
 def test_quickstart_and_test_are_the_two_make_commands_of_the_readme():
     assert SHELL[0].split("\n")[:2] == ["make quickstart", "make test"]
     dry = ["make", "--no-print-directory", "-n", "-o", ".venv/installed", "quickstart"]
-    plan = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True)
+    # Without the variables that an outer `make test` hands down.
+    plan = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
     assert plan.stdout.strip() == ".venv/bin/ray-tl quickstart"
 
 
