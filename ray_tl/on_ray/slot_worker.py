@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 
 from ray_tl.collectives import rank, world_size
-from ray_tl.errors import RayTLError, TrialFailed
+from ray_tl.errors import RayTLError
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
@@ -47,20 +47,25 @@ def _next_job(queue: ray.actor.ActorHandle, slot: int) -> Job | str:
 def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> None:
     """One job; a trial that breaks down ends, and the slot lives on.
 
-    On several ranks the others may be waiting in a collective for the one that failed: the group starts anew.
+    Our own errors come on every rank alike. Any other may come on one rank alone, or because another rank has died,
+    while the rest wait in a collective: then the whole group starts anew, and takes the job up again.
     """
     try:
         outcome = _train(job, data, queue, slot, task) if job.kind == "train" else _evaluate(job, data, task)
-    except Exception as error:
-        infeasible = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        outcome = Outcome(error=f"{type(error).__name__}: {error}", infeasible=infeasible)
-        if not isinstance(error, RayTLError):
-            log.exception("trial %d of %s broke down", job.number, task.study)
-        if world_size() > 1 and not isinstance(error, TrialFailed):
+    except RayTLError as error:
+        outcome = Outcome(error=f"{type(error).__name__}: {error}")
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        outcome = Outcome(error=f"{type(error).__name__}: {error}", infeasible=True)
+        if world_size() > 1:
             ray.get(queue.end.remote(slot, job.key, outcome))
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    except Exception as error:
+        log.exception("trial %d of %s broke down", job.number, task.study)
+        if world_size() > 1:
+            raise
+        outcome = Outcome(error=f"{type(error).__name__}: {error}")
     if rank() == 0:
         ray.get(queue.end.remote(slot, job.key, outcome))
 
