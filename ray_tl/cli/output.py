@@ -8,7 +8,7 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 
-LOG_WIDTH = 120
+LOG_WIDTH = 132
 _stdout: TextIO | None = None
 
 
