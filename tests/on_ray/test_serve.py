@@ -174,7 +174,8 @@ def test_requests_at_the_same_time_share_batches_and_get_their_own_answers(sessi
     for answer, image in zip(answers, images, strict=True):
         assert_right(answer, image, session)
     app = f"pets-{answers[0].json()['version']}"
-    assert max(serve.get_deployment_handle("Model", app).batch_sizes.remote().result()) > 1  # how much more depends on the load
+    sizes = serve.get_deployment_handle("Model", app).batch_sizes.remote().result()
+    assert max(sizes) > 1  # how much more depends on the load of the machine
 
 
 def test_a_bad_image_does_not_fail_its_neighbours(session, client):
