@@ -119,7 +119,7 @@ def plan_search(
     pair = _load(data, file.search.seed)
     spec = StudySpec(
         name=name,
-        data=data,
+        data=_anywhere(data),
         search=file.search,
         trees=space.trees,
         first=tuple(first) if first is not None else (space.baseline(),),
@@ -299,6 +299,13 @@ def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmatio
 def _shares(pair: DomainPair) -> list[float]:
     counts = np.bincount(pair.source.labels, minlength=pair.num_classes)
     return [float(share) for share in counts / counts.sum()]
+
+
+def _anywhere(data: DataSource) -> DataSource:
+    """With absolute paths: a study may go on, or be promoted, from another folder than it was begun in."""
+    names = {key: name for key in ("source", "target", "target_test") if (name := getattr(data, key)) is not None}
+    folders = {key: str(Path(name).absolute()) for key, name in names.items() if not name.startswith("digits:")}
+    return data.model_copy(update=folders)
 
 
 def _load(data: DataSource, seed: int) -> DomainPair:

@@ -143,7 +143,7 @@ def serve_forever(
         ready(deploy(bundle_folder, name, port, host, num_replicas, num_cpus))
         while True:
             signal.pause()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # how both signals end the waiting
         pass
     finally:
         undeploy()
