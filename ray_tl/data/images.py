@@ -41,7 +41,7 @@ def read_labelled_folder(
             images, or images outside a class; or if images are broken.
     """
     classes = [name for name in sorted(os.listdir(_existing(folder, field))) if _is_class(folder / name)]
-    ids = _image_ids(folder)
+    ids = list_images(folder)
     _require_sound(_layout_problems(ids, classes), folder, field)
     images, kept = _decode_all(folder, ids, preprocessing, on_broken, field)
     _require_sound(_class_problems(kept, classes), folder, field)
@@ -57,7 +57,7 @@ def read_unlabelled_folder(
     Raises:
         InvalidInput: If the folder is missing or has no images, or if images are broken.
     """
-    ids = _image_ids(_existing(folder, field))
+    ids = list_images(_existing(folder, field))
     _require_sound(_empty_problems(ids), folder, field)
     images, kept = _decode_all(folder, ids, preprocessing, on_broken, field)
     _require_sound(_empty_problems(kept), folder, field)
@@ -75,7 +75,7 @@ def _is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _image_ids(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
     """Relative POSIX paths of all images, sorted."""
     found = []
     for here, folders, files in os.walk(folder, followlinks=True):

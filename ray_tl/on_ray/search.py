@@ -48,6 +48,7 @@ class SearchResult:
         choice: All candidates in order of preference.
         seconds: Of this process; a resumed search counts from its resumption.
         slot_restarts: How often each slot came back after its workers had died.
+        slots: How many there were at the end; more than at the beginning if the cluster has grown.
     """
 
     study: str
@@ -57,6 +58,7 @@ class SearchResult:
     trials: list[TrialRecord]
     seconds: float
     slot_restarts: dict[int, int]
+    slots: int
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
@@ -67,6 +69,7 @@ class SearchResult:
             "trials": len(self.trials),
             "states": dict(states),
             "seconds": round(self.seconds, 1),
+            "slots": self.slots,
             "slot_restarts": sum(self.slot_restarts.values()),
             "champion": self.champion_summary(),
         }
@@ -191,7 +194,11 @@ def run_search(
     """
     started = time.monotonic()
     store = plan.store
-    with store.exclusive(), ray_session(cluster, dashboard) as url, _slots(plan, cluster) as (queue, slots, metrics):
+    with (
+        store.exclusive(),
+        ray_session(cluster, dashboard) as url,
+        _slots(plan, cluster, say) as (queue, slots, metrics),
+    ):
         say(f"{len(slots)} warm slots of {cluster.workers_per_trial} worker(s); Ray dashboard: {url or 'none'}")
         limit = store.spec.search.time_budget_s
         deadline = None if limit is None else started + limit
@@ -201,10 +208,11 @@ def run_search(
         if not searcher.has_finished():
             raise KeyboardInterrupt
         choice, confirmation = _confirmed(store, queue, say)
-        restarts = ray.get(queue.status.remote()).restarts
+        restarts, num_slots = ray.get(queue.status.remote()).restarts, len(slots)
     _write_champion(store, choice, confirmation)
     seconds = time.monotonic() - started
-    return SearchResult(store.spec.name, store.folder, choice.champion, choice, store.trials(), seconds, restarts)
+    trials = store.trials()
+    return SearchResult(store.spec.name, store.folder, choice.champion, choice, trials, seconds, restarts, num_slots)
 
 
 def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> None:
@@ -236,7 +244,9 @@ def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
 
 
 @contextmanager
-def _slots(plan: Plan, cluster: ClusterConfig) -> Iterator[tuple[ray.actor.ActorHandle, SlotPool, SearchMetrics]]:
+def _slots(
+    plan: Plan, cluster: ClusterConfig, say: Say
+) -> Iterator[tuple[ray.actor.ActorHandle, SlotPool, SearchMetrics]]:
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
@@ -244,7 +254,7 @@ def _slots(plan: Plan, cluster: ClusterConfig) -> Iterator[tuple[ray.actor.Actor
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     queue = start_queue(spec.name, ray.put(plan.pair.for_trials()))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
-    slots = SlotPool(queue, task, shape, max_slots, metrics.slots_changed)
+    slots = SlotPool(queue, task, shape, max_slots, metrics.slots_changed, say)
     patience_s = 0.0
     try:
         slots.start()

@@ -57,13 +57,20 @@ class SlotPool:
         shape: What one slot takes.
         max_slots: Never more than so many.
         watch: Called every few seconds with the number of slots and the state of the queue.
+        say: Called with a line for a person when there are more slots than before.
     """
 
     def __init__(
-        self, queue: ray.actor.ActorHandle, task: SlotTask, shape: SlotShape, max_slots: int, watch: SlotWatcher
+        self,
+        queue: ray.actor.ActorHandle,
+        task: SlotTask,
+        shape: SlotShape,
+        max_slots: int,
+        watch: SlotWatcher,
+        say: Callable[[str], None],
     ) -> None:
         self._queue, self._task, self._shape, self.max_slots = queue, task, shape, max_slots
-        self._watch = watch
+        self._watch, self._say = watch, say
         self._slots: list[_Slot] = []
         self._looked_at = 0.0
 
@@ -94,8 +101,8 @@ class SlotPool:
         status: QueueStatus = ray.get(self._queue.status.remote())
         self._watch(len(self), status)
         # What a starting slot will take still looks free: wait until every slot has asked for work.
-        if len(self) < self.max_slots and status.slots == len(self):
-            self._admit()
+        if len(self) < self.max_slots and status.slots == len(self) and self._admit():
+            self._say(f"the cluster has grown: {len(self)} warm slots of {self._shape.workers} worker(s)")
 
     def close(self, patience_s: float) -> None:
         """Tell every slot to end by itself, and wait for it so long."""
@@ -104,13 +111,16 @@ class SlotPool:
         for slot in self._slots:
             slot.join(max(0.0, deadline - time.monotonic()))
 
-    def _admit(self) -> None:
+    def _admit(self) -> int:
+        """Start as many slots as there is room for; gives how many."""
         self._looked_at = time.monotonic()
         room = self._shape.fits(ray.available_resources())
-        for number in range(len(self), min(self.max_slots, len(self) + room)):
+        before = len(self)
+        for number in range(before, min(self.max_slots, before + room)):
             slot = _Slot(number, self._queue, self._task, self._shape)
             slot.start()
             self._slots.append(slot)
+        return len(self) - before
 
 
 class _Slot(threading.Thread):
@@ -122,12 +132,11 @@ class _Slot(threading.Thread):
         self._ended: str | None = None
 
     def run(self) -> None:
-        from ray.train.torch import TorchTrainer  # imports torch, which the search may not need until here
-
+        from ray_tl.on_ray.lean_trainer import LeanTorchTrainer  # imports torch
         from ray_tl.on_ray.slot_worker import work
 
         try:
-            TorchTrainer(
+            LeanTorchTrainer(
                 work,
                 train_loop_config={"slot": self._number, "queue": self._queue, "task": self._task},
                 scaling_config=self._shape.scaling(),

@@ -14,6 +14,7 @@ import pytest
 import ray
 import yaml
 from PIL import Image
+from ray.cluster_utils import Cluster
 
 from ray_tl import api
 from ray_tl.errors import NoResources
@@ -102,6 +103,31 @@ def test_search_without_a_free_processor_ends_at_once_and_says_why(folders, spac
     with pytest.raises(NoResources, match=r"workers_per_trial=3 needs 3 x .*has CPU 2"):
         run_search(plan, ClusterConfig(num_cpus=2, workers_per_trial=3), dashboard=False)
     assert not ray.is_initialized()
+
+
+@pytest.fixture
+def small_cluster() -> Iterator[Cluster]:
+    """A head node with one processor; more nodes may join."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_search_that_joins_a_cluster_takes_a_second_slot_when_a_node_is_added(
+    folders, space, tmp_path, small_cluster
+):
+    def add_node(trial: TrialRecord) -> None:
+        if len(small_cluster.list_all_nodes()) == 1 and len(trial.epochs) == 1:
+            small_cluster.add_node(num_cpus=1)
+
+    settings = {"num_trials": 6, "epochs": 40, "grace_epochs": 40}
+    plan = api.plan_search(space, *map(str, folders), name="grows", settings=settings, home=tmp_path)
+    said: list[str] = []
+    result = run_search(plan, ClusterConfig(address=small_cluster.address), watch=add_node, say=said.append)
+    require_whole(result.trials, 6)
+    assert said[0].startswith("1 warm slots")
+    assert result.slots == 2
+    assert "the cluster has grown: 2 warm slots of 1 worker(s)" in said
 
 
 class Command:
