@@ -10,7 +10,7 @@ quickstart: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest -m 'not ray' -n 2 $(ARGS)
-	$(BIN)/python -m pytest -m ray -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m ray -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check ray_tl tests

@@ -1,4 +1,4 @@
-"""The verbs of the command line as functions."""
+"""The verbs of the command line as functions. Heavy imports happen inside a verb: a study is read in a second."""
 
 import time
 from collections import Counter
@@ -6,22 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_tl.errors import InvalidInput
 from ray_tl.home import models_folder, studies_folder
-from ray_tl.on_ray import search as searching
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
-from ray_tl.on_ray.search import CHAMPION_FILE, Plan, SearchResult, run_search
-from ray_tl.on_ray.session import ray_session
-from ray_tl.promotion.bundle import load_bundle
-from ray_tl.promotion.predict import FilePrediction
-from ray_tl.promotion.predict import predict as predict_files
-from ray_tl.promotion.promote import PromotedVersion, promote_trial
-from ray_tl.promotion.versions import resolve as resolve_model
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import SearchFile, load_search_file, validated
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
-from ray_tl.study.store import StudyStore, find_study, list_studies
+from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
+
+if TYPE_CHECKING:
+    from ray_tl.on_ray.search import Plan, SearchResult
+    from ray_tl.promotion.predict import FilePrediction
+    from ray_tl.promotion.promote import PromotedVersion
 
 Home = Path | str | None
 
@@ -68,7 +66,7 @@ def search(
     cluster: ClusterConfig | None = None,
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
-) -> SearchResult:
+) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
     Args:
@@ -86,6 +84,8 @@ def search(
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
         NoResources: If the cluster has no room for one trial.
     """
+    from ray_tl.on_ray.search import run_search
+
     plan = plan_search(space, source, target, target_test, name, settings, home)
     return run_search(plan, cluster or ClusterConfig(), watch)
 
@@ -96,8 +96,10 @@ def resume(
     cluster: ClusterConfig | None = None,
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
-) -> SearchResult:
+) -> "SearchResult":
     """Go on with a study where it was; nothing is lost and nothing runs twice."""
+    from ray_tl.on_ray.search import run_search
+
     return run_search(plan_resumption(study, settings, home), cluster or ClusterConfig(), watch)
 
 
@@ -109,19 +111,23 @@ def plan_search(
     name: str | None = None,
     settings: Mapping[str, object] | None = None,
     home: Home = None,
-) -> Plan:
+) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`."""
+    from ray_tl.on_ray.search import plan_search
+
     file = space if isinstance(space, SearchFile) else load_search_file(space)
     file = _with_settings(file, settings or {})
     stem = "search" if isinstance(space, SearchFile) else Path(space).stem
     name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     data = DataSource(source=source, target=target, target_test=target_test, options=file.data)
-    return searching.plan_search(file, data, name, studies_folder(home))
+    return plan_search(file, data, name, studies_folder(home))
 
 
-def plan_resumption(study: str, settings: Mapping[str, object] | None = None, home: Home = None) -> Plan:
+def plan_resumption(study: str, settings: Mapping[str, object] | None = None, home: Home = None) -> "Plan":
     """Open a study to go on with it; of its settings only the number of trials and the time may change."""
-    return searching.plan_resumption(study, studies_folder(home), _given(settings or {}))
+    from ray_tl.on_ray.search import plan_resumption
+
+    return plan_resumption(study, studies_folder(home), _given(settings or {}))
 
 
 def studies(home: Home = None) -> list[dict[str, object]]:
@@ -153,13 +159,15 @@ def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[St
         time.sleep(interval_s)
 
 
-def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> PromotedVersion:
+def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> "PromotedVersion":
     """Package the champion of a study, or another finished trial, as a new version of a model.
 
     Raises:
         UnknownName: If there is no such study or trial.
         InvalidInput: If the study has no champion yet, or the trial did not finish.
     """
+    from ray_tl.promotion.promote import promote_trial
+
     store = StudyStore(find_study(studies_folder(home), study))
     number = _champion(store)[0] if trial is None else trial
     if number is None:
@@ -168,9 +176,11 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at)
 
 
-def predict(model: str, files: Sequence[Path | str], home: Home = None) -> list[FilePrediction]:
+def predict(model: str, files: Sequence[Path | str], home: Home = None) -> "list[FilePrediction]":
     """Classify image files with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder."""
-    return predict_files(model, [Path(file) for file in files], models_folder(home))
+    from ray_tl.promotion.predict import predict
+
+    return predict(model, [Path(file) for file in files], models_folder(home))
 
 
 def serve(
@@ -192,8 +202,11 @@ def serve(
         ready: Called with address and version once requests are answered.
     """
     from ray_tl.on_ray.serve_app import serve_forever
+    from ray_tl.on_ray.session import ray_session
+    from ray_tl.promotion.bundle import load_bundle
+    from ray_tl.promotion.versions import resolve
 
-    folder = resolve_model(model, models_folder(home))
+    folder = resolve(model, models_folder(home))
     name = load_bundle(folder).lineage.study if "/" in model else model.partition("@")[0]
     with ray_session(ClusterConfig(address=address)):
         serve_forever(folder, name, port, lambda served: ready(served.url, served.version), num_replicas=replicas)

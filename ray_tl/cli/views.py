@@ -1,7 +1,7 @@
 """How each verb shows its answer."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -10,8 +10,10 @@ from ray_tl.api import StudyStatus
 from ray_tl.cli.output import Output
 from ray_tl.errors import InvalidInput, RayTLError
 from ray_tl.observability.tables import best_first, headline, progress_view, trials_table
-from ray_tl.promotion.predict import FilePrediction
-from ray_tl.promotion.promote import PromotedVersion
+
+if TYPE_CHECKING:
+    from ray_tl.promotion.predict import FilePrediction
+    from ray_tl.promotion.promote import PromotedVersion
 
 
 def show_studies(rows: list[dict[str, object]], output: Output) -> None:
@@ -49,7 +51,7 @@ def follow(statuses: Iterable[StudyStatus], output: Output) -> None:
         output.say(_next_step(last))
 
 
-def show_predictions(predictions: list[FilePrediction], output: Output) -> None:
+def show_predictions(predictions: "list[FilePrediction]", output: Output) -> None:
     table = Table("file", "label", "confidence", header_style="bold", pad_edge=False)
     for item in predictions:
         row = {
@@ -91,7 +93,7 @@ def push_dashboards(
         output.say(str(action))
 
 
-def annotate_promotion(version: PromotedVersion, url: str, token: str, output: Output) -> None:
+def annotate_promotion(version: "PromotedVersion", url: str, token: str, output: Output) -> None:
     """Mark a promotion on the dashboards; a Grafana that does not answer takes nothing back."""
     from ray_tl.observability.grafana import Grafana
 

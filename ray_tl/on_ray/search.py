@@ -29,12 +29,11 @@ from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
-from ray_tl.study.store import StudyStore, check_name, find_study
+from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
-CHAMPION_FILE = "champion.json"
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
 

@@ -26,6 +26,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, here on purpose
 
 SPEC_FILE = "study.json"
+CHAMPION_FILE = "champion.json"
 LOCK_FILE = "search.lock"
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OPTUNA_STATES = {
