@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ray_tl.adaptation.loss_weights import dann_ramp
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, Outputs, task_loss
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
 
 
@@ -57,14 +57,13 @@ class Dann(AdaptationMethod):
             nn.Linear(hidden_width, 1),
         )
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        assert target is not None
-        features = torch.cat([source.features, target.features])
-        reversed_features = reverse_gradient(features, dann_ramp(progress, self.gamma))
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        features = torch.cat([step.source.features, step.target.features])
+        reversed_features = reverse_gradient(features, dann_ramp(step.progress, self.gamma))
         logits = self.discriminator(reversed_features).squeeze(1)
-        num_source = len(source.features)
+        num_source = len(step.source.features)
         domain = domain_classification_loss(logits[:num_source], logits[num_source:])
-        return {"task": task_loss(source, labels), "domain": domain}
+        return {"task": task_loss(step), "domain": domain}
 
 
 class _ReverseGradient(torch.autograd.Function):

@@ -6,7 +6,7 @@ On several ranks both distances are those of the joined batch; every rank brings
 import torch
 from torch import Tensor
 
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, Outputs, task_loss
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
 from ray_tl.collectives import gather_rows, sum_over_ranks, world_size
 from ray_tl.errors import InvalidInput
@@ -71,9 +71,8 @@ def mmd_distance(source: Tensor, target: Tensor, *, bandwidth: float = 1.0) -> T
 class Coral(AdaptationMethod):
     """Deep CORAL: the covariances of source and target features agree."""
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        assert target is not None
-        return {"task": task_loss(source, labels), "domain": coral_distance(source.features, target.features)}
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        return {"task": task_loss(step), "domain": coral_distance(step.source.features, step.target.features)}
 
 
 @METHODS.register("mmd", ranges={"bandwidth": {"log_uniform": [0.25, 4.0]}})
@@ -90,10 +89,9 @@ class Mmd(AdaptationMethod):
         require_positive("mmd.bandwidth", bandwidth, usual=1.0)
         self.bandwidth = bandwidth
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        assert target is not None
-        distance = mmd_distance(source.features, target.features, bandwidth=self.bandwidth)
-        return {"task": task_loss(source, labels), "domain": distance}
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        distance = mmd_distance(step.source.features, step.target.features, bandwidth=self.bandwidth)
+        return {"task": task_loss(step), "domain": distance}
 
 
 def _require_comparable(method: str, source: Tensor, target: Tensor) -> None:

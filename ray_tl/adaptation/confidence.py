@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, Outputs, task_loss
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
 from ray_tl.collectives import gather_rows, sum_over_ranks, world_size
 
@@ -85,18 +85,16 @@ def batch_nuclear_norm(logits: Tensor) -> Tensor:
 class Entropy(AdaptationMethod):
     """Entropy minimisation: each prediction on the target becomes confident; alone it may collapse to one class."""
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        assert target is not None
-        return {"task": task_loss(source, labels), "domain": mean_entropy(target.logits)}
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        return {"task": task_loss(step), "domain": mean_entropy(step.target.logits)}
 
 
 @METHODS.register("im")
 class InformationMaximisation(AdaptationMethod):
     """SHOT-IM: each prediction on the target becomes confident, and all classes are predicted."""
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        assert target is not None
-        return {"task": task_loss(source, labels), "domain": information_maximisation(target.logits)}
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        return {"task": task_loss(step), "domain": information_maximisation(step.target.logits)}
 
 
 @METHODS.register("mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}})
@@ -113,19 +111,17 @@ class Mcc(AdaptationMethod):
         require_positive("mcc.temperature", temperature, usual=2.5)
         self.temperature = temperature
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        assert target is not None
-        confusion = class_confusion(target.logits, temperature=self.temperature)
-        return {"task": task_loss(source, labels), "domain": confusion}
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        confusion = class_confusion(step.target.logits, temperature=self.temperature)
+        return {"task": task_loss(step), "domain": confusion}
 
 
 @METHODS.register("bnm")
 class Bnm(AdaptationMethod):
     """BNM: the matrix of predictions on the target has a large nuclear norm, so they are confident and diverse."""
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        assert target is not None
-        return {"task": task_loss(source, labels), "domain": batch_nuclear_norm(target.logits)}
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        return {"task": task_loss(step), "domain": batch_nuclear_norm(step.target.logits)}
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

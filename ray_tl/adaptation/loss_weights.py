@@ -23,12 +23,13 @@ class LossWeights(Protocol):
     def weights(self, progress: float, names: Iterable[str]) -> dict[str, float]:
         """The weight of each of these losses at this progress."""
 
-    def combine(self, losses: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, float]]:
+    def combine(self, losses: Mapping[str, Tensor], progress: float, gap: float) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum, with gradient, and the weights used.
 
         Args:
             losses: Scalars by name, from `LOSS_NAMES`.
             progress: In [0, 1] of full fidelity.
+            gap: Mean confidence on the source hold-out less that on the target after the last epoch, in [-1, 1].
         """
 
 
@@ -92,7 +93,7 @@ class ScheduledWeights(ABC):
         peaks = {"domain": self.domain, "consistency": self.consistency, "reconstruction": self.reconstruction}
         return {name: 1.0 if name == "task" else peaks[name] * share for name in names}
 
-    def combine(self, losses: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, float]]:
+    def combine(self, losses: Mapping[str, Tensor], progress: float, gap: float) -> tuple[Tensor, dict[str, float]]:
         weights = self.weights(progress, losses)
         # A loss of weight 0 stays in the graph: DDP waits for the gradient of every parameter.
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()

@@ -1,6 +1,8 @@
 """What an adaptation method is: named losses of a source batch and a target batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from ray_tl.registry import Registry
 
 LOSS_NAMES = ("task", "domain", "consistency", "reconstruction")
+View = Literal["source", "target", "strong"]
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,44 @@ class Outputs:
     Attributes:
         features: Output of the backbone, [N, D].
         logits: Output of the head, [N, C].
+        inputs: What entered the network: images in 0..1, or activations before stage `start`, [N, ...].
+        rows: Number of each example in its domain, int64 [N].
     """
 
     features: Tensor
     logits: Tensor
+    inputs: Tensor | None = None
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepOutputs:
+    """All that a method is given in one step. A view that it has not declared is not there: a `KeyError`.
+
+    Attributes:
+        views: Outputs by view: `source`, `target`, and `strong`, the target's rows again under a stronger random
+            change.
+        labels: Of the source rows, int64 [N].
+        progress: In [0, 1] of full fidelity.
+        start: Stage at which the inputs entered the backbone; 0 for images.
+    """
+
+    views: Mapping[View, Outputs]
+    labels: Tensor
+    progress: float
+    start: int = 0
+
+    @property
+    def source(self) -> Outputs:
+        return self.views["source"]
+
+    @property
+    def target(self) -> Outputs:
+        return self.views["target"]
+
+    @property
+    def strong(self) -> Outputs:
+        return self.views["strong"]
 
 
 @dataclass(frozen=True)
@@ -30,44 +67,71 @@ class MethodContext:
     Attributes:
         feature_dim: D, width of the features.
         num_classes: C.
+        num_source: Rows of the labelled source.
+        num_target: Rows of the unlabelled target.
     """
 
     feature_dim: int
     num_classes: int
+    num_source: int = 0
+    num_target: int = 0
+
+
+@dataclass(frozen=True)
+class DomainOutputs:
+    """Outputs for a whole domain in evaluation mode, without gradient, the same on every rank.
+
+    Attributes:
+        features: [N, D].
+        logits: [N, C].
+        labels: Of the source, int64 [N]; `None` for the target.
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor | None = None
 
 
 class AdaptationMethod(nn.Module):
     """Named losses that close the gap between two domains.
 
     A subclass takes a `MethodContext` and, keyword-only, the parameters that a search may choose. Learned parts
-    (discriminators) are submodules: they are trained, wrapped in DDP and saved with the network.
+    (discriminators) are submodules: they are trained, wrapped in DDP and saved with the network. A teacher is a
+    submodule too, without gradients.
 
     Attributes:
-        needs_target: Whether `losses` looks at the target batch; if not, the target is neither loaded nor run.
+        needs: The views that `losses` looks at; others are neither loaded nor run.
+        needs_domains: The whole domains that `begin_epoch` looks at: `source`, `target`.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
     """
 
-    needs_target: bool = True
+    needs: tuple[View, ...] = ("source", "target")
+    needs_domains: tuple[str, ...] = ()
     loss_names: tuple[str, ...] = ("task", "domain")
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
 
-    def losses(self, source: Outputs, labels: Tensor, target: Outputs | None, progress: float) -> dict[str, Tensor]:
-        """The losses of one step, each a scalar with gradient.
-
-        Args:
-            source: Outputs for the source batch, N rows.
-            labels: Source labels, [N], int64.
-            target: Outputs for the target batch, M rows; `None` if the method does not need it.
-            progress: In [0, 1] of full fidelity.
-        """
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        """The losses of one step, each a scalar with gradient."""
         raise NotImplementedError
 
+    def attach(self, model: nn.Module) -> None:
+        """Called once, with the network as it is before training: the moment to copy a teacher from it."""
 
-def task_loss(source: Outputs, labels: Tensor) -> Tensor:
+    def begin_epoch(self, domains: Mapping[str, DomainOutputs], progress: float) -> None:
+        """Called before each epoch with the domains of `needs_domains`, on every rank alike.
+
+        What is set here need not be saved: after a resume it is called again with the same network.
+        """
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """Called after each step of the optimiser, on every rank alike: the moment to move a teacher."""
+
+
+def task_loss(step: StepOutputs) -> Tensor:
     """Cross-entropy of the source batch."""
-    return F.cross_entropy(source.logits, labels)
+    return F.cross_entropy(step.source.logits, step.labels)
 
 
 METHODS: Registry[AdaptationMethod] = Registry("adaptation method")

@@ -12,6 +12,7 @@ from ray_tl.errors import InvalidInput
 from ray_tl.registry import Registry
 
 RESOLUTION_LEVELS = 4
+DROPPED = 0.2
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -193,6 +194,49 @@ class Color(DrawnAugmentation):
         contrasted = (middle + (bright - middle) * contrast).clamp(0, 1)
         grey = _grey(contrasted)
         return (grey + (contrasted - grey) * saturation).clamp(0, 1)
+
+
+@AUGMENTATIONS.register("strong", ranges={"hole": {"uniform": [0.2, 0.6]}})
+class Strong(DrawnAugmentation):
+    """A wide `affine`, then brightness and contrast, then a grey square: the strong view of consistency methods.
+
+    The square is the Cutout of DeVries and Taylor, 2017, https://arxiv.org/abs/1708.04552, kept inside the image.
+
+    Args:
+        hole: Side of the square as a share of the image's, 0..0.9.
+    """
+
+    num_draws = Affine.num_draws + 4
+
+    def __init__(self, *, hole: float = 0.4) -> None:
+        _require_within("hole", hole, 0, 0.9)
+        self._hole = hole
+        self._affine = Affine(degrees=30.0, translate=0.15, scale=0.3, shear=20.0)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        factors = 0.5 + draws[:, -4:-2]
+        brightness, contrast = factors[:, :, None, None, None].unbind(1)
+        bright = (self._affine.apply(images, draws[:, :-4]) * brightness).clamp(0, 1)
+        middle = bright.mean(dim=(1, 2, 3), keepdim=True)
+        return self._with_hole((middle + (bright - middle) * contrast).clamp(0, 1), draws[:, -2:])
+
+    def _with_hole(self, images: Tensor, draws: Tensor) -> Tensor:
+        side = images.shape[-1]
+        steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) / side
+        first = draws * (1 - self._hole)
+        inside = (steps >= first[:, :, None]) & (steps < first[:, :, None] + self._hole)  # [N, 2, S]
+        hole = inside[:, 0, None, :, None] & inside[:, 1, None, None, :]
+        return torch.where(hole, 0.5, images)
+
+
+def dropped_activations(
+    activations: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
+) -> Tensor:
+    """The strong view of cached activations: each zeroed with probability 0.2, the others scaled up; as `augment`."""
+    size = len(activations) if total is None else total
+    draws = torch.rand(size, *activations.shape[1:], generator=generator, device=generator.device)
+    kept = (draws if rows is None else draws[rows]) >= DROPPED
+    return activations * kept.to(activations.device) / (1 - DROPPED)
 
 
 def _sampled(images: Tensor, to_source: Tensor) -> Tensor:

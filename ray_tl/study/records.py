@@ -78,6 +78,7 @@ class EpochRecord(BaseModel):
     freeze_depth: int
     lr: float
     seconds: float
+    gap: float = 0.0
     cached_stages: int = 0
 
 

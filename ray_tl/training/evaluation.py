@@ -13,27 +13,37 @@ EVAL_BATCH = 256
 
 
 @torch.no_grad()
-def predict_probabilities(
+def predict_outputs(
     model: TransferModel, images: Tensor, start: int = 0, device: torch.device | None = None
-) -> NDArray[np.float32]:
-    """Softmax over all rows, [N, C], computed in evaluation mode; ranks share the work and all get the whole.
+) -> tuple[Tensor, Tensor]:
+    """Features [N, D] and logits [N, C] of all rows, in evaluation mode; ranks share the work and all get the whole.
 
     Args:
         model: Left in the mode in which it was.
         images: uint8 images, or activations before stage `start`, [N, ...].
         start: Stage at which `images` enter.
-        device: Where the model is; the images' by default.
+        device: Where the model is; the images' by default. Results are on the CPU.
     """
     was_training = model.training
     model.eval()
     mine = torch.arange(rank(), len(images), world_size())
     parts = []
     for rows in mine.split(EVAL_BATCH):
-        _, logits = model(images[rows].to(device or images.device), start)
-        parts.append(logits.float().softmax(dim=1).cpu())
+        features, logits = model(images[rows].to(device or images.device), start)
+        parts.append((features.cpu(), logits.cpu()))
     model.train(was_training)
-    local = torch.cat(parts) if parts else torch.empty(0, model.head.out_features)
-    return _interleave(local, len(images)).numpy()
+    widths = (model.backbone.feature_dim, model.head.out_features)
+    local = [torch.cat(part) for part in zip(*parts, strict=True)] or [torch.empty(0, width) for width in widths]
+    return _interleave(local[0], len(images)), _interleave(local[1], len(images))
+
+
+def predict_probabilities(
+    model: TransferModel, images: Tensor, start: int = 0, device: torch.device | None = None
+) -> NDArray[np.float32]:
+    """Softmax of the logits of `predict_outputs`, float32 [N, C]."""
+    _, logits = predict_outputs(model, images, start, device)
+    probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).numpy()
+    return probabilities
 
 
 def _interleave(local: Tensor, num_rows: int) -> Tensor:
@@ -41,7 +51,7 @@ def _interleave(local: Tensor, num_rows: int) -> Tensor:
         return local
     parts: list[Tensor | None] = [None] * world_size()
     dist.all_gather_object(parts, local)
-    whole = torch.empty(num_rows, local.shape[1])
+    whole = local.new_empty(num_rows, local.shape[1])
     for index, part in enumerate(parts):
         assert part is not None
         whole[index :: world_size()] = part

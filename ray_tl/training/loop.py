@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_tl.adaptation import METHODS, MethodContext
+from ray_tl.adaptation import METHODS, DomainOutputs, MethodContext
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
+from ray_tl.adaptation.method import View
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
-from ray_tl.data.augmentation import AUGMENTATIONS
+from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.distributed_norm import convert_batch_norm
@@ -25,7 +26,7 @@ from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_grou
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.data import Inputs, TrialData
-from ray_tl.training.evaluation import predict_probabilities
+from ray_tl.training.evaluation import predict_outputs, predict_probabilities
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.randomness import derive_seed, generator
@@ -143,10 +144,10 @@ class TrialRun:
     def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
         self.config, self.data, self.validators = config, data, validators
         self.task = self._build_task()
-        self._weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
         self._unfreezing = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
         self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
+        self._strong = AUGMENTATIONS.create("strong", {})
         self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)
         self._optimizer, self._base_rates = self._build_optimizer()
         self._lr = self._choice.lr
@@ -154,6 +155,7 @@ class TrialRun:
             len(data.pair.source), len(data.pair.target), config.batch_size, rank(), world_size(), config.seed
         )
         self._depth = -1
+        self._gap = 0.0
         self._step_module: nn.Module = self.task
         self._inputs = Inputs(data.images, 0)
         self.evidence: dict[str, NDArray[np.float32]] = {}
@@ -162,6 +164,7 @@ class TrialRun:
         """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
         start = time.perf_counter()
         self._enter_phase(epoch / self.config.epochs)
+        self._begin_epoch(epoch / self.config.epochs)
         losses, weights = self._train(epoch)
         scores, histogram = self._evaluate()
         return EpochReport(
@@ -173,6 +176,7 @@ class TrialRun:
             freeze_depth=self._depth,
             lr=self._lr,
             seconds=time.perf_counter() - start,
+            gap=self._gap,
             cached_stages=self._inputs.start,
         )
 
@@ -186,15 +190,19 @@ class TrialRun:
             return None
         self.task.load_state_dict(state["task"])
         self._optimizer.load_state_dict(state["optimizer"])
-        return EpochReport(**state["report"])
+        report = EpochReport(**state["report"])
+        self._gap = report.gap
+        return report
 
     def _build_task(self) -> AdaptationTask:
         model = build_model(self.config, self.data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.config.seed, "method"))
-            context = MethodContext(model.backbone.feature_dim, self.data.pair.num_classes)
+            pair = self.data.pair
+            context = MethodContext(model.backbone.feature_dim, pair.num_classes, len(pair.source), len(pair.target))
             method = METHODS.create(self.config.method.name, self.config.method.params, context)
-        task = AdaptationTask(model, method)
+        weights = LOSS_WEIGHTS.create(self.config.loss_weighting.name, self.config.loss_weighting.params)
+        task = AdaptationTask(model, method, weights)
         if world_size() > 1:
             convert_batch_norm(task)
         return task.to(self.data.device)
@@ -204,7 +212,8 @@ class TrialRun:
         multipliers = LR_MULTIPLIERS.create(self.config.lr_multipliers.name, self.config.lr_multipliers.params)
         model = self.task.model
         groups: list[Any] = [*parameter_groups(model, choice.lr, multipliers.multipliers(model.backbone.num_stages))]
-        learned = list(self.task.method.parameters())
+        others = [value for name, value in self.task.named_parameters() if not name.startswith("model.")]
+        learned = [value for value in others if value.requires_grad]
         groups += [{"params": learned, "lr": choice.lr, "name": "method"}] if learned else []
         return choice.build(groups), [float(group["lr"]) for group in groups]
 
@@ -221,6 +230,19 @@ class TrialRun:
         if world_size() > 1:
             self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
 
+    def _begin_epoch(self, progress: float) -> None:
+        """Let the method look at whole domains, if it asks for that."""
+        labels = {"source": self.data.labels.to(self.data.device), "target": None}
+        domains = {
+            name: DomainOutputs(*self._domain_outputs(name), labels[name]) for name in self.task.method.needs_domains
+        }
+        if domains:
+            self.task.method.begin_epoch(domains, progress)
+
+    def _domain_outputs(self, name: str) -> tuple[Tensor, Tensor]:
+        outputs = predict_outputs(self.task.model, self._inputs.rows[name], self._inputs.start, self.data.device)
+        return outputs[0].to(self.data.device), outputs[1].to(self.data.device)
+
     def _train(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
         torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))
         self.task.train()
@@ -235,27 +257,40 @@ class TrialRun:
         return self._mean_over_ranks(totals, steps), weights
 
     def _step(self, step: Step, progress: float, epoch: int, index: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        random = generator(self.config.seed, "augmentation", epoch, index)
+        views, rows = self._views(step, epoch, index)
         labels = self.data.labels[step.source_rows].to(self.data.device)
-        source = self._batch("source", step.source_rows, step, random)
-        needed = self.task.method.needs_target
-        target = self._batch("target", step.target_rows, step, random) if needed else None
         factor = self._schedule(progress)
         self._lr = self._choice.lr * factor
         set_learning_rates(self._optimizer, self._base_rates, factor)
         self._optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, Tensor] = self._step_module(source, labels, target, self._inputs.start, progress)
-        total, weights = self._weights.combine(losses, progress)
+        total, losses, weights = self._step_module(views, rows, labels, self._inputs.start, progress, self._gap)
         total.backward()
         nn.utils.clip_grad_norm_(self.task.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()
+        self.task.method.after_step(self.task.model, progress)
         return losses, weights
 
-    def _batch(self, domain: str, rows: Tensor, step: Step, random: torch.Generator) -> Tensor:
-        inputs = self._inputs.rows[domain][rows].to(self.data.device)
+    def _views(self, step: Step, epoch: int, index: int) -> tuple[dict[View, Tensor], dict[View, Tensor]]:
+        """What enters the network, and which rows of their domains these are, for each view that the method needs."""
+        random = generator(self.config.seed, "augmentation", epoch, index)
+        numbers = {"source": step.source_rows, "target": step.target_rows, "strong": step.target_rows}
+        views: dict[View, Tensor] = {}
+        for name in self.task.method.needs:
+            inputs = self._inputs.rows["source" if name == "source" else "target"][numbers[name]].to(self.data.device)
+            change = self._strong_view if name == "strong" else self._weak_view
+            views[name] = change(inputs, random, step)
+        return views, {name: numbers[name].to(self.data.device) for name in views}
+
+    def _weak_view(self, inputs: Tensor, random: torch.Generator, step: Step) -> Tensor:
         if self._inputs.start > 0:
             return inputs
         return self._augmentation.augment(inputs.float() / 255, random, step.share, step.total)
+
+    def _strong_view(self, inputs: Tensor, random: torch.Generator, step: Step) -> Tensor:
+        weak = self._weak_view(inputs, random, step)
+        if self._inputs.start > 0:
+            return dropped_activations(weak, random, step.share, step.total)
+        return self._strong.augment(weak, random, step.share, step.total)
 
     def _mean_over_ranks(self, totals: dict[str, Tensor], steps: int) -> dict[str, float]:
         means = torch.stack(list(totals.values())) / steps
@@ -274,6 +309,8 @@ class TrialRun:
         self.evidence = {
             name: predict_probabilities(model, inputs.rows[name], inputs.start, self.data.device) for name in names
         }
+        confidence = {name: float(rows.max(axis=1).mean()) for name, rows in self.evidence.items()}
+        self._gap = confidence["source_holdout"] - confidence["target"]
         return _scores(self.evidence, self.data, self.validators)
 
 

@@ -17,6 +17,7 @@ class EpochReport:
         freeze_depth: Stages that were frozen.
         lr: Base learning rate at the end of the epoch.
         seconds: Wall time of the epoch, its evaluation included.
+        gap: Mean confidence on the source hold-out less that on the target, in [-1, 1].
         cached_stages: Stages that came from the activation cache instead of being computed.
     """
 
@@ -28,6 +29,7 @@ class EpochReport:
     freeze_depth: int
     lr: float
     seconds: float
+    gap: float = 0.0
     cached_stages: int = 0
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from ray_tl.adaptation.adversarial import Dann, domain_classification_loss, reverse_gradient
-from ray_tl.adaptation.method import MethodContext, Outputs
+from ray_tl.adaptation.method import MethodContext, Outputs, StepOutputs
 from ray_tl.errors import InvalidInput
 from tests.numeric import numeric_gradient
 
@@ -28,10 +28,8 @@ def discriminator_logits(dann, features):
 
 def domain_loss(dann, source, target, progress):
     labels = torch.zeros(len(source), dtype=torch.int64)
-    losses = dann.losses(
-        Outputs(source, torch.zeros(len(source), 2)), labels, Outputs(target, torch.zeros(len(target), 2)), progress
-    )
-    return losses["domain"]
+    views = {name: Outputs(rows, torch.zeros(len(rows), 2)) for name, rows in (("source", source), ("target", target))}
+    return dann.losses(StepOutputs(views, labels, progress))["domain"]
 
 
 @pytest.fixture

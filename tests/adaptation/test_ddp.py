@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from ray_tl.adaptation import METHODS, MethodContext, Outputs
+from ray_tl.adaptation import METHODS, MethodContext, Outputs, StepOutputs
 from ray_tl.collectives import rank, world_size
 from tests.gloo import run_on_ranks
 
@@ -23,7 +23,8 @@ class AdaptationTask(nn.Module):
         self.method = METHODS.create(name, {}, MethodContext(feature_dim=5, num_classes=4))
 
     def forward(self, source, labels, target):
-        losses = self.method.losses(self.outputs(source), labels, self.outputs(target), progress=0.3)
+        views = {"source": self.outputs(source), "target": self.outputs(target)}
+        losses = self.method.losses(StepOutputs(views, labels, progress=0.3))
         return torch.stack(list(losses.values())).sum()
 
     def outputs(self, inputs):

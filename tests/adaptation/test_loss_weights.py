@@ -72,7 +72,7 @@ def test_task_weighs_one_at_every_progress_and_each_loss_has_its_own_peak(name):
 
 def test_combine_gives_the_weighted_sum_with_its_gradient_and_the_weights_used():
     losses = {"task": torch.tensor(3.0, requires_grad=True), "domain": torch.tensor(5.0, requires_grad=True)}
-    total, weights = LOSS_WEIGHTS.create("linear", {"domain": 2.0}).combine(losses, progress=0.25)
+    total, weights = LOSS_WEIGHTS.create("linear", {"domain": 2.0}).combine(losses, progress=0.25, gap=0.0)
     total.backward()
     assert weights == {"task": 1.0, "domain": 0.5}
     assert total.item() == 3 + 0.5 * 5
@@ -81,7 +81,7 @@ def test_combine_gives_the_weighted_sum_with_its_gradient_and_the_weights_used()
 
 def test_a_loss_of_weight_zero_keeps_its_parameters_in_the_graph():
     losses = {"task": torch.tensor(3.0), "domain": torch.tensor(5.0, requires_grad=True)}
-    LOSS_WEIGHTS.create("constant", {"domain": 0.0}).combine(losses, progress=0.5)[0].backward()
+    LOSS_WEIGHTS.create("constant", {"domain": 0.0}).combine(losses, progress=0.5, gap=0.0)[0].backward()
     assert losses["domain"].grad.item() == 0
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import ray_tl.adaptation
-from ray_tl.adaptation import METHODS, MethodContext, Outputs
+from ray_tl.adaptation import METHODS, MethodContext, Outputs, StepOutputs
 from ray_tl.adaptation.method import LOSS_NAMES
 from ray_tl.errors import InvalidInput
 
@@ -27,9 +27,12 @@ def outputs(seed, rows, dtype=torch.float32):
 
 
 def losses_of(method, progress=0.5, dtype=torch.float32):
-    source = outputs(0, 6, dtype)
-    target = outputs(1, 5, dtype) if method.needs_target else None
-    return method.losses(source, torch.tensor([0, 1, 2, 0, 1, 2]), target, progress)
+    return method.losses(step_for(method, progress, dtype))
+
+
+def step_for(method, progress=0.5, dtype=torch.float32):
+    views = {"source": outputs(0, 6, dtype), "target": outputs(1, 5, dtype), "strong": outputs(2, 5, dtype)}
+    return StepOutputs({name: views[name] for name in method.needs}, torch.tensor([0, 1, 2, 0, 1, 2]), progress)
 
 
 def test_importing_the_package_registers_every_method():
@@ -55,8 +58,10 @@ def test_task_loss_is_the_cross_entropy_of_the_source(name):
 
 @pytest.mark.parametrize("name", sorted(set(METHODS.names()) - {"source_only"}))
 def test_domain_loss_reaches_the_target(name):
-    method, source, target = METHODS.create(name, {}, CONTEXT), outputs(0, 6), outputs(1, 5)
-    method.losses(source, torch.zeros(6, dtype=torch.int64), target, 0.5)["domain"].backward()
+    method = METHODS.create(name, {}, CONTEXT)
+    step = step_for(method)
+    target = step.target
+    method.losses(step)["domain"].backward()
     slopes = [tensor.grad for tensor in (target.features, target.logits) if tensor.grad is not None]
     assert any(slope.abs().max() > 1e-4 for slope in slopes)
 
