@@ -3,6 +3,7 @@
 from ray_tl.adaptation import METHODS
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
 from ray_tl.data.augmentation import AUGMENTATIONS
+from ray_tl.models.adaptors import ADAPTORS
 from ray_tl.models.backbones import BACKBONES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.registry import Registry
@@ -14,6 +15,7 @@ def catalogue() -> dict[str, Registry]:
     """The registry for each field of `TrialConfig` that names a component."""
     return {
         "backbone": BACKBONES,
+        "adaptor": ADAPTORS,
         "lr_multipliers": LR_MULTIPLIERS,
         "unfreezing": UNFREEZING,
         "method": METHODS,

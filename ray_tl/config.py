@@ -35,6 +35,7 @@ class TrialConfig(BaseModel):
     """Configuration of one trial, frozen; `model_dump_json` and `model_validate_json` are exact inverses.
 
     Attributes:
+        adaptor: Layers between backbone and head, in which domains are aligned.
         freeze_depth: Stages frozen, counted from the input; the backbone's number of stages means "head only".
         lr_multipliers: Learning rate of each stage and of the head, relative to the optimiser's.
         unfreezing: Depth as a function of progress, ending at `freeze_depth`.
@@ -47,6 +48,7 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Component
+    adaptor: Component = Component(name="none")
     freeze_depth: int = Field(default=0, ge=0)
     lr_multipliers: Component = Component(name="uniform")
     unfreezing: Component = Component(name="fixed")

@@ -6,11 +6,16 @@ import pytest
 from ray_tl.adaptation import MethodContext
 from ray_tl.components import catalogue, describe
 from ray_tl.errors import InvalidInput, UnknownName
+from ray_tl.models.adaptors import AdaptorContext
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.registry import Registry, did_you_mean
 from ray_tl.search_space import SearchSpace
 
-CONTEXTS = {"backbone": [BackboneContext(load_weights=False)], "method": [MethodContext(feature_dim=4, num_classes=3)]}
+CONTEXTS = {
+    "backbone": [BackboneContext(load_weights=False)],
+    "adaptor": [AdaptorContext(feature_dim=4)],
+    "method": [MethodContext(feature_dim=4, num_classes=3)],
+}
 SHAPES: Registry[object] = Registry("shape")
 
 

@@ -4,8 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.config import Component
+from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext
 from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.stages import StagedBackbone
+
+NO_ADAPTOR = Component(name="none")
 
 
 class TransferModel(nn.Module):
@@ -13,6 +16,7 @@ class TransferModel(nn.Module):
 
     Args:
         backbone: Ordered stages.
+        adaptor: Between backbone and head.
         num_classes: C.
         backbone_name: For messages.
     """
@@ -20,13 +24,21 @@ class TransferModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: StagedBackbone, num_classes: int, backbone_name: str = "backbone") -> None:
+    def __init__(
+        self, backbone: StagedBackbone, adaptor: Adaptor, num_classes: int, backbone_name: str = "backbone"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_name = backbone_name
-        self.head = nn.Linear(backbone.feature_dim, num_classes)
+        self.adaptor = adaptor
+        self.head = nn.Linear(adaptor.feature_dim, num_classes)
         self.register_buffer("mean", torch.tensor(backbone.normalisation.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.normalisation.std).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def feature_dim(self) -> int:
+        """D, width of the features that methods and head see."""
+        return self.adaptor.feature_dim
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 in 0..255 or float in 0..1, [N, C, H, W], to what the first stage expects."""
@@ -35,18 +47,21 @@ class TransferModel(nn.Module):
 
     def forward(self, images: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
         """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, C]."""
-        features = self.backbone(self.normalise(images) if start == 0 else images, start)
+        features = self.adaptor(self.backbone(self.normalise(images) if start == 0 else images, start))
         return features, self.head(features)
 
 
-def build_transfer_model(backbone: Component, num_classes: int, context: BackboneContext) -> TransferModel:
+def build_transfer_model(
+    backbone: Component, num_classes: int, context: BackboneContext, adaptor: Component = NO_ADAPTOR
+) -> TransferModel:
     """The network that a configuration names.
 
     Raises:
-        InvalidInput: If the backbone or one of its parameters is unknown or out of range, the images have a number of
-            channels that its weights don't fit, or the weights can't be had.
+        InvalidInput: If the backbone, the adaptor or one of their parameters is unknown or out of range, the images
+            have a number of channels that the weights don't fit, or the weights can't be had.
     """
     stages = BACKBONES.create(backbone.name, backbone.params, context)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.
-    model = TransferModel(stages, num_classes, backbone.name)
+    layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(stages.feature_dim))
+    model = TransferModel(stages, layers, num_classes, backbone.name)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

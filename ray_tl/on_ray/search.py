@@ -17,6 +17,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
+from ray_tl.models.adaptors import AdaptorContext
 from ray_tl.models.backbones import num_stages
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 from ray_tl.on_ray.cluster_file import ClusterConfig
@@ -228,12 +229,11 @@ def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> No
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
+    contexts: dict[str, list[object]] = {"method": [MethodContext(2, 2)], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
         component = getattr(config, field)
-        if field == "method":
-            registry.create(component.name, component.params, MethodContext(feature_dim=2, num_classes=2))
-        elif field != "backbone":
-            registry.create(component.name, component.params)
+        if field != "backbone":
+            registry.create(component.name, component.params, *contexts.get(field, []))
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:

@@ -31,7 +31,7 @@ from ray_tl.config import Component, TrialConfig
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from ray_tl.models.transfer_model import NO_ADAPTOR, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
 
 WEIGHTS = "model.safetensors"
@@ -60,6 +60,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Component
+    adaptor: Component = NO_ADAPTOR
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -283,7 +284,7 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
 def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
         context = BackboneContext(spec.channels, load_weights=False)
-        model = build_transfer_model(spec.backbone, spec.num_classes, context)
+        model = build_transfer_model(spec.backbone, spec.num_classes, context, spec.adaptor)
         model.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (InvalidInput, RuntimeError, SafetensorError) as error:
         raise BrokenBundle(f"{folder}: {WEIGHTS} does not fit {SPEC} ({error}); {REMEDY}") from error

@@ -54,7 +54,8 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     files = TrialFiles(store.folder, trial.number)
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
-    model_spec = ModelSpec(backbone=trial.config.backbone, preprocessing=pair.preprocessing, classes=spec.classes)
+    network = {"backbone": trial.config.backbone, "adaptor": trial.config.adaptor}
+    model_spec = ModelSpec(**network, preprocessing=pair.preprocessing, classes=spec.classes)
     lineage = Lineage.model_validate(
         {
             "study": spec.name,

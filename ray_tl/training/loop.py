@@ -129,7 +129,7 @@ def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "model"))
         context = BackboneContext(data.pair.preprocessing.channels, load_weights)
-        return build_transfer_model(config.backbone, data.pair.num_classes, context)
+        return build_transfer_model(config.backbone, data.pair.num_classes, context, config.adaptor)
 
 
 class TrialRun:
@@ -199,7 +199,7 @@ class TrialRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.config.seed, "method"))
             pair = self.data.pair
-            context = MethodContext(model.backbone.feature_dim, pair.num_classes, len(pair.source), len(pair.target))
+            context = MethodContext(model.feature_dim, pair.num_classes, len(pair.source), len(pair.target))
             method = METHODS.create(self.config.method.name, self.config.method.params, context)
         weights = LOSS_WEIGHTS.create(self.config.loss_weighting.name, self.config.loss_weighting.params)
         task = AdaptationTask(model, method, weights)

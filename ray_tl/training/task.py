@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ray_tl.adaptation.loss_weights import LossWeights
 from ray_tl.adaptation.method import AdaptationMethod, Outputs, StepOutputs, View
+from ray_tl.models.adaptors import set_num_views
 from ray_tl.models.transfer_model import TransferModel
 
 
@@ -47,6 +48,7 @@ class AdaptationTask(nn.Module):
             progress: In [0, 1] of full fidelity.
             gap: Between source and target, after the last epoch; see `EpochReport`.
         """
+        set_num_views(self.model, len(views))
         features, logits = self.model(torch.cat(list(views.values())), start)
         sizes = [len(view) for view in views.values()]
         parts = zip(views, features.split(sizes), logits.split(sizes), strict=True)

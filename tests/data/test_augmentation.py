@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision.transforms import functional as reference
 
-from ray_tl.data.augmentation import AUGMENTATIONS, Affine, AffineResolution, Color, FlipCrop
+from ray_tl.data.augmentation import AUGMENTATIONS, Affine, AffineResolution, Color, FlipCrop, dropped_activations
 from ray_tl.errors import InvalidInput
 
 every_augmentation = pytest.mark.parametrize("name", AUGMENTATIONS.names())
@@ -173,3 +173,22 @@ def test_colours_change_as_in_torchvision(position, adjust, draw, factor):
 def test_parameters_out_of_range_are_refused(name, field, value):
     with pytest.raises(InvalidInput, match=rf"augmentation.{field}={value} is out of range; choose 0"):
         AUGMENTATIONS.create(name, {field: value})
+
+
+def test_dropped_activations_are_zero_or_scaled_up_and_keep_their_mean():
+    ones = torch.ones(200, 4, 3, 3)
+    dropped = dropped_activations(ones, generator())
+    assert set(dropped.unique().tolist()) == {0.0, 1.25}
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_dropped_activations_of_two_workers_are_those_of_one():
+    ones = torch.ones(8, 5)
+    halves = [dropped_activations(ones[:4], generator(3), rows, 8) for rows in (slice(0, 4), slice(4, 8))]
+    assert torch.equal(torch.cat(halves), dropped_activations(ones, generator(3)))
+
+
+def test_strong_view_has_one_grey_square_of_its_side():
+    black = torch.zeros(6, 1, 20, 20)
+    changed = AUGMENTATIONS.create("strong", {"hole": 0.5}).augment(black, generator())
+    assert_close((changed == 0.5).sum(dim=(1, 2, 3)), torch.full((6,), 100), rtol=0, atol=11)

@@ -17,21 +17,27 @@ from tests.gloo import run_on_ranks
 from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
 
 METHODS = ["source_only", "coral", "mmd", "dann", "mcc", "im"]
-CASES = [(method, augmentation) for method in METHODS for augmentation in ("none", "affine")]
+SETTINGS = {
+    "none": {},
+    "affine": {"augmentation": "affine"},
+    "bottleneck": {"adaptor": {"bottleneck": {"width": 6, "dropout": 0.3}}},
+}
+CASES = [(method, setting) for method in METHODS for setting in ("none", "affine")]
+CASES += [("coral", "bottleneck"), ("mcc", "bottleneck")]
 FROZEN_IN_EPOCHS = {"conv2": 2, "conv1": 3}  # with the head alone in the first epoch; the pool has no parameters
 STAGES = {"conv1": "model.backbone.stages.0.0.weight", "conv2": "model.backbone.stages.1.0.weight"}
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
-def config_of(method: str, augmentation: str):
+def config_of(method: str, setting: str):
     return tiny_config(
         method=method,
-        augmentation=augmentation,
         batch_size=12,
         unfreezing=UNFREEZE_ONE_STAGE_AN_EPOCH,
         optimizer={"sgd": {"lr": 0.05}},
         lr_multipliers={"uniform": {"head": 2.0}},
+        **SETTINGS[setting],
     )
 
 
@@ -39,7 +45,7 @@ def train_all(cases: list) -> dict:
     """What this rank says of each case after each epoch."""
     torch.set_default_dtype(torch.float64)
     try:
-        return {f"{method} {augmentation}": train(config_of(method, augmentation)) for method, augmentation in cases}
+        return {f"{method} {setting}": train(config_of(method, setting)) for method, setting in cases}
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -86,7 +92,7 @@ def runs(tmp_path_factory):
     return [train_all(CASES), *run_on_ranks(on_rank, 2, CASES, str(tmp_path_factory.mktemp("study")))]
 
 
-@pytest.fixture(params=[f"{method} {augmentation}" for method, augmentation in CASES])
+@pytest.fixture(params=[f"{method} {setting}" for method, setting in CASES])
 def case(request, runs):
     """One case: the epochs of one process and of each rank, all four stages of unfreezing."""
     return [run[request.param] for run in runs]
