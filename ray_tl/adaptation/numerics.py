@@ -1,4 +1,4 @@
-"""What every loss shares: enough precision, and parameters that make sense."""
+"""What every loss shares: enough precision, distances that do not cancel, and parameters that make sense."""
 
 import functools
 import math
@@ -26,6 +26,12 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
             return loss(*wide, **parameters)  # type: ignore[arg-type]  # mypy can't map a ParamSpec
 
     return precise
+
+
+def squared_distances(rows: Tensor, others: Tensor) -> Tensor:
+    """Squared Euclidean distance of each row to each of the others, [N, D] and [M, D] to [N, M]; gradients flow."""
+    # From differences, not from ||x||^2 + ||y||^2 - 2 x.y: equal rows must be at distance 0 wherever they lie.
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def require_positive(field: str, value: float, usual: float) -> None:
