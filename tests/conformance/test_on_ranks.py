@@ -1,0 +1,60 @@
+"""Every method and every loss weighting trains the same on one rank, on two and on four.
+
+One joint batch of 64 of each domain, as 1 x 64, 2 x 32 and 4 x 16 over gloo, in float64, batch normalisation included.
+"""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ray_tl.adaptation import LOSS_WEIGHTS, METHODS
+from ray_tl.training.loop import TrialRun
+from tests.gloo import run_on_ranks
+from tests.training.tiny import VALIDATORS, tiny_config, tiny_data, tiny_pair
+
+CASES: dict[str, dict] = {
+    **{f"method {name}": {"method": name} for name in METHODS.names()},
+    **{f"weighting {name}": {"method": "dann", "loss_weighting": name} for name in LOSS_WEIGHTS.names()},
+}
+CLOSE = {"rtol": 1e-6, "atol": 1e-10}
+EPOCHS = 2  # of one step each: what a method learns or remembers after a step shows in the second
+
+
+def train_all(cases: dict[str, dict]) -> dict[str, dict]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        return {name: train(changes) for name, changes in cases.items()}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def train(changes: dict) -> dict:
+    """Losses and weights of every epoch; gradients and state after the last."""
+    config = tiny_config(
+        batch_size=64, epochs=EPOCHS, optimizer={"sgd": {"lr": 0.05}}, augmentation="affine", **changes
+    )
+    run = TrialRun(config, tiny_data(tiny_pair(num_source=64, num_target=70)), VALIDATORS)
+    reports = [run.epoch(epoch) for epoch in range(EPOCHS)]
+    return {
+        "losses": [report.losses for report in reports],
+        "weights": [report.weights for report in reports],
+        "gradients": {name: part.grad for name, part in run.task.named_parameters() if part.requires_grad},
+        "state": dict(run.task.state_dict()),
+    }
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return train_all(CASES)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def on_ranks(request):
+    return run_on_ranks(train_all, request.param, CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("key", ["losses", "weights", "gradients", "state"])
+def test_every_rank_has_what_one_process_has(alone, on_ranks, case, key):
+    for rank in on_ranks:
+        assert_close(rank[case][key], alone[case][key], **CLOSE)
