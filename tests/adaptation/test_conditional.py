@@ -236,23 +236,29 @@ def test_above_the_largest_width_the_discriminator_sees_the_randomised_map():
     assert domain_loss(method, source, target).item() == pytest.approx(expected, rel=1e-9)
 
 
-def shared_gradients(max_width):
-    """Gradients of CDAN+E for this rank's share of a joined batch of 8 and 8 rows: discriminator, then features."""
-    method, share = (
-        build(CdanE, max_width=max_width),
-        slice(rank() * 8 // world_size(), (rank() + 1) * 8 // world_size()),
-    )
+def shared_gradients():
+    """Gradients of CDAN+E for this rank's share of a joined batch, by largest width: discriminator, then features."""
+    return {max_width: shared_gradients_of(build(CdanE, max_width=max_width)) for max_width in (4, 4096)}
+
+
+def shared_gradients_of(method):
+    share = slice(rank() * 8 // world_size(), (rank() + 1) * 8 // world_size())
     joined = random_outputs(1, 8), random_outputs(2, 8)
     parts = [Outputs(domain.features[share], domain.logits[share]) for domain in joined]
     domain_loss(method, *parts).backward()
     return [parameter.grad for parameter in method.parameters()] + [domain.features.grad for domain in joined]
 
 
+@pytest.fixture(scope="module")
+def on_four_ranks():
+    return run_on_ranks(shared_gradients, 4)
+
+
 @pytest.mark.parametrize("max_width", [4, 4096])
-def test_mean_gradients_of_four_ranks_are_those_of_the_joined_batch(max_width):
-    on_ranks = run_on_ranks(shared_gradients, 4, max_width)
-    means = [torch.stack(parts).mean(dim=0) for parts in zip(*on_ranks, strict=True)]
-    assert_close(means, shared_gradients(max_width), rtol=1e-6, atol=1e-12)
+def test_mean_gradients_of_four_ranks_are_those_of_the_joined_batch(on_four_ranks, max_width):
+    parts = zip(*(gradients[max_width] for gradients in on_four_ranks), strict=True)
+    means = [torch.stack(part).mean(dim=0) for part in parts]
+    assert_close(means, shared_gradients()[max_width], rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", METHODS)
