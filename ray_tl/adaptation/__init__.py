@@ -1,6 +1,16 @@
 """How is the gap between two domains closed?"""
 
-from ray_tl.adaptation import adversarial, alignment, confidence, feature_norm, source_only, transport
+from ray_tl.adaptation import (  # noqa: F401  importing a module registers its methods
+    adversarial,
+    alignment,
+    composition,
+    conditional,
+    confidence,
+    discrepancy,
+    feature_norm,
+    source_only,
+    transport,
+)
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS, LossWeights
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, Outputs, StepOutputs
 
@@ -13,10 +23,4 @@ __all__ = [
     "MethodContext",
     "Outputs",
     "StepOutputs",
-    "adversarial",
-    "alignment",
-    "confidence",
-    "feature_norm",
-    "source_only",
-    "transport",
 ]

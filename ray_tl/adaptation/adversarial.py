@@ -31,6 +31,17 @@ def domain_classification_loss(source: Tensor, target: Tensor) -> Tensor:
     return (F.softplus(-source).mean() + F.softplus(target).mean()) / 2
 
 
+def domain_discriminator(width: int, hidden_width: int) -> nn.Sequential:
+    """Two hidden layers of `hidden_width`, from [N, width] to one logit [N, 1], high for the source."""
+    return nn.Sequential(
+        nn.Linear(width, hidden_width),
+        nn.ReLU(),
+        nn.Linear(hidden_width, hidden_width),
+        nn.ReLU(),
+        nn.Linear(hidden_width, 1),
+    )
+
+
 @METHODS.register("dann", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "gamma": {"log_uniform": [1.0, 20.0]}})
 class Dann(AdaptationMethod):
     """DANN: features that a discriminator can't tell apart, by gradient reversal.
@@ -49,13 +60,7 @@ class Dann(AdaptationMethod):
         require_positive("dann.hidden_width", hidden_width, usual=256)
         require_positive("dann.gamma", gamma, usual=10.0)
         self.gamma = gamma
-        self.discriminator = nn.Sequential(
-            nn.Linear(context.feature_dim, hidden_width),
-            nn.ReLU(),
-            nn.Linear(hidden_width, hidden_width),
-            nn.ReLU(),
-            nn.Linear(hidden_width, 1),
-        )
+        self.discriminator = domain_discriminator(context.feature_dim, hidden_width)
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         features = torch.cat([step.source.features, step.target.features])
