@@ -73,6 +73,8 @@ def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task
 def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
     def told_to_stop(report: EpochReport) -> bool:
         log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, report.epoch, job.config.epochs, report.scores)
+        for finding in report.findings:
+            log.warning("%s trial %04d epoch %d: %s", task.study, job.number, report.epoch, finding)
         return bool(ray.get(queue.report.remote(slot, job.key, report)))
 
     train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), task.validators)

@@ -79,6 +79,8 @@ class EpochRecord(BaseModel):
     lr: float
     seconds: float
     gap: float = 0.0
+    health: dict[str, float] = Field(default_factory=dict)
+    findings: list[str] = Field(default_factory=list)
     cached_stages: int = 0
 
 

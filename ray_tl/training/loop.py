@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_grou
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.data import Inputs, TrialData
+from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift, findings, gradient_norms
 from ray_tl.training.evaluation import predict_outputs, predict_probabilities
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
@@ -156,6 +157,7 @@ class TrialRun:
         )
         self._depth = -1
         self._gap = 0.0
+        self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
         self._inputs = Inputs(data.images, 0)
         self.evidence: dict[str, NDArray[np.float32]] = {}
@@ -164,10 +166,13 @@ class TrialRun:
         """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
         start = time.perf_counter()
         self._enter_phase(epoch / self.config.epochs)
+        if self._accuracy_before is None:
+            self._accuracy_before = self._domain_accuracy()
         self._begin_epoch(epoch / self.config.epochs)
         losses, weights = self._train(epoch)
         scores, histogram = self._evaluate()
-        return EpochReport(
+        health = self._examine(epoch, histogram)
+        report = EpochReport(
             epoch=epoch + 1,
             scores=scores,
             histogram=histogram,
@@ -177,8 +182,10 @@ class TrialRun:
             lr=self._lr,
             seconds=time.perf_counter() - start,
             gap=self._gap,
+            health=health,
             cached_stages=self._inputs.start,
         )
+        return replace(report, findings=findings(report, (epoch + 1) / self.config.epochs))
 
     def state(self, report: EpochReport) -> State:
         """All that `restore` needs; randomness and schedules are functions of seed and progress."""
@@ -192,6 +199,7 @@ class TrialRun:
         self._optimizer.load_state_dict(state["optimizer"])
         report = EpochReport(**state["report"])
         self._gap = report.gap
+        self._accuracy_before = report.health["domain_accuracy_before"]
         return report
 
     def _build_task(self) -> AdaptationTask:
@@ -312,6 +320,39 @@ class TrialRun:
         confidence = {name: float(rows.max(axis=1).mean()) for name, rows in self.evidence.items()}
         self._gap = confidence["source_holdout"] - confidence["target"]
         return _scores(self.evidence, self.data, self.validators)
+
+    def _examine(self, epoch: int, histogram: list[float]) -> dict[str, float]:
+        """What the doctor measures after an epoch; nothing of the trial changes."""
+        step = next(self._batches.epoch(epoch))
+        views, rows = self._views(step, epoch, 0)
+        labels = self.data.labels[step.source_rows].to(self.data.device)
+        self.task.eval()
+        progress = (epoch + 1) / self.config.epochs
+        _, losses, weights = self.task(views, rows, labels, self._inputs.start, progress, self._gap)
+        trained = [value for value in self.task.model.parameters() if value.requires_grad]
+        norms = gradient_norms(losses, weights, trained)
+        classes = np.bincount(self.data.pair.source.labels, minlength=self.data.pair.num_classes)
+        measured = {
+            **{f"gradient_{name}": norm for name, norm in norms.items() if math.isfinite(norm)},
+            "domain_accuracy": self._domain_accuracy(),
+            "domain_accuracy_before": float(self._accuracy_before or 0.0),
+            "histogram_drift": drift(histogram, (classes / classes.sum()).tolist()),
+        }
+        adaptation = math.hypot(*(norm for name, norm in norms.items() if name != "task"))
+        if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
+            measured["gradient_ratio"] = adaptation / norms["task"]
+        return measured
+
+    def _domain_accuracy(self) -> float:
+        source, target = (self._some_features(name) for name in ("source_holdout", "target"))
+        return domain_accuracy(source, target)
+
+    def _some_features(self, domain: str) -> Tensor:
+        """Of a few rows, always the same; at random, because folders are read class by class."""
+        inputs = self._inputs.rows[domain]
+        order = torch.randperm(len(inputs), generator=generator(self.config.seed, "doctor", domain))
+        rows = inputs[order[: 2 * ROWS_A_HALF]]
+        return predict_outputs(self.task.model, rows, self._inputs.start, self.data.device)[0]
 
 
 def _scores(

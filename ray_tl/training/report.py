@@ -1,6 +1,6 @@
 """What a trial says after each epoch, and what it is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -18,6 +18,9 @@ class EpochReport:
         lr: Base learning rate at the end of the epoch.
         seconds: Wall time of the epoch, its evaluation included.
         gap: Mean confidence on the source hold-out less that on the target, in [-1, 1].
+        health: What the doctor measured: `gradient_NAME` of each weighted loss and `gradient_ratio` of adaptation to
+            task; `domain_accuracy`, now and `_before` training; `histogram_drift` from the source's classes.
+        findings: What the doctor has to say about it, in words.
         cached_stages: Stages that came from the activation cache instead of being computed.
     """
 
@@ -30,6 +33,8 @@ class EpochReport:
     lr: float
     seconds: float
     gap: float = 0.0
+    health: dict[str, float] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
     cached_stages: int = 0
 
 

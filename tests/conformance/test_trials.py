@@ -25,9 +25,11 @@ def data():
 @pytest.mark.parametrize("weighting", LOSS_WEIGHTS.names())
 def test_method_trains_three_steps_with_every_weighting(method, weighting, data):
     run = TrialRun(tiny_config(method=method, loss_weighting=weighting, augmentation="affine"), data, VALIDATORS)
+    before = {name: value.clone() for name, value in run.task.model.named_parameters()}
     report = run.epoch(0)
     assert list(report.losses) == list(report.weights) == list(run.task.method.loss_names)
     assert all(math.isfinite(value) for value in [*report.losses.values(), *report.weights.values()])
+    assert all(not torch.equal(value, before[name]) for name, value in run.task.model.named_parameters())
 
 
 @every_method

@@ -1,0 +1,95 @@
+"""What is wrong with a trial while it trains, without a label of the target: measurements, and findings in words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ray_tl.collectives import world_size
+
+if TYPE_CHECKING:
+    from ray_tl.training.report import EpochReport
+
+ROWS_A_HALF = 256
+RIDGE = 1e-2
+DROWNING, IDLE = 30.0, 1e-3
+TOLD_APART, DRIFTED = 0.95, 0.4
+
+
+def domain_accuracy(source: Tensor, target: Tensor) -> float:
+    """How well a linear classifier tells the domains apart, in [0, 1]; 0.5 is chance, both domains weighing the same.
+
+    The proxy A-distance of Ben-David et al., "Analysis of Representations for Domain Adaptation", 2006, is
+    2 (2 a - 1) for this accuracy a. The classifier is ridge regression on standardised features, fitted to the even
+    rows of each domain and scored on the odd ones, at most 256 of each.
+
+    Args:
+        source: Features [N, D], N >= 2.
+        target: Features [M, D], M >= 2.
+    """
+    rows = min(len(source), len(target), 2 * ROWS_A_HALF) // 2 * 2
+    source, target = source[:rows].double(), target[:rows].double()
+    fitted = torch.cat([source[::2], target[::2]])
+    mean, scale = fitted.mean(0), fitted.std(0).clamp_min(torch.finfo(torch.float32).eps)
+    signs = torch.cat([torch.ones(rows // 2), -torch.ones(rows // 2)]).double()
+    directions = _ridge((fitted - mean) / scale, signs)
+    unseen = (torch.cat([source[1::2], target[1::2]]) - mean) / scale @ directions
+    return float((unseen * signs > 0).double().mean() + (unseen == 0).double().mean() / 2)
+
+
+def gradient_norms(
+    losses: Mapping[str, Tensor], weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
+) -> dict[str, float]:
+    """Length of the gradient of each weighted loss on these parameters, of the joined batch of all ranks."""
+    return {name: _norm(weights[name] * loss, parameters) for name, loss in losses.items()}
+
+
+def drift(histogram: Iterable[float], reference: Iterable[float]) -> float:
+    """Total variation distance of two class histograms, in [0, 1]."""
+    return sum(abs(a - b) for a, b in zip(histogram, reference, strict=True)) / 2
+
+
+def findings(report: "EpochReport", progress: float) -> list[str]:
+    """What a person should know about an epoch, each with its figure and a remedy; mostly nothing."""
+    health, found = report.health, []
+    for name, weight in report.weights.items():
+        if weight > 0 and health.get(f"gradient_{name}") == 0:
+            found.append(f"loss {name!r} has zero gradient: it trains nothing; change the method or its parameters.")
+    ratio = health.get("gradient_ratio")
+    if ratio is not None and ratio > DROWNING:
+        found.append(f"adaptation pulls {ratio:.0f} times as hard as the task; lower the weight of its loss.")
+    if ratio is not None and 0 < ratio < IDLE and progress > 0.5:
+        found.append(f"adaptation pulls {ratio:.1e} times as hard as the task, next to nothing; raise its weight.")
+    if "domain" in report.losses and progress > 0.5 and health["domain_accuracy"] > TOLD_APART:
+        found.append(
+            f"source and target are still told apart ({health['domain_accuracy']:.0%} by a linear classifier, "
+            f"{health['domain_accuracy_before']:.0%} before training); raise the weight of the domain loss, or train "
+            "more stages."
+        )
+    if health["histogram_drift"] > DRIFTED:
+        found.append(
+            f"predictions on the target differ from the source's classes by {health['histogram_drift']:.0%}; some "
+            "classes may have been given up: lower the weight of the adaptation, or expect such a shift."
+        )
+    return found
+
+
+def _ridge(rows: Tensor, targets: Tensor) -> Tensor:
+    """Weights [D] of ridge regression, by the system of the rows, of which there are few."""
+    gram = rows @ rows.T / rows.shape[1]
+    penalty = RIDGE * torch.eye(len(rows), dtype=rows.dtype)
+    return rows.T @ torch.linalg.solve(gram + penalty, targets) / rows.shape[1]
+
+
+def _norm(loss: Tensor, parameters: Sequence[nn.Parameter]) -> float:
+    if not loss.requires_grad:  # of frozen features alone, for example
+        return 0.0
+    slopes = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    flat = [torch.zeros_like(part) if slope is None else slope for part, slope in zip(parameters, slopes, strict=True)]
+    joined = torch.cat([part.flatten() for part in flat])
+    if world_size() > 1:
+        dist.all_reduce(joined)
+        joined = joined / world_size()
+    return float(torch.linalg.vector_norm(joined))

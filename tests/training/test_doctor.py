@@ -1,0 +1,108 @@
+"""What the doctor measures and says; each finding is provoked by the illness that it names."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ray_tl.training.doctor import domain_accuracy, drift, findings, gradient_norms
+from ray_tl.training.loop import TrialRun
+from ray_tl.training.report import EpochReport
+from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+
+
+def normal(rows, shift=0.0, seed=0):
+    return torch.tensor(np.random.default_rng(seed).normal(size=(rows, 8)) + shift)
+
+
+def report(weights=None, **health):
+    measured = {"domain_accuracy": 0.6, "domain_accuracy_before": 0.9, "histogram_drift": 0.1, **health}
+    weights = weights or {"task": 1.0, "domain": 1.0}
+    return EpochReport(
+        epoch=1,
+        scores={},
+        histogram=[0.5, 0.5],
+        losses=dict.fromkeys(weights, 1.0),
+        weights=weights,
+        freeze_depth=0,
+        lr=0.1,
+        seconds=1.0,
+        health=measured,
+    )
+
+
+def test_equal_domains_are_told_apart_by_chance():
+    assert domain_accuracy(normal(512), normal(512, seed=1)) == pytest.approx(0.5, abs=0.06)
+
+
+def test_domains_far_apart_are_always_told_apart():
+    assert domain_accuracy(normal(100), normal(100, shift=5.0, seed=1)) == 1.0
+
+
+def test_accuracy_is_near_that_of_a_logistic_classifier():
+    source, target = normal(400), normal(400, shift=0.5, seed=1)
+    rows, domains = torch.cat([source[::2], target[::2]]), [0] * 200 + [1] * 200
+    classifier = LogisticRegression().fit(rows, domains)
+    expected = classifier.score(torch.cat([source[1::2], target[1::2]]), domains)
+    assert domain_accuracy(source, target) == pytest.approx(expected, abs=0.03)
+
+
+def test_constant_features_are_chance():
+    assert domain_accuracy(torch.ones(20, 3), torch.ones(20, 3)) == 0.5
+
+
+def test_wide_features_of_few_rows_give_a_number():
+    assert 0 <= domain_accuracy(normal(6), normal(4, seed=1)) <= 1
+
+
+def test_drift_is_the_total_variation_distance():
+    assert drift([0.5, 0.5, 0.0], [0.2, 0.3, 0.5]) == pytest.approx(0.5)
+
+
+def test_gradient_norm_is_that_of_the_weighted_loss():
+    parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    norms = gradient_norms({"task": parameter.square().sum(), "domain": parameter.detach().sum() + 0 * parameter[0]},
+                           {"task": 0.5, "domain": 2.0}, [parameter])  # fmt: skip
+    assert norms == {"task": pytest.approx(5.0), "domain": 0.0}
+
+
+def test_a_healthy_epoch_has_no_finding():
+    assert findings(report(gradient_ratio=1.0, gradient_domain=0.3), progress=1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("health", "says"),
+    [
+        ({"gradient_domain": 0.0}, "loss 'domain' has zero gradient"),
+        ({"gradient_ratio": 100.0}, "adaptation pulls 100 times as hard as the task"),
+        ({"gradient_ratio": 1e-5}, "next to nothing"),
+        ({"domain_accuracy": 0.99}, "still told apart (99% by a linear classifier, 90% before training)"),
+        ({"histogram_drift": 0.7}, "differ from the source's classes by 70%"),
+    ],
+)
+def test_each_illness_is_named(health, says):
+    (finding,) = findings(report(**health), progress=1.0)
+    assert says in finding
+
+
+def test_a_loss_that_is_switched_off_is_not_ill():
+    assert findings(report({"task": 1.0, "domain": 0.0}, gradient_domain=0.0), progress=0.1) == []
+
+
+def test_early_epochs_may_be_told_apart():
+    assert findings(report(domain_accuracy=0.99), progress=0.25) == []
+
+
+def test_a_trial_is_examined_after_every_epoch():
+    run = TrialRun(tiny_config(method="coral"), tiny_data(), VALIDATORS)
+    first, second = run.epoch(0), run.epoch(1)
+    assert first.health["domain_accuracy_before"] == second.health["domain_accuracy_before"]
+    assert second.health["gradient_ratio"] == pytest.approx(
+        second.health["gradient_domain"] / second.health["gradient_task"]
+    )
+
+
+def test_a_method_whose_loss_reaches_nothing_that_trains_is_found():
+    config = tiny_config(method="coral", freeze_depth=3)  # features are frozen, CORAL moves nothing
+    found = TrialRun(config, tiny_data(), VALIDATORS).epoch(1).findings
+    assert any("loss 'domain' has zero gradient" in text for text in found)
