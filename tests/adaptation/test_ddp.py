@@ -60,7 +60,7 @@ def joined_batch():
     source = torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
     target = torch.randn(ROWS, 6, generator=generator, dtype=torch.float64) + 0.5
     labels = torch.randint(4, (ROWS,), generator=generator)
-    return source, labels, target, target + 0.1 * torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
+    return source, labels, target, target + 0.5 * torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
 
 
 def built(name):

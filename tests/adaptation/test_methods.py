@@ -67,6 +67,12 @@ def step_for(method, progress=0.5, dtype=torch.float32):
     return StepOutputs({name: views[name] for name in method.needs}, LABELS, progress)
 
 
+def test_importing_the_package_registers_every_method():
+    expected = {"source_only", "coral", "mmd", "dann", "mcc", "im", "bnm", "entropy", "pseudo_label"}
+    expected |= {"iterated_pseudo_label", "fixmatch", "mean_teacher", "distillation"}
+    assert expected <= set(ray_tl.adaptation.METHODS.names())
+
+
 @pytest.mark.parametrize("name", METHODS.names())
 @pytest.mark.parametrize("progress", [0.0, 1.0])
 def test_losses_are_the_declared_ones_finite_scalars_with_gradient(name, progress):
