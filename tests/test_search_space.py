@@ -185,7 +185,7 @@ def test_shipped_file_has_no_problems_and_every_sample_can_be_built(path):
     ("trees", "said"),
     [
         ({"methd": "mcc"}, "trial.methd is not known; did you mean 'method'?"),
-        ({"method": "mc"}, "adaptation method 'mc' is not known; did you mean 'mcc'?"),
+        ({"method": "mccc"}, "adaptation method 'mccc' is not known; did you mean 'mcc'?"),
         ({"method": {"mcc": {"temprature": 2}}}, "has no parameter 'temprature'; did you mean 'temperature'?"),
         ({"lr_multipliers": "layer_decay"}, "'layer_decay' needs 'decay' (float)"),
         ({"lr_multipliers": {"per_stage": {"multipliers": "auto"}}}, "declares no range for it; write one"),

@@ -8,7 +8,9 @@ from ray_tl.adaptation import (  # noqa: F401  importing a module registers its 
     confidence,
     discrepancy,
     feature_norm,
+    self_training,
     source_only,
+    teachers,
     transport,
 )
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS, LossWeights

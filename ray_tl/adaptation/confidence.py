@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
-from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive
 from ray_tl.collectives import gather_rows, sum_over_ranks, world_size
 
 
@@ -24,7 +24,7 @@ def mean_entropy(logits: Tensor) -> Tensor:
     Args:
         logits: [N, C].
     """
-    return _entropies(_log_probabilities(logits)).mean()
+    return _entropies(finite_log_softmax(logits)).mean()
 
 
 @full_precision
@@ -37,7 +37,7 @@ def information_maximisation(logits: Tensor) -> Tensor:
     Args:
         logits: [N, C].
     """
-    log_probabilities = _log_probabilities(logits)
+    log_probabilities = finite_log_softmax(logits)
     rows = len(logits) * world_size()
     mean = sum_over_ranks(log_probabilities.exp().sum(dim=0)) / rows
     diversity = -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
@@ -58,7 +58,7 @@ def class_confusion(logits: Tensor, *, temperature: float = 2.5) -> Tensor:
         logits: [N, K].
         temperature: Above 0.
     """
-    log_probabilities = _log_probabilities(gather_rows(logits) / temperature)
+    log_probabilities = finite_log_softmax(gather_rows(logits) / temperature)
     log_weights = torch.log1p(torch.exp(-_entropies(log_probabilities))).detach()
     share_of_example = F.softmax(log_weights[:, None] + log_probabilities, dim=0)
     trace = (share_of_example * log_probabilities.exp()).sum()
@@ -75,7 +75,7 @@ def batch_nuclear_norm(logits: Tensor) -> Tensor:
     Args:
         logits: [N, C].
     """
-    probabilities = gather_rows(_log_probabilities(logits).exp())
+    probabilities = gather_rows(finite_log_softmax(logits).exp())
     if not probabilities.isfinite().all():
         return probabilities.sum()  # not a number, as every other loss of such logits; a decomposition would raise
     return -torch.linalg.svdvals(probabilities).sum() / len(probabilities)
@@ -122,12 +122,6 @@ class Bnm(AdaptationMethod):
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         return {"task": task_loss(step), "domain": batch_nuclear_norm(step.target.logits)}
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    log_probabilities = F.log_softmax(logits, dim=1)
-    # Logits at both ends of the range overflow to -inf here, and 0 * inf would be NaN in an entropy.
-    return log_probabilities.clamp_min(torch.finfo(log_probabilities.dtype).min)
 
 
 def _entropies(log_probabilities: Tensor) -> Tensor:

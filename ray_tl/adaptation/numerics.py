@@ -7,6 +7,7 @@ from typing import ParamSpec
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ray_tl.errors import InvalidInput
 
@@ -34,6 +35,15 @@ def squared_distances(rows: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
+def finite_log_softmax(logits: Tensor) -> Tensor:
+    """Logarithms of the probabilities, [N, C], never below the lowest finite number.
+
+    Logits at both ends of the range overflow to -inf, and 0 * inf would be NaN in an entropy or a divergence.
+    """
+    log_probabilities = F.log_softmax(logits, dim=1)
+    return log_probabilities.clamp_min(torch.finfo(log_probabilities.dtype).min)
+
+
 def require_positive(field: str, value: float, usual: float) -> None:
     """Refuse a parameter that is not a finite number above 0.
 
@@ -42,6 +52,16 @@ def require_positive(field: str, value: float, usual: float) -> None:
     """
     if not (math.isfinite(value) and value > 0):
         raise InvalidInput(f"{field}={value!r} must be a finite number above 0; {usual} is usual.")
+
+
+def require_threshold(field: str, value: float, usual: float) -> None:
+    """Refuse a threshold of confidence that is not above 0 and at most 1.
+
+    Raises:
+        InvalidInput: If it is not; the message proposes `usual`.
+    """
+    if not 0 < value <= 1:
+        raise InvalidInput(f"{field}={value!r} must be above 0 and at most 1, as confidences are; {usual} is usual.")
 
 
 def _at_least_float32(tensor: object) -> Tensor:

@@ -6,10 +6,9 @@ many rows of a domain.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
-from ray_tl.adaptation.numerics import full_precision, require_positive, squared_distances
+from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive, squared_distances
 from ray_tl.collectives import gather_rows
 
 
@@ -84,9 +83,8 @@ class DeepJdot(AdaptationMethod):
 
 def _cross_entropies(labels: Tensor, logits: Tensor) -> Tensor:
     """Of each target prediction against each source label, [N, M]."""
-    log_probabilities = F.log_softmax(logits, dim=1)
-    # Logits at both ends of the range overflow to -inf here, and an infinite cost has no plan.
-    return -log_probabilities.clamp_min(torch.finfo(logits.dtype).min)[:, labels].T
+    # Bounded, because an infinite cost has no plan.
+    return -finite_log_softmax(logits)[:, labels].T
 
 
 def _optimal_plan(cost: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def findings(report: "EpochReport", progress: float) -> list[str]:
     """What a person should know about an epoch, each with its figure and a remedy; mostly nothing."""
     health, found = report.health, []
     for name, weight in report.weights.items():
-        if weight > 0 and health.get(f"gradient_{name}") == 0:
+        if weight > 0 and progress > 0.5 and health.get(f"gradient_{name}") == 0:  # some losses begin late
             found.append(f"loss {name!r} has zero gradient: it trains nothing; change the method or its parameters.")
     ratio = health.get("gradient_ratio")
     if ratio is not None and ratio > DROWNING:

@@ -4,14 +4,17 @@ import inspect
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 import ray_tl.adaptation
-from ray_tl.adaptation import METHODS, MethodContext, Outputs, StepOutputs
+from ray_tl.adaptation import METHODS, DomainOutputs, MethodContext, Outputs, StepOutputs
 from ray_tl.adaptation.method import LOSS_NAMES
 from ray_tl.errors import InvalidInput
 
-CONTEXT = MethodContext(feature_dim=4, num_classes=3)
+CONTEXT = MethodContext(feature_dim=4, num_classes=3, num_source=8, num_target=9)
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+SURE = 4.0
 BOUNDS = [
     (name, parameter.name, bound)
     for name in METHODS.names()
@@ -20,10 +23,39 @@ BOUNDS = [
 ]
 
 
+class Network(nn.Module):
+    """What a teacher is copied from: features and logits of rows of five numbers, of any precision."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(9)
+        self.weight = nn.Parameter(torch.randn(5, 7, generator=generator))
+
+    def forward(self, inputs, start):
+        features, logits = (inputs @ self.weight.to(inputs.dtype)).split([4, 3], dim=1)
+        return features, SURE * logits
+
+
+def created(name, values=None):
+    """A method as a trial has it before its first step: attached to a network, and told of the whole domains."""
+    method = METHODS.create(name, values or {}, CONTEXT)
+    method.attach(Network())
+    whole = {"source": domain(3, 8, torch.arange(8) % 3), "target": domain(4, 9, None)}
+    method.begin_epoch({name: whole[name] for name in method.needs_domains}, 0.0)
+    return method
+
+
+def domain(seed, rows, labels):
+    everything = outputs(seed, rows)
+    return DomainOutputs(everything.features.detach(), everything.logits.detach(), labels)
+
+
 def outputs(seed, rows, dtype=torch.float32):
+    """Some rows are confident beyond any usual threshold, others are not."""
     generator = torch.Generator().manual_seed(seed)
-    features, logits = torch.randn(rows, 4, generator=generator), torch.randn(rows, 3, generator=generator)
-    return Outputs(features.to(dtype).requires_grad_(), logits.to(dtype).requires_grad_())
+    features, logits = torch.randn(rows, 4, generator=generator), SURE * torch.randn(rows, 3, generator=generator)
+    inputs, numbers = torch.randn(rows, 5, generator=generator), torch.arange(rows)
+    return Outputs(features.to(dtype).requires_grad_(), logits.to(dtype).requires_grad_(), inputs.to(dtype), numbers)
 
 
 def losses_of(method, progress=0.5, dtype=torch.float32):
@@ -32,18 +64,19 @@ def losses_of(method, progress=0.5, dtype=torch.float32):
 
 def step_for(method, progress=0.5, dtype=torch.float32):
     views = {"source": outputs(0, 6, dtype), "target": outputs(1, 5, dtype), "strong": outputs(2, 5, dtype)}
-    return StepOutputs({name: views[name] for name in method.needs}, torch.tensor([0, 1, 2, 0, 1, 2]), progress)
+    return StepOutputs({name: views[name] for name in method.needs}, LABELS, progress)
 
 
 def test_importing_the_package_registers_every_method():
-    expected = {"source_only", "coral", "mmd", "dann", "mcc", "im", "bnm", "entropy"}
+    expected = {"source_only", "coral", "mmd", "dann", "mcc", "im", "bnm", "entropy", "pseudo_label"}
+    expected |= {"iterated_pseudo_label", "fixmatch", "mean_teacher", "distillation"}
     assert expected <= set(ray_tl.adaptation.METHODS.names())
 
 
 @pytest.mark.parametrize("name", METHODS.names())
 @pytest.mark.parametrize("progress", [0.0, 1.0])
 def test_losses_are_the_declared_ones_finite_scalars_with_gradient(name, progress):
-    method = METHODS.create(name, {}, CONTEXT)
+    method = created(name)
     losses = losses_of(method, progress)
     assert tuple(losses) == method.loss_names
     assert set(losses) <= set(LOSS_NAMES)
@@ -52,18 +85,27 @@ def test_losses_are_the_declared_ones_finite_scalars_with_gradient(name, progres
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_task_loss_is_the_cross_entropy_of_the_source(name):
-    expected = torch.nn.functional.cross_entropy(outputs(0, 6).logits, torch.tensor([0, 1, 2, 0, 1, 2]))
-    assert_close(losses_of(METHODS.create(name, {}, CONTEXT))["task"], expected, rtol=0, atol=0)
+    expected = torch.nn.functional.cross_entropy(outputs(0, 6).logits, LABELS)
+    assert_close(losses_of(created(name))["task"], expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS.names()) - {"source_only"}))
-def test_domain_loss_reaches_the_target(name):
-    method = METHODS.create(name, {}, CONTEXT)
+def test_a_loss_other_than_the_task_reaches_a_view_of_the_target(name):
+    method = created(name)
     step = step_for(method)
-    target = step.target
-    method.losses(step)["domain"].backward()
-    slopes = [tensor.grad for tensor in (target.features, target.logits) if tensor.grad is not None]
+    losses = method.losses(step)
+    sum(losses[name] for name in method.loss_names if name != "task").backward()
+    views = [step.views[name] for name in method.needs if name != "source"]
+    slopes = [tensor.grad for view in views for tensor in (view.features, view.logits) if tensor.grad is not None]
     assert any(slope.abs().max() > 1e-4 for slope in slopes)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_every_learned_part_of_a_method_gets_a_gradient_in_every_step(name, progress):
+    method = created(name)
+    sum(losses_of(method, progress).values()).backward()
+    assert [key for key, value in method.named_parameters() if value.requires_grad and value.grad is None] == []
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -73,7 +115,7 @@ def test_summary_is_one_sentence(name):
 
 @pytest.mark.parametrize(("name", "parameter", "bound"), BOUNDS)
 def test_both_ends_of_a_declared_range_build_a_method_with_finite_losses(name, parameter, bound):
-    method = METHODS.create(name, {parameter: bound}, CONTEXT)
+    method = created(name, {parameter: bound})
     assert all(loss.isfinite() for loss in losses_of(method).values())
 
 
@@ -94,5 +136,5 @@ def test_a_scale_that_is_not_above_zero_is_refused(name, parameter, value):
 @pytest.mark.parametrize("name", METHODS.names())
 def test_losses_under_bfloat16_autocast_are_finite(name):
     with torch.autocast("cpu", torch.bfloat16):
-        losses = losses_of(METHODS.create(name, {}, CONTEXT), dtype=torch.bfloat16)
+        losses = losses_of(created(name), dtype=torch.bfloat16)
     assert all(loss.isfinite() for loss in losses.values())

@@ -1,0 +1,165 @@
+"""Methods in which a network without gradients, the teacher, says what to predict on the target."""
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
+from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive, require_threshold
+from ray_tl.errors import InvalidInput
+
+
+class Teacher(nn.Module):
+    """A copy of the network, saved with it, that takes no gradients and stays in evaluation mode whatever is said.
+
+    Args:
+        model: Gives features and logits for inputs and the stage at which they enter. Where inputs are activations
+            after frozen stages, its frozen stages and the teacher's are the same: freezing never gets deeper.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(model).requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, step: StepOutputs) -> Tensor:
+        """Logits of the target view, [N, C], without gradient."""
+        logits: Tensor = self.network(step.target.inputs, step.start)[1]
+        return logits
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, decay: float) -> None:
+        """Parameters become `decay` of themselves plus the rest of the model's; buffers become the model's."""
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.network.parameters()), list(model.parameters()), 0)
+        for mine, theirs in zip(self.network.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+@full_precision
+def consistency_loss(student: Tensor, teacher: Tensor, *, threshold: float) -> Tensor:
+    """Mean squared difference of the probabilities where the teacher is confident, over all rows of this rank.
+
+    French et al., "Self-ensembling for visual domain adaptation", 2018, https://arxiv.org/abs/1706.05208, sec. 3 and
+    3.2: rows where the teacher's confidence is below the threshold count 0. Means are over rows and classes. A mean
+    over rows: DDP's average over ranks is that of the joined batch.
+
+    Args:
+        student: Logits [N, C].
+        teacher: Logits [N, C] of the same rows; without gradient.
+        threshold: Above 0 and at most 1.
+    """
+    expected = teacher.detach().softmax(dim=1)
+    confident = expected.amax(dim=1) >= threshold
+    squares = (student.softmax(dim=1) - expected).square().mean(dim=1)
+    return (confident * squares).mean()
+
+
+@full_precision
+def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Divergence of the softened predictions, T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over rows.
+
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531,
+    sec. 2. Departure: less the teacher's entropy, a constant, so that the loss of a student that agrees is 0.
+
+    Args:
+        student: Logits [N, C].
+        teacher: Logits [N, C] of the same rows; without gradient.
+        temperature: T, above 0.
+    """
+    expected = finite_log_softmax(teacher.detach() / temperature)
+    actual = finite_log_softmax(student / temperature)
+    return temperature**2 * F.kl_div(actual, expected, reduction="batchmean", log_target=True)
+
+
+@METHODS.register(
+    "mean_teacher", ranges={"decay": {"choice": [0.9, 0.99, 0.999]}, "threshold": {"uniform": [0.5, 1.0]}}
+)
+class MeanTeacher(AdaptationMethod):
+    """Mean Teacher: predictions on a strong view agree with those of a moving average of the network.
+
+    Tarvainen and Valpola, "Mean teachers are better role models", 2017, https://arxiv.org/abs/1703.01780, sec. 2, and
+    French et al., 2018, https://arxiv.org/abs/1706.05208. Departures: the teacher takes over the network's buffers and
+    runs in evaluation mode, where theirs normalise by the batch; source and target share a batch; no loss of class
+    balance.
+
+    Args:
+        context: Not used.
+        decay: Of the average, per step, at least 0 and below 1.
+        threshold: Least confidence of the teacher in a row that is learned from, above 0 and at most 1.
+    """
+
+    needs = ("source", "target", "strong")
+    loss_names = ("task", "consistency")
+    teacher: Teacher
+
+    def __init__(self, context: MethodContext, *, decay: float = 0.99, threshold: float = 0.968) -> None:
+        super().__init__(context)
+        _require_below_one("mean_teacher.decay", decay, usual=0.99)
+        require_threshold("mean_teacher.threshold", threshold, usual=0.968)
+        self.decay = decay
+        self.threshold = threshold
+
+    def attach(self, model: nn.Module) -> None:
+        self.teacher = Teacher(model)
+
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        consistency = consistency_loss(step.strong.logits, self.teacher(step), threshold=self.threshold)
+        return {"task": task_loss(step), "consistency": consistency}
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        self.teacher.follow(model, self.decay)
+
+
+@METHODS.register("distillation", ranges={"start": {"uniform": [0.1, 0.5]}, "temperature": {"log_uniform": [1.0, 5.0]}})
+class Distillation(AdaptationMethod):
+    """Self-distillation: from `start` on, the network on the target stays near what it was at `start`.
+
+    Hinton et al., 2015, https://arxiv.org/abs/1503.02531; the teacher is not a larger network but the network itself,
+    trained on the source until then. Up to `start` the loss is 0 and the teacher a copy of the network after each
+    step, so the snapshot at `start` needs no mark of its own to survive a resume.
+
+    Args:
+        context: Not used.
+        start: Progress at which the teacher stops to follow, at least 0 and below 1; at 0 it is the network before
+            training.
+        temperature: Divides the logits of both, above 0.
+    """
+
+    loss_names = ("task", "consistency")
+    teacher: Teacher
+
+    def __init__(self, context: MethodContext, *, start: float = 0.3, temperature: float = 2.0) -> None:
+        super().__init__(context)
+        _require_below_one("distillation.start", start, usual=0.3)
+        require_positive("distillation.temperature", temperature, usual=2.0)
+        self.start = start
+        self.temperature = temperature
+
+    def attach(self, model: nn.Module) -> None:
+        self.teacher = Teacher(model)
+
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        return {"task": task_loss(step), "consistency": self._consistency(step)}
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        if progress < self.start:
+            self.teacher.follow(model, decay=0.0)
+
+    def _consistency(self, step: StepOutputs) -> Tensor:
+        if step.progress < self.start:
+            return (0 * step.target.logits).sum()  # DDP waits for the gradient of every parameter
+        return distillation_loss(step.target.logits, self.teacher(step), temperature=self.temperature)
+
+
+def _require_below_one(field: str, value: float, usual: float) -> None:
+    if not 0 <= value < 1:
+        raise InvalidInput(f"{field}={value!r} must be at least 0 and below 1; {usual} is usual.")

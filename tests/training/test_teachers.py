@@ -1,0 +1,125 @@
+"""Self-training in a whole trial: what is saved, what is trained, and that a resume and more ranks change nothing."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ray_tl.training.files import TrialFiles
+from ray_tl.training.loop import TrialRun, train_trial
+from tests.gloo import run_on_ranks
+from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
+
+EXACT = {"rtol": 0, "atol": 0}
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+# With three classes every row is confident at 0.3; 0.4 leaves some out early on.
+CHOICES = {
+    "mean_teacher": {"decay": 0.9, "threshold": 0.4},
+    "distillation": {"start": 0.3},
+    "fixmatch": {"threshold": 0.4},
+    "pseudo_label": {"threshold": 0.4, "class_balanced": True},
+    "iterated_pseudo_label": {},
+}
+TEACHERS = ["mean_teacher", "distillation"]
+AUGMENTATIONS = ["affine", "none"]  # without augmentation the frozen stages come from the cache
+CASES = [(method, augmentation) for method in CHOICES for augmentation in AUGMENTATIONS]
+
+
+def config_of(method, augmentation="affine", **changes):
+    return tiny_config(
+        method={method: CHOICES[method]},
+        augmentation=augmentation,
+        batch_size=12,
+        unfreezing=UNFREEZE_ONE_STAGE_AN_EPOCH,
+        **changes,
+    )
+
+
+def run_of(method):
+    return TrialRun(config_of(method), tiny_data(), VALIDATORS)
+
+
+def copied(tensors):
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("method", TEACHERS)
+def test_a_teacher_is_saved_but_takes_no_gradient(method):
+    run = run_of(method)
+    saved = run.state(run.epoch(0))["task"]
+    expected = {f"method.teacher.network.{name}" for name in run.task.model.state_dict()}
+    assert {name for name in saved if name.startswith("method")} == expected
+    assert all(value.grad is None for value in run.task.method.parameters())
+
+
+@pytest.mark.parametrize("method", TEACHERS)
+def test_a_teacher_is_in_no_group_of_the_optimiser(method):
+    run = run_of(method)
+    groups = run.state(run.epoch(0))["optimizer"]["param_groups"]
+    assert [group["name"] for group in groups] == ["conv1", "conv2", "pool", "head"]
+
+
+def test_a_mean_teacher_moves_towards_the_network_and_lags_behind():
+    run = run_of("mean_teacher")
+    before, _ = run.task.method.teacher.network.head.weight.clone(), run.epoch(0)
+    taught, learned = run.task.method.teacher.network.head.weight, run.task.model.head.weight
+    assert 0 < (taught - before).norm() < (learned - before).norm()
+
+
+def test_the_teacher_of_distillation_is_the_network_at_its_start():
+    run = run_of("distillation")
+    run.epoch(0)  # steps at progress 0 and 1/8, then 2/8 and 3/8
+    assert_close(run.task.method.teacher.network.state_dict(), run.task.model.state_dict(), **EXACT)
+    run.epoch(1)  # its second step compares the network with itself
+    snapshot = copied(run.task.method.teacher.state_dict())
+    report = run.epoch(2)
+    assert_close(run.task.method.teacher.state_dict(), snapshot, **EXACT)
+    assert report.losses["consistency"] > 0
+
+
+@pytest.mark.parametrize(("method", "augmentation"), CASES)
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, augmentation, stop_at, tmp_path):
+    config, whole, parts = config_of(method, augmentation), TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
+    train_trial(config, tiny_data(), Reports(), whole, VALIDATORS)
+    train_trial(config, tiny_data(), Reports(stop_at), parts, VALIDATORS)
+    train_trial(config, tiny_data(), Reports(), parts, VALIDATORS)
+    left, right = parts.load_checkpoint(), whole.load_checkpoint()
+    assert_close(left["task"], right["task"], **EXACT)
+    assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
+    assert left["report"]["losses"] == right["report"]["losses"]
+
+
+# On two ranks, in float64, so that what remains of a difference is the order of sums.
+
+
+def trained(cases):
+    torch.set_default_dtype(torch.float64)
+    try:
+        return {f"{method} {augmentation}": weights_and_losses(method, augmentation) for method, augmentation in cases}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def weights_and_losses(method, augmentation):
+    run = TrialRun(config_of(method, augmentation, optimizer={"sgd": {"lr": 0.05}}), tiny_data(), VALIDATORS)
+    losses = [run.epoch(epoch).losses for epoch in range(4)]
+    return {"losses": losses, "state": copied(run.task.state_dict())}
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return [trained(CASES), *run_on_ranks(trained, 2, CASES)]
+
+
+@pytest.mark.parametrize("case", [" ".join(case) for case in CASES])
+def test_each_rank_has_what_one_process_has_teachers_included(runs, case):
+    alone, first, second = (run[case] for run in runs)
+    assert_close(first, alone, **CLOSE)
+    assert_close(second, alone, **CLOSE)
+    assert_close(first["state"], second["state"], **EXACT)
+
+
+@pytest.mark.parametrize("case", [" ".join(case) for case in CASES])
+def test_self_training_takes_part(runs, case):
+    losses = runs[0][case]["losses"]
+    assert all(value > 1e-6 for name, value in losses[-1].items() if name != "task")
