@@ -1,6 +1,6 @@
 """How is the gap between two domains closed?"""
 
-from ray_tl.adaptation import adversarial, alignment, confidence, source_only
+from ray_tl.adaptation import adversarial, alignment, confidence, reconstruction, reweighting, source_only
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS, LossWeights
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, Outputs, StepOutputs
 
@@ -16,5 +16,7 @@ __all__ = [
     "adversarial",
     "alignment",
     "confidence",
+    "reconstruction",
+    "reweighting",
     "source_only",
 ]
