@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.linalg import cholesky, solve_triangular
+from scipy.optimize import lsq_linear
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from ray_tl.adaptation.numerics import full_precision, require_positive
 from ray_tl.collectives import rank, sum_over_ranks, world_size
 from ray_tl.errors import InvalidInput
 
-MAX_MATCHED_ROWS = 1000
+MAX_MATCHED_ROWS = 500
 RIDGE = 1e-3
 
 
@@ -76,7 +77,7 @@ def kernel_matching_weights(
     Huang et al., "Correcting Sample Selection Bias by Unlabeled Data", 2006,
     https://papers.nips.cc/paper/3075-correcting-sample-selection-bias-by-unlabeled-data: minimise
     b' K b / 2 - k' b over 0 <= b <= largest_weight, K the kernel of the source rows, k_i = N times the mean kernel of
-    source row i with the target rows, as a quadratic programme (scipy's L-BFGS-B). Departures:
+    source row i with the target rows, as a quadratic programme (`scipy.optimize.lsq_linear`). Departures:
 
     - The kernel is 1 + exp(-||x - y||^2 / (2 bandwidth s^2)), s^2 the mean squared distance of two different rows of
       both domains. The 1 matches the mass of the weights with that of the target, in place of the constraint that
@@ -91,8 +92,10 @@ def kernel_matching_weights(
         largest_weight: Above 1.
 
     Returns:
-        [N], at least 0, of mean 1.
+        [N], at least 0, of mean 1; not a number where a feature is not.
     """
+    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+        return np.full(len(source), np.nan)  # so the task loss tells of it; the solver would raise
     squared = cdist(np.concatenate([source, target]), np.concatenate([source, target]), "sqeuclidean")
     num_source, num_pairs = len(source), len(squared) * (len(squared) - 1)
     variance = max(bandwidth * squared.sum() / num_pairs, np.finfo(np.float64).tiny)
@@ -227,18 +230,8 @@ def _shuffled(num_rows: int) -> NDArray[np.int64]:
 
 
 def _box_minimum(curvature: NDArray[np.float64], pull: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
-    """The b in [0, bound]^N that minimises b' curvature b / 2 - pull' b."""
-
-    def value_and_slope(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        slope = (curvature @ at - pull) / len(pull)
-        return float(at @ (slope - pull / len(pull)) / 2), slope
-
-    found = minimize(
-        value_and_slope,
-        np.ones(len(pull)),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0.0, bound)] * len(pull),
-        options={"maxiter": 5000, "maxfun": 10000, "ftol": 1e-14, "gtol": 1e-8},
-    )
-    return found.x
+    """The b in [0, bound]^N that minimises b' curvature b / 2 - pull' b, for a positive definite curvature."""
+    root = cholesky(curvature, lower=True)
+    # The active-set solver ends at the minimum; L-BFGS-B stalls at some of these problems' bounds.
+    found = lsq_linear(root.T, solve_triangular(root, pull, lower=True), (0.0, bound), method="bvls", tol=1e-12)
+    return np.clip(found.x, 0.0, bound)
