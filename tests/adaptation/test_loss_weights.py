@@ -224,6 +224,13 @@ def test_a_loss_at_or_below_zero_gets_the_largest_weight_and_no_more(value):
     assert learn(Uncertainty(largest_weight=5.0).double(), value) == pytest.approx(5.0)
 
 
+def test_a_loss_is_multiplied_by_the_bound_where_an_optimiser_went_beyond_it():
+    loss = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    total, weights = uncertain([0.0, -7.0, 0.0, 0.0], largest_weight=5.0).combine({"domain": loss}, 0.5, 0.0)
+    total.backward()
+    assert weights["domain"] == loss.grad.item() == pytest.approx(5.0)
+
+
 def test_a_weight_at_its_bound_comes_back_when_the_loss_turns_positive():
     weighting = Uncertainty(largest_weight=5.0).double()
     learn(weighting, -2.0)
