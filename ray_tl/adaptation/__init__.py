@@ -8,6 +8,8 @@ from ray_tl.adaptation import (  # noqa: F401  importing a module registers its 
     confidence,
     discrepancy,
     feature_norm,
+    reconstruction,
+    reweighting,
     self_training,
     source_only,
     teachers,
