@@ -48,7 +48,7 @@ class Drcn(AdaptationMethod):
     """DRCN: features from which the target's inputs can be restored, while the source is classified.
 
     Ghifary et al., "Deep Reconstruction-Classification Networks for Unsupervised Domain Adaptation", 2016,
-    https://arxiv.org/abs/1603.06536: cross-entropy of the source, and the squared error of decoded target inputs; the
+    https://arxiv.org/abs/1607.03516: cross-entropy of the source, and the squared error of decoded target inputs; the
     source is not decoded. Departures: both losses are taken in every step, where the paper alternates; a small
     decoder restores an 8 x 8 summary of the inputs (see `pooled_inputs`), where the paper mirrors the network and
     restores every pixel; no noise is added to the inputs. What is restored is what enters the network, so after a

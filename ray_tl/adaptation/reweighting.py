@@ -75,7 +75,7 @@ def kernel_matching_weights(
     """Weights of source rows under which the source has the target's mean in the space of a Gaussian kernel.
 
     Huang et al., "Correcting Sample Selection Bias by Unlabeled Data", 2006,
-    https://papers.nips.cc/paper/3075-correcting-sample-selection-bias-by-unlabeled-data: minimise
+    https://is.mpg.de/publications/4194: minimise
     b' K b / 2 - k' b over 0 <= b <= largest_weight, K the kernel of the source rows, k_i = N times the mean kernel of
     source row i with the target rows, as a quadratic programme (`scipy.optimize.lsq_linear`). Departures:
 
@@ -151,7 +151,8 @@ class KernelMeanMatching(AdaptationMethod):
     Huang et al., 2006; see `kernel_matching_weights`. Departures: the weights follow the features as they are learned.
     And where a domain has more than `MAX_MATCHED_ROWS` rows, the target is a sample of that many, and the source is
     cut at random into parts of at most that many, each matched alone, as in Chandra et al., "Efficient Sampling-based
-    Kernel Mean Matching", 2016, https://doi.org/10.1109/ICDM.2016.0013. Both are the same in every epoch.
+    Kernel Mean Matching", 2016, https://research.ibm.com/publications/efficient-sampling-based-kernel-mean-matching.
+    Both are the same in every epoch.
 
     Before the first epoch every row weighs 1.
 
