@@ -40,7 +40,7 @@ def reconstruction_loss(restored: Tensor, wanted: Tensor) -> Tensor:
         restored: [N, 64], with gradient.
         wanted: [N, 64].
     """
-    return F.mse_loss(restored, wanted.to(restored.dtype))
+    return F.mse_loss(restored, wanted)
 
 
 @METHODS.register("drcn", ranges={"hidden_width": {"choice": [64, 256, 1024]}})
@@ -71,10 +71,8 @@ class Drcn(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         assert step.target.inputs is not None
         restored = self.decoder(step.target.features)
-        return {
-            "task": task_loss(step),
-            "reconstruction": reconstruction_loss(restored, pooled_inputs(step.target.inputs)),
-        }
+        inputs = step.target.inputs.to(torch.promote_types(step.target.inputs.dtype, restored.dtype))
+        return {"task": task_loss(step), "reconstruction": reconstruction_loss(restored, pooled_inputs(inputs))}
 
 
 def _pooled(inputs: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from ray_tl.adaptation import METHODS, DomainOutputs, MethodContext, Outputs, St
 from ray_tl.adaptation.method import LOSS_NAMES
 from ray_tl.errors import InvalidInput
 
+# These weigh the source rows of the task and send no gradient to the target; tests of their own say how.
+REWEIGHTING = {"importance_weighting", "kernel_mean_matching", "entropy_weighting"}
 CONTEXT = MethodContext(feature_dim=4, num_classes=3, num_source=8, num_target=9)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 SURE = 4.0
@@ -83,13 +85,13 @@ def test_losses_are_the_declared_ones_finite_scalars_with_gradient(name, progres
     assert all(loss.shape == () and loss.isfinite() and loss.requires_grad for loss in losses.values())
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", sorted(set(METHODS.names()) - REWEIGHTING))
 def test_task_loss_is_the_cross_entropy_of_the_source(name):
     expected = torch.nn.functional.cross_entropy(outputs(0, 6).logits, LABELS)
     assert_close(losses_of(created(name))["task"], expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS.names()) - {"source_only"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS.names()) - REWEIGHTING - {"source_only"}))
 def test_a_loss_other_than_the_task_reaches_a_view_of_the_target(name):
     method = created(name)
     step = step_for(method)
