@@ -55,6 +55,8 @@ class Dann(AdaptationMethod):
         gamma: How fast the strength of the reversal rises with progress, above 0.
     """
 
+    aligns_features = True
+
     def __init__(self, context: MethodContext, *, hidden_width: int = 256, gamma: float = 10.0) -> None:
         super().__init__(context)
         require_positive("dann.hidden_width", hidden_width, usual=256)

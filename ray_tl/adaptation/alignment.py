@@ -98,6 +98,8 @@ def joint_mmd_distance(
 class Coral(AdaptationMethod):
     """Deep CORAL: the covariances of source and target features agree."""
 
+    aligns_features = True
+
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         return {"task": task_loss(step), "domain": coral_distance(step.source.features, step.target.features)}
 
@@ -110,6 +112,8 @@ class Mmd(AdaptationMethod):
         context: Not used.
         bandwidth: Factor on the mean squared distance that sets the width of the kernels.
     """
+
+    aligns_features = True
 
     def __init__(self, context: MethodContext, *, bandwidth: float = 1.0) -> None:
         super().__init__(context)
@@ -129,6 +133,8 @@ class Jan(AdaptationMethod):
         context: Not used.
         bandwidth: Factor on the mean squared distance that sets the width of the kernels of the features.
     """
+
+    aligns_features = True
 
     def __init__(self, context: MethodContext, *, bandwidth: float = 1.0) -> None:
         super().__init__(context)

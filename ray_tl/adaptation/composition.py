@@ -45,6 +45,7 @@ class Composed(AdaptationMethod):
         self.first, self.second, self.second_weight = first, second, second_weight
         self.needs = _union(first.needs, second.needs)
         self.needs_domains = _union(first.needs_domains, second.needs_domains)
+        self.aligns_features = first.aligns_features or second.aligns_features
         self.loss_names = _union(first.loss_names, second.loss_names)
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:

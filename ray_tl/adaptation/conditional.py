@@ -108,6 +108,7 @@ class Cdan(AdaptationMethod):
             randomised one of width 1024, or `max_width` if that is less, whose directions stay fixed.
     """
 
+    aligns_features = True
     name: ClassVar[str] = "cdan"
     feature_directions: Tensor
     class_directions: Tensor

@@ -103,11 +103,13 @@ class AdaptationMethod(nn.Module):
         needs: The views that `losses` looks at; others are neither loaded nor run.
         needs_domains: The whole domains that `begin_epoch` looks at: `source`, `target`.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
+        aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
     """
 
     needs: tuple[View, ...] = ("source", "target")
     needs_domains: tuple[str, ...] = ()
     loss_names: tuple[str, ...] = ("task", "domain")
+    aligns_features: bool = False
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()

@@ -62,6 +62,8 @@ class DeepJdot(AdaptationMethod):
         label_weight: Weight of the cross-entropy of target predictions against source labels, lambda_t in the paper.
     """
 
+    aligns_features = True
+
     def __init__(self, context: MethodContext, *, feature_weight: float = 0.001, label_weight: float = 0.0001) -> None:
         super().__init__(context)
         require_positive("deepjdot.feature_weight", feature_weight, usual=0.001)

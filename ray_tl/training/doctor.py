@@ -51,8 +51,14 @@ def drift(histogram: Iterable[float], reference: Iterable[float]) -> float:
     return sum(abs(a - b) for a, b in zip(histogram, reference, strict=True)) / 2
 
 
-def findings(report: "EpochReport", progress: float) -> list[str]:
-    """What a person should know about an epoch, each with its figure and a remedy; mostly nothing."""
+def findings(report: "EpochReport", progress: float, aligns_features: bool) -> list[str]:
+    """What a person should know about an epoch, each with its figure and a remedy; mostly nothing.
+
+    Args:
+        report: Of the epoch, measured.
+        progress: At its end, in [0, 1]; some illnesses are none before half of it.
+        aligns_features: Whether the method means to make the domains alike.
+    """
     health, found = report.health, []
     for name, weight in report.weights.items():
         if weight > 0 and progress > 0.5 and health.get(f"gradient_{name}") == 0:  # some losses begin late
@@ -62,7 +68,7 @@ def findings(report: "EpochReport", progress: float) -> list[str]:
         found.append(f"adaptation pulls {ratio:.0f} times as hard as the task; lower the weight of its loss.")
     if ratio is not None and 0 < ratio < IDLE and progress > 0.5:
         found.append(f"adaptation pulls {ratio:.1e} times as hard as the task, next to nothing; raise its weight.")
-    if "domain" in report.losses and progress > 0.5 and health["domain_accuracy"] > TOLD_APART:
+    if aligns_features and progress > 0.5 and health["domain_accuracy"] > TOLD_APART:
         found.append(
             f"source and target are still told apart ({health['domain_accuracy']:.0%} by a linear classifier, "
             f"{health['domain_accuracy_before']:.0%} before training); raise the weight of the domain loss, or train "

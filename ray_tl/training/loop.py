@@ -185,7 +185,9 @@ class TrialRun:
             health=health,
             cached_stages=self._inputs.start,
         )
-        return replace(report, findings=findings(report, (epoch + 1) / self.config.epochs))
+        return replace(
+            report, findings=findings(report, (epoch + 1) / self.config.epochs, self.task.method.aligns_features)
+        )
 
     def state(self, report: EpochReport) -> State:
         """All that `restore` needs; randomness and schedules are functions of seed and progress."""

@@ -67,7 +67,7 @@ def test_gradient_norm_is_that_of_the_weighted_loss():
 
 
 def test_a_healthy_epoch_has_no_finding():
-    assert findings(report(gradient_ratio=1.0, gradient_domain=0.3), progress=1.0) == []
+    assert findings(report(gradient_ratio=1.0, gradient_domain=0.3), progress=1.0, aligns_features=True) == []
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,20 @@ def test_a_healthy_epoch_has_no_finding():
     ],
 )
 def test_each_illness_is_named(health, says):
-    (finding,) = findings(report(**health), progress=1.0)
+    (finding,) = findings(report(**health), progress=1.0, aligns_features=True)
     assert says in finding
 
 
 def test_a_loss_that_is_switched_off_is_not_ill():
-    assert findings(report({"task": 1.0, "domain": 0.0}, gradient_domain=0.0), progress=0.1) == []
+    assert findings(report({"task": 1.0, "domain": 0.0}, gradient_domain=0.0), progress=0.1, aligns_features=True) == []
 
 
 def test_early_epochs_may_be_told_apart():
-    assert findings(report(domain_accuracy=0.99), progress=0.25) == []
+    assert findings(report(domain_accuracy=0.99), progress=0.25, aligns_features=True) == []
+
+
+def test_a_method_that_does_not_align_features_may_leave_them_apart():
+    assert findings(report(domain_accuracy=0.99), progress=1.0, aligns_features=False) == []
 
 
 def test_a_trial_is_examined_after_every_epoch():
