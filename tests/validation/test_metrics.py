@@ -84,7 +84,7 @@ def test_one_row_and_one_class_give_a_finite_number(metric):
     assert value in (1.0, 0.0, {0: 1.0})
 
 
-@pytest.mark.parametrize("metric", set(METRICS) - {metrics.per_class_recall})
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric is not metrics.per_class_recall])
 def test_a_sure_mistake_gives_a_finite_plain_float(metric):
     value = metric(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
     assert type(value) is float
