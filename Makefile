@@ -6,13 +6,13 @@ QUIET := --quiet --disable-pip-version-check
 LARGE := ^(nvidia|torch|triton)
 pinned = $(BIN)/pip install $(QUIET) --no-deps $$(grep $(1) .ci/constraints.txt)
 
-.PHONY: quickstart test check types style bench clean
+.PHONY: quickstart test check types style unit bench clean
 
 quickstart: $(STAMP)
 	$(BIN)/ray-tl quickstart $(ARGS)
 
-test: check
-	$(BIN)/python -m pytest -m 'not ray' -n 2 --dist loadfile $(ARGS)
+test: $(STAMP)
+	@$(MAKE) --no-print-directory -j 3 style types unit
 	$(BIN)/python -m pytest -m ray -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
@@ -25,6 +25,9 @@ style:
 	$(BIN)/ruff check ray_tl tests
 	$(BIN)/ruff format --check ray_tl tests
 	$(BIN)/lint-imports
+
+unit:
+	$(BIN)/python -m pytest -m 'not ray' -n 2 --dist loadfile $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/overhead.py $(ARGS)

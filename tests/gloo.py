@@ -1,5 +1,6 @@
 """Run a function on several ranks of a real gloo process group."""
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,17 +10,22 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+# Ranks are forked from one process that has imported what takes seconds to import, and has done nothing else.
+multiprocessing.set_forkserver_preload(["ray_tl.training.loop", "torch._dynamo", "ot", "pytest", "hypothesis"])
+
 
 def run_on_ranks(function: Callable, world_size: int, *args: object) -> list:
     """Result of `function(*args)` on each rank, by rank.
 
     Args:
         function: At the top level of an importable module; gives tensors, numbers, strings, lists or dicts of them.
-        world_size: Processes to start; each takes a second or two.
+        world_size: Processes to start.
         args: Picklable; the same for every rank.
     """
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_run_one, args=(function, world_size, folder, args), nprocs=world_size)
+        torch.multiprocessing.start_processes(
+            _run_one, args=(function, world_size, folder, args), nprocs=world_size, start_method="forkserver"
+        )
         return [torch.load(_result(folder, rank), weights_only=True) for rank in range(world_size)]
 
 

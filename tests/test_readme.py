@@ -41,7 +41,8 @@ def test_every_shell_block_and_then_every_python_block_runs(workplace, tmp_path)
     python = tmp_path / "readme.py"
     python.write_text("\n".join(PYTHON))
     last_resort = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"
-    script = "\n".join(["set -euo pipefail", last_resort, *SHELL[1:], f"python {python}"])
+    blocks = [block.replace("kill $server\n", "kill $server\nwait $server  # must end well\n") for block in SHELL[1:]]
+    script = "\n".join(["set -euo pipefail", last_resort, *blocks, f"python {python}"])
     run = subprocess.run(
         ["bash", "-c", script], cwd=workplace, env=environment(tmp_path), capture_output=True, text=True, timeout=600
     )

@@ -1,10 +1,7 @@
-"""One rank of the comparison in `test_distributed_norm`: `python norm_on_ranks.py FOLDER RANK NUM_RANKS`.
+"""One rank of the comparison in `test_distributed_norm`.
 
-A script, not a function to spawn, so that it runs however the tests themselves were imported. A single rank runs the
-networks as they are, with torch's and timm's own normalisation; several ranks run them converted.
+A single rank runs the networks as they are, with torch's and timm's own normalisation; several run them converted.
 """
-
-import sys
 
 import torch
 import torch.distributed as dist
@@ -65,12 +62,10 @@ def run_ddp(rank: int, num_ranks: int) -> dict[str, Tensor]:
     return {key: value.grad for key, value in network.named_parameters()}
 
 
-if __name__ == "__main__":
-    folder, rank, num_ranks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
-    if num_ranks > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_ranks)
-    results = {name: run_case(name, rank, num_ranks) for name in CASES}
-    torch.save({**results, "ddp": run_ddp(rank, num_ranks)}, f"{folder}/{num_ranks}-{rank}.pt")
-    if num_ranks > 1:
-        dist.destroy_process_group()
+def run_all(rank: int, num_ranks: int) -> dict[str, dict[str, Tensor]]:
+    cases = {name: run_case(name, rank, num_ranks) for name in CASES}
+    return {**cases, "ddp": run_ddp(rank, num_ranks)}
+
+
+def run_this_rank() -> dict[str, dict[str, Tensor]]:
+    return run_all(dist.get_rank(), dist.get_world_size())

@@ -1,9 +1,6 @@
 """Two ranks must give what one process gives on the joined batch: outputs, gradients and running statistics."""
 
-import subprocess
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +10,9 @@ from torch.testing import assert_close
 
 from ray_tl.errors import InvalidInput
 from ray_tl.models.distributed_norm import DistributedBatchNorm, convert_batch_norm
+from tests.gloo import run_on_ranks
+from tests.models.norm_on_ranks import run_all, run_this_rank
 
-SCRIPT = Path(__file__).with_name("norm_on_ranks.py")
 NORMS = [
     "vectors", "sequences", "images", "without_affine", "without_tracking", "cumulative_average", "with_activation",
 ]  # fmt: skip
@@ -22,16 +20,9 @@ CASES = [*NORMS, "tiny_cnn", "half_frozen", "efficientnet_lite0"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs():
     """What one process says of each case, and what each of two ranks says."""
-    folder = tmp_path_factory.mktemp("ranks")
-    started = [start(folder, rank, num_ranks) for rank, num_ranks in [(0, 1), (0, 2), (1, 2)]]
-    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
-    return [torch.load(folder / f"{run}.pt", weights_only=True) for run in ("1-0", "2-0", "2-1")]
-
-
-def start(folder, rank, num_ranks):
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), str(rank), str(num_ranks)])
+    return [run_all(0, 1), *run_on_ranks(run_this_rank, 2)]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,10 +2,7 @@
 
 import io
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -36,17 +33,6 @@ pytestmark = pytest.mark.ray
 
 SMALL = Component(name="small_cnn", params={"width": 4})
 MODEL = ModelSpec(backbone=SMALL, preprocessing=Preprocessing(image_size=32), classes=("cat", "dog", "eel"))
-
-SERVE_FOREVER = """
-import os, sys
-from pathlib import Path
-os.environ["RAY_TMPDIR"] = sys.argv[2]
-from ray_tl.on_ray.cluster_file import ClusterConfig
-from ray_tl.on_ray.serve_app import serve_forever
-from ray_tl.on_ray.session import ray_session
-with ray_session(ClusterConfig(num_cpus=2), dashboard=False):
-    serve_forever(Path(sys.argv[1]), "pets", int(sys.argv[3]), lambda served: print(served.url, flush=True))
-"""
 
 
 @dataclass
@@ -264,21 +250,3 @@ def test_a_killed_replica_comes_back_with_the_version_that_was_live(session, cli
     answered = [answer for answer in caller.answers if answer.status_code == 200]
     assert {answer.json()["version"] for answer in answered} == {live}
     assert answered[-1] is caller.answers[-1]
-
-
-def test_command_serves_until_it_is_told_to_stop_and_prints_nothing_else(tmp_path):
-    folder, ray_folder, port = written(tmp_path, 1).folder, tempfile.mkdtemp(prefix="rt"), free_port()
-    command = [sys.executable, "-c", SERVE_FOREVER, str(folder), ray_folder, str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    bound = threading.Timer(150, process.kill)
-    bound.start()
-    try:
-        assert process.stdout.readline() == f"http://127.0.0.1:{port}\n"
-        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
-        process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=60)
-    finally:
-        bound.cancel()
-        process.kill()
-        shutil.rmtree(ray_folder, ignore_errors=True)
-    assert (process.returncode, rest) == (0, "")
