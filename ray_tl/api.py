@@ -66,6 +66,7 @@ def search(
     cluster: ClusterConfig | None = None,
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
+    target_labelled: str | None = None,
 ) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
@@ -79,6 +80,7 @@ def search(
         cluster: Where to run; a local Ray by default.
         home: Folder of studies and models.
         watch: Called with a trial whenever it has changed.
+        target_labelled: Folder of class folders with a few target examples, whose labels trials may train on.
 
     Raises:
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
@@ -86,7 +88,7 @@ def search(
     """
     from ray_tl.on_ray.search import run_search
 
-    plan = plan_search(space, source, target, target_test, name, settings, home)
+    plan = plan_search(space, source, target, target_test, name, settings, home, target_labelled)
     return run_search(plan, cluster or ClusterConfig(), watch)
 
 
@@ -111,6 +113,7 @@ def plan_search(
     name: str | None = None,
     settings: Mapping[str, object] | None = None,
     home: Home = None,
+    target_labelled: str | None = None,
 ) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`."""
     from ray_tl.on_ray.search import plan_search
@@ -119,7 +122,8 @@ def plan_search(
     file = _with_settings(file, settings or {})
     stem = "search" if isinstance(space, SearchFile) else Path(space).stem
     name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    data = DataSource(source=source, target=target, target_test=target_test, options=file.data)
+    names = {"source": source, "target": target, "target_test": target_test, "target_labelled": target_labelled}
+    data = DataSource.model_validate({**names, "options": file.data})
     return plan_search(file, data, name, studies_folder(home))
 
 

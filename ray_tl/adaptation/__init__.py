@@ -1,6 +1,7 @@
 """How is the gap between two domains closed?"""
 
 from ray_tl.adaptation import (  # noqa: F401  importing a module registers its methods
+    adda,
     adversarial,
     alignment,
     composition,
@@ -8,10 +9,12 @@ from ray_tl.adaptation import (  # noqa: F401  importing a module registers its 
     confidence,
     discrepancy,
     feature_norm,
+    normalisation,
     reconstruction,
     reweighting,
     self_training,
     source_only,
+    target_labels,
     teachers,
     transport,
 )

@@ -1,15 +1,17 @@
 """Two methods at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from torch import Tensor, nn
 
 from ray_tl.adaptation.adversarial import Dann
+from ray_tl.adaptation.alignment import Coral
 from ray_tl.adaptation.conditional import Cdan
 from ray_tl.adaptation.confidence import Mcc
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs, View
 from ray_tl.adaptation.numerics import require_positive
+from ray_tl.adaptation.self_training import PseudoLabel
 
 T = TypeVar("T")
 _RANGES: Mapping[str, Mapping[str, object]] = {
@@ -44,6 +46,8 @@ class Composed(AdaptationMethod):
         require_positive("second_weight", second_weight, usual=1.0)
         self.first, self.second, self.second_weight = first, second, second_weight
         self.needs = _union(first.needs, second.needs)
+        self.takes_target_labels = first.takes_target_labels and second.takes_target_labels
+        self.sets_statistics = first.sets_statistics or second.sets_statistics
         self.needs_domains = _union(first.needs_domains, second.needs_domains)
         self.aligns_features = first.aligns_features or second.aligns_features
         self.loss_names = _union(first.loss_names, second.loss_names)
@@ -56,6 +60,9 @@ class Composed(AdaptationMethod):
                 total[name] = total[name] + weighted if name in total else weighted
         return total
 
+    def needs_at(self, progress: float) -> tuple[View, ...]:
+        return _union(self.first.needs_at(progress), self.second.needs_at(progress))
+
     def attach(self, model: nn.Module) -> None:
         self.first.attach(model)
         self.second.attach(model)
@@ -64,6 +71,16 @@ class Composed(AdaptationMethod):
         for method in (self.first, self.second):
             if method.needs_domains:
                 method.begin_epoch({name: domains[name] for name in method.needs_domains}, progress)
+
+    def before_step(self, model: nn.Module, progress: float) -> None:
+        self.first.before_step(model, progress)
+        self.second.before_step(model, progress)
+
+    def before_evaluation(self, model: nn.Module, target: Iterable[Tensor], start: int) -> None:
+        batches = list(target)
+        for method in (self.first, self.second):
+            if method.sets_statistics:
+                method.before_evaluation(model, batches, start)
 
     def after_step(self, model: nn.Module, progress: float) -> None:
         self.first.after_step(model, progress)
@@ -119,6 +136,24 @@ def cdan_mcc(
     """
     cdan = Cdan(context, hidden_width=hidden_width, gamma=gamma, max_width=max_width)
     return Composed(context, cdan, Mcc(context, temperature=temperature), second_weight=second_weight)
+
+
+@METHODS.register(
+    "coral_pseudo_label",
+    ranges={"threshold": {"uniform": [0.7, 0.99]}, "second_weight": {"log_uniform": [0.1, 10.0]}},
+)
+def coral_pseudo_label(context: MethodContext, *, threshold: float = 0.9, second_weight: float = 1.0) -> Composed:
+    """CORAL and pseudo-labels together: features of the same covariance, and confident predictions taken as labels.
+
+    Sun and Saenko, "Deep CORAL", 2016, https://arxiv.org/abs/1607.01719, and Lee, "Pseudo-Label", 2013; alignment makes
+    the confident predictions right more often.
+
+    Args:
+        context: Not used.
+        threshold: Of confidence from which a prediction counts as a label, above 0 and at most 1.
+        second_weight: Of the pseudo-labels relative to CORAL, above 0.
+    """
+    return Composed(context, Coral(context), PseudoLabel(context, threshold=threshold), second_weight=second_weight)
 
 
 def _union(first: tuple[T, ...], second: tuple[T, ...]) -> tuple[T, ...]:

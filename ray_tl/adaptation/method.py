@@ -1,6 +1,6 @@
 """What an adaptation method is: named losses of a source batch and a target batch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ray_tl.registry import Registry
 
 LOSS_NAMES = ("task", "domain", "consistency", "reconstruction")
-View = Literal["source", "target", "strong"]
+View = Literal["source", "target", "strong", "target_labelled"]
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,19 @@ class StepOutputs:
     """All that a method is given in one step. A view that it has not declared is not there: a `KeyError`.
 
     Attributes:
-        views: Outputs by view: `source`, `target`, and `strong`, the target's rows again under a stronger random
-            change.
+        views: Outputs by view: `source`; `target`; `strong`, the target's rows again under a stronger random change;
+            `target_labelled`, the few examples of the target whose labels are known.
         labels: Of the source rows, int64 [N].
         progress: In [0, 1] of full fidelity.
         start: Stage at which the inputs entered the backbone; 0 for images.
+        target_labels: Of the rows of `target_labelled`, int64 [N]; `None` if there are none.
     """
 
     views: Mapping[View, Outputs]
     labels: Tensor
     progress: float
     start: int = 0
+    target_labels: Tensor | None = None
 
     @property
     def source(self) -> Outputs:
@@ -59,6 +61,10 @@ class StepOutputs:
     def strong(self) -> Outputs:
         return self.views["strong"]
 
+    @property
+    def target_labelled(self) -> Outputs:
+        return self.views["target_labelled"]
+
 
 @dataclass(frozen=True)
 class MethodContext:
@@ -69,12 +75,14 @@ class MethodContext:
         num_classes: C.
         num_source: Rows of the labelled source.
         num_target: Rows of the unlabelled target.
+        num_target_labelled: Examples of the target whose labels were given for training.
     """
 
     feature_dim: int
     num_classes: int
     num_source: int = 0
     num_target: int = 0
+    num_target_labelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class DomainOutputs:
     Attributes:
         features: [N, D].
         logits: [N, C].
-        labels: Of the source, int64 [N]; `None` for the target.
+        labels: Of `source` and `target_labelled`, int64 [N]; `None` for the target.
     """
 
     features: Tensor
@@ -101,13 +109,17 @@ class AdaptationMethod(nn.Module):
 
     Attributes:
         needs: The views that `losses` looks at; others are neither loaded nor run.
-        needs_domains: The whole domains that `begin_epoch` looks at: `source`, `target`.
+        needs_domains: The whole domains that `begin_epoch` looks at: `source`, `target`, `target_labelled`.
+        sets_statistics: Whether `before_evaluation` sets statistics from the target; it is not called otherwise.
+        takes_target_labels: Whether labelled examples of the target, where there are some, join its task loss.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
     """
 
     needs: tuple[View, ...] = ("source", "target")
     needs_domains: tuple[str, ...] = ()
+    sets_statistics: bool = False
+    takes_target_labels: bool = True
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
 
@@ -118,6 +130,10 @@ class AdaptationMethod(nn.Module):
         """The losses of one step, each a scalar with gradient."""
         raise NotImplementedError
 
+    def needs_at(self, progress: float) -> tuple[View, ...]:
+        """The views that `losses` looks at now; all of `needs`, unless a method has phases."""
+        return self.needs
+
     def attach(self, model: nn.Module) -> None:
         """Called once, with the network as it is before training: the moment to copy a teacher from it."""
 
@@ -125,6 +141,18 @@ class AdaptationMethod(nn.Module):
         """Called before each epoch with the domains of `needs_domains`, on every rank alike.
 
         What is set here need not be saved: after a resume it is called again with the same network.
+        """
+
+    def before_step(self, model: nn.Module, progress: float) -> None:
+        """Called between gradients and step, on every rank alike; a part whose `grad` becomes `None` stays as it is."""
+
+    def before_evaluation(self, model: nn.Module, target: Iterable[Tensor], start: int) -> None:
+        """Called when an epoch has trained and before it is evaluated: the moment to set statistics for the target.
+
+        Args:
+            model: As it will be evaluated and saved.
+            target: This rank's share of the whole target in joint batches, each as it enters at stage `start`.
+            start: Stage at which it enters the backbone; 0 for images.
         """
 
     def after_step(self, model: nn.Module, progress: float) -> None:

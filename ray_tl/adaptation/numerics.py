@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,16 +12,17 @@ from torch.nn import functional as F
 from ray_tl.errors import InvalidInput
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
     """Decorator: compute a loss of tensors in float32, or float64 if given that, whatever autocast says.
 
     Variances, kernels and logarithms of small probabilities do not survive eight bits of mantissa.
     """
 
     @functools.wraps(loss)
-    def precise(*tensors: P.args, **parameters: P.kwargs) -> Tensor:
+    def precise(*tensors: P.args, **parameters: P.kwargs) -> R:
         wide = [_at_least_float32(tensor) for tensor in tensors]
         with torch.autocast(wide[0].device.type, enabled=False):
             return loss(*wide, **parameters)  # type: ignore[arg-type]  # mypy can't map a ParamSpec

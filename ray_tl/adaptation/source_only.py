@@ -10,6 +10,7 @@ class SourceOnly(AdaptationMethod):
     """Cross-entropy on the source alone; the target is never looked at."""
 
     needs = ("source",)
+    takes_target_labels = False
     loss_names = ("task",)
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:

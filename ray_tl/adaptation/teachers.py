@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, Outputs, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive, require_threshold
 from ray_tl.errors import InvalidInput
 
@@ -34,6 +34,12 @@ class Teacher(nn.Module):
         """Logits of the target view, [N, C], without gradient."""
         logits: Tensor = self.network(step.target.inputs, step.start)[1]
         return logits
+
+    @torch.no_grad()
+    def features(self, outputs: Outputs, start: int) -> Tensor:
+        """Features of what entered the network, [N, D], without gradient."""
+        features: Tensor = self.network(outputs.inputs, start)[0]
+        return features
 
     @torch.no_grad()
     def follow(self, model: nn.Module, decay: float) -> None:

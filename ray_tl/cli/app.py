@@ -79,6 +79,13 @@ def search(
         str | None,
         typer.Option(help="Images that no trial trains on; every trial's predictions on them are recorded."),
     ] = None,
+    target_labelled: Annotated[
+        str | None,
+        typer.Option(help="Class folders with a few target examples: trials may train on these labels."),
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Take so many labelled target examples a class; default: all.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study; default: space, date and time.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this study, where it was.", metavar="STUDY")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.num_trials.")] = None,
@@ -110,7 +117,14 @@ def search(
     from ray_tl.cli.live import run_with_progress
 
     output = Output(as_json)
-    stated = {"SPACE": space, "--source": source, "--target": target, "--target-test": target_test, "--name": name}
+    stated: dict[str, object] = {
+        "SPACE": space,
+        "--source": source,
+        "--target": target,
+        "--target-test": target_test,
+        "--name": name,
+    }
+    stated |= {"--target-labelled": target_labelled, "--shots": shots}
     _check_search_arguments(stated, resume)
     settings = {
         "num_trials": trials,
@@ -118,6 +132,7 @@ def search(
         "time_budget_s": time_budget_s,
         "on_broken": on_broken,
         "seed": seed,
+        "target_shots": shots,
     }
     resources = {
         "address": address,
@@ -131,7 +146,8 @@ def search(
     if resume is not None:
         plan = api.plan_resumption(resume, settings, home)
     else:
-        plan = api.plan_search(str(space), str(source), str(target), target_test, name, settings, home)
+        names = str(source), str(target), target_test, name
+        plan = api.plan_search(str(space), *names, settings, home, target_labelled)
     run_with_progress(plan, where, output, pruning, dashboard)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,8 @@ class UnlabelledDomain:
         """The images alone, under row numbers: a path may hold the name of a class."""
         return UnlabelledDomain(self.name, self.images, tuple(str(row) for row in range(len(self))))
 
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "UnlabelledDomain":
-        return UnlabelledDomain(self.name, self.images[rows], tuple(self.ids[row] for row in rows))
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
+        return replace(self, images=self.images[rows], ids=tuple(self.ids[row] for row in rows))
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ class LabelledDomain(UnlabelledDomain):
     labels: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     classes: tuple[str, ...] = ()
 
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "LabelledDomain":
-        return LabelledDomain(
-            self.name, self.images[rows], tuple(self.ids[row] for row in rows), self.labels[rows], self.classes
-        )
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
+        return replace(super().take(rows), labels=self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class DomainPair:
         preprocessing: How the images were made from files.
         target_test: Unlabelled, never trained on: every trial's predictions on it are recorded, so that whoever has
             its labels can score the search afterwards.
+        target_labelled: The few examples of the target whose labels a person has given for training.
     """
 
     source: LabelledDomain
@@ -77,6 +77,7 @@ class DomainPair:
     target: UnlabelledDomain
     preprocessing: Preprocessing
     target_test: UnlabelledDomain | None = None
+    target_labelled: LabelledDomain | None = None
 
     @property
     def num_classes(self) -> int:
@@ -88,12 +89,12 @@ class DomainPair:
         return replace(self, target=self.target.without_names(), target_test=test)
 
     def fingerprint(self) -> str:
-        """SHA-256 over all domains, labels of the source included, in hex."""
+        """SHA-256 over all domains and their labels, in hex."""
         digest = hashlib.sha256()
-        for domain in (self.source, self.source_holdout, self.target, self.target_test):
+        for domain in (self.source, self.source_holdout, self.target, self.target_test, self.target_labelled):
             digest.update(domain.fingerprint().encode() if domain is not None else b"-")
-        for labelled in (self.source, self.source_holdout):
-            digest.update(np.ascontiguousarray(labelled.labels).data)
+        for labelled in (self.source, self.source_holdout, self.target_labelled):
+            digest.update(np.ascontiguousarray(labelled.labels).data if labelled is not None else b"-")
         digest.update("\0".join(self.source.classes).encode())
         return digest.hexdigest()
 

@@ -3,8 +3,9 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +20,17 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 SHOWN = 10
 
 OnBroken = Literal["stop", "skip"]
+Check = Callable[[Sequence[str], Sequence[str]], list[str]]
 
 _log = logging.getLogger(__name__)
 
 
 def read_labelled_folder(
-    folder: Path, preprocessing: Preprocessing, on_broken: OnBroken = "stop", field: str = "source"
+    folder: Path,
+    preprocessing: Preprocessing,
+    on_broken: OnBroken = "stop",
+    field: str = "source",
+    classes: Sequence[str] | None = None,
 ) -> LabelledDomain:
     """Images below `folder/CLASS/`, nested as deep as you like, in the order of their relative paths.
 
@@ -35,16 +41,20 @@ def read_labelled_folder(
         preprocessing: From file to array.
         on_broken: Unreadable images: raise one error that names them, or leave them out and log them.
         field: What the folder is, for messages.
+        classes: Those of another domain, by whose numbers to label. The folder may then lack some of them and have a
+            single image of others, but has no more.
 
     Raises:
         InvalidInput: If the folder is missing or empty, has fewer than two classes, a class with fewer than two
-            images, or images outside a class; or if images are broken.
+            images, images outside a class, or a class that is not in `classes`; or if images are broken.
     """
-    classes = [name for name in sorted(os.listdir(_existing(folder, field))) if _is_class(folder / name)]
+    found = [name for name in sorted(os.listdir(_existing(folder, field))) if _is_class(folder / name)]
+    check = _class_problems if classes is None else partial(_foreign_problems, classes)
     ids = list_images(folder)
-    _require_sound(_layout_problems(ids, classes), folder, field)
+    _require_sound(_layout_problems(ids, found, check), folder, field)
     images, kept = _decode_all(folder, ids, preprocessing, on_broken, field)
-    _require_sound(_class_problems(kept, classes), folder, field)
+    _require_sound(_empty_problems(kept) or check(kept, found), folder, field)
+    classes = found if classes is None else classes
     labels = np.array([classes.index(_class_of(id)) for id in kept], dtype=np.int64)
     return LabelledDomain(folder.name, images, tuple(kept), labels, tuple(classes))
 
@@ -92,12 +102,12 @@ def _class_of(id: str) -> str:
     return id.split("/", 1)[0]
 
 
-def _layout_problems(ids: Sequence[str], classes: Sequence[str]) -> list[str]:
+def _layout_problems(ids: Sequence[str], classes: Sequence[str], check: Check) -> list[str]:
     if not ids:
         return _empty_problems(ids)
     loose = [id for id in ids if "/" not in id]
     outside = [f"has {_listed(loose)} outside any class; move them into class folders."] if loose else []
-    return outside + _class_problems(ids, classes)
+    return outside + check(ids, classes)
 
 
 def _empty_problems(ids: Sequence[str]) -> list[str]:
@@ -113,6 +123,13 @@ def _class_problems(ids: Sequence[str], classes: Sequence[str]) -> list[str]:
         for name in classes
         if sizes[name] < 2
     ]
+
+
+def _foreign_problems(known: Sequence[str], ids: Sequence[str], classes: Sequence[str]) -> list[str]:
+    foreign = [name for name in classes if name not in known]
+    if not foreign:
+        return []
+    return [f"has the classes {', '.join(foreign[:SHOWN])}, which the source lacks; rename or remove these folders."]
 
 
 def _require_sound(problems: Sequence[str], folder: Path, field: str) -> None:

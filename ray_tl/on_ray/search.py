@@ -13,7 +13,7 @@ import ray
 
 from ray_tl.adaptation import MethodContext
 from ray_tl.components import catalogue
-from ray_tl.config import TrialConfig
+from ray_tl.config import Component, TrialConfig
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
@@ -125,7 +125,7 @@ def plan_search(
         data=_anywhere(data),
         search=file.search,
         trees=space.trees,
-        first=tuple(first) if first is not None else (space.baseline(),),
+        first=tuple(first) if first is not None else _baselines(space, data),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
@@ -133,6 +133,14 @@ def plan_search(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Plan(StudyStore.create(root / name, spec), pair)
+
+
+def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
+    """Source-only, and training on the target labels alone where there are some."""
+    source_only = space.baseline()
+    if data.target_labelled is None:
+        return (source_only,)
+    return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
@@ -229,7 +237,9 @@ def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> No
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
-    contexts: dict[str, list[object]] = {"method": [MethodContext(2, 2)], "adaptor": [AdaptorContext(2)]}
+    few = int(data.target_labelled is not None)
+    method = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=few)
+    contexts: dict[str, list[object]] = {"method": [method], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
         component = getattr(config, field)
         if field != "backbone":
@@ -312,10 +322,11 @@ def _shares(pair: DomainPair) -> list[float]:
 
 def _anywhere(data: DataSource) -> DataSource:
     """With absolute paths: a study may go on, or be promoted, from another folder than it was begun in."""
-    names = {key: name for key in ("source", "target", "target_test") if (name := getattr(data, key)) is not None}
+    keys = ("source", "target", "target_test", "target_labelled")
+    names = {key: name for key in keys if (name := getattr(data, key)) is not None}
     folders = {key: str(Path(name).absolute()) for key, name in names.items() if not name.startswith("digits:")}
     return data.model_copy(update=folders)
 
 
 def _load(data: DataSource, seed: int) -> DomainPair:
-    return load_pair(data.source, data.target, data.target_test, data.options, seed)
+    return load_pair(data.source, data.target, data.target_test, data.options, seed, data.target_labelled)

@@ -21,6 +21,7 @@ class DataOptions(BaseModel):
     Attributes:
         holdout_fraction: Share of the source that is never trained on, for source accuracy.
         on_broken: What to do with an unreadable image.
+        target_shots: k, labelled target examples a class that are drawn from those given; `null` for all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class DataOptions(BaseModel):
     channels: Literal[1, 3] = 3
     holdout_fraction: float = Field(default=0.2, gt=0, lt=1)
     on_broken: Literal["stop", "skip"] = "stop"
+    target_shots: int | None = Field(default=None, ge=1)
 
 
 class SearchOptions(BaseModel):

@@ -27,6 +27,8 @@ class DataSource(BaseModel):
         source: Folder of class folders, or `digits:mnist`.
         target: Folder of images, or `digits:optdigits`.
         target_test: Folder of images that no trial may train on; predictions on them are recorded.
+        target_labelled: Folder of class folders with the target examples whose labels may be trained on, or
+            `digits:optdigits`; none by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +36,7 @@ class DataSource(BaseModel):
     source: str
     target: str
     target_test: str | None = None
+    target_labelled: str | None = None
     options: DataOptions = DataOptions()
 
 

@@ -16,12 +16,14 @@ class Step:
     Attributes:
         source_rows: Rows of the source, [B / W].
         target_rows: Rows of the target, [B / W].
+        labelled_rows: Rows of the labelled target examples, [B / W]; none if there are none.
         share: Which rows of the joint batch of B these are.
         total: B.
     """
 
     source_rows: Tensor
     target_rows: Tensor
+    labelled_rows: Tensor
     share: slice
     total: int
 
@@ -37,6 +39,7 @@ class PairedBatches:
         rank: Of this process, in [0, world_size).
         world_size: W.
         seed: Of the trial.
+        num_labelled: Labelled examples of the target; repeated as often as needed.
     """
 
     num_source: int
@@ -45,6 +48,7 @@ class PairedBatches:
     rank: int
     world_size: int
     seed: int
+    num_labelled: int = 0
 
     @property
     def per_rank(self) -> int:
@@ -60,11 +64,14 @@ class PairedBatches:
         share = slice(self.rank * self.per_rank, (self.rank + 1) * self.per_rank)
         source = self._rows("source", self.num_source, epoch, total)
         target = self._rows("target", self.num_target, epoch, total)
+        labelled = self._rows("target_labelled", self.num_labelled, epoch, total)
         for step in range(self.steps_per_epoch):
             joint = slice(step * total, (step + 1) * total)
-            yield Step(source[joint][share], target[joint][share], share, total)
+            yield Step(source[joint][share], target[joint][share], labelled[joint][share], share, total)
 
     def _rows(self, domain: str, num_rows: int, epoch: int, total: int) -> Tensor:
+        if num_rows == 0:
+            return torch.empty(0, dtype=torch.int64)
         random = generator(self.seed, "batches", domain, epoch)
         needed = self.steps_per_epoch * total
         passes = -(-needed // num_rows)

@@ -12,7 +12,8 @@ from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.evaluation import EVAL_BATCH
 
 CACHE_BYTES = 1 << 30
-DOMAINS = ("source", "source_holdout", "target", "target_test")
+DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled")
+TRAINED_ON = ("source", "target_labelled")  # with labels; the others are evaluated
 
 
 class TrialData:
@@ -27,6 +28,8 @@ class TrialData:
         self.pair = pair
         self.device = device
         self.labels = torch.as_tensor(pair.source.labels.copy())
+        few = pair.target_labelled
+        self.target_labels = None if few is None else torch.as_tensor(few.labels.copy())
         self.images = {
             name: torch.as_tensor(domain.images) for name in DOMAINS if (domain := getattr(pair, name)) is not None
         }

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,13 +19,14 @@ from ray_tl.adaptation.method import View
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
+from ray_tl.data.domains import DomainPair
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.distributed_norm import convert_batch_norm
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.batches import PairedBatches, Step
-from ray_tl.training.data import Inputs, TrialData
+from ray_tl.training.data import TRAINED_ON, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift, findings, gradient_norms
 from ray_tl.training.evaluation import predict_outputs, predict_probabilities
 from ray_tl.training.files import State, TrialFiles
@@ -99,9 +100,9 @@ def evaluate_checkpoint(
     """
     model = load_model(config, data, files)
     evidence = {
-        name: predict_probabilities(model, data.images[name], 0, data.device)
-        for name in data.images
-        if name != "source"
+        name: predict_probabilities(model, rows, 0, data.device)
+        for name, rows in data.images.items()
+        if name not in TRAINED_ON
     }
     scores, histogram = _scores(evidence, data, validators)
     recorded = files.load_evidence()["target"].argmax(axis=1)
@@ -152,8 +153,9 @@ class TrialRun:
         self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)
         self._optimizer, self._base_rates = self._build_optimizer()
         self._lr = self._choice.lr
+        sizes = len(data.pair.source), len(data.pair.target)
         self._batches = PairedBatches(
-            len(data.pair.source), len(data.pair.target), config.batch_size, rank(), world_size(), config.seed
+            *sizes, config.batch_size, rank(), world_size(), config.seed, _num_labelled(data.pair)
         )
         self._depth = -1
         self._gap = 0.0
@@ -209,10 +211,11 @@ class TrialRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.config.seed, "method"))
             pair = self.data.pair
-            context = MethodContext(model.feature_dim, pair.num_classes, len(pair.source), len(pair.target))
+            rows = len(pair.source), len(pair.target), _num_labelled(pair)
+            context = MethodContext(model.feature_dim, pair.num_classes, *rows)
             method = METHODS.create(self.config.method.name, self.config.method.params, context)
         weights = LOSS_WEIGHTS.create(self.config.loss_weighting.name, self.config.loss_weighting.params)
-        task = AdaptationTask(model, method, weights)
+        task = AdaptationTask(model, method, weights, self.config.target_label_weight)
         if world_size() > 1:
             convert_batch_norm(task)
         return task.to(self.data.device)
@@ -242,9 +245,10 @@ class TrialRun:
 
     def _begin_epoch(self, progress: float) -> None:
         """Let the method look at whole domains, if it asks for that."""
-        labels = {"source": self.data.labels.to(self.data.device), "target": None}
+        labels = {"source": self.data.labels, "target": None, "target_labelled": self.data.target_labels}
         domains = {
-            name: DomainOutputs(*self._domain_outputs(name), labels[name]) for name in self.task.method.needs_domains
+            name: DomainOutputs(*self._domain_outputs(name), self._on_device(labels[name]))
+            for name in self.task.method.needs_domains
         }
         if domains:
             self.task.method.begin_epoch(domains, progress)
@@ -267,29 +271,51 @@ class TrialRun:
         return self._mean_over_ranks(totals, steps), weights
 
     def _step(self, step: Step, progress: float, epoch: int, index: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        views, rows = self._views(step, epoch, index)
-        labels = self.data.labels[step.source_rows].to(self.data.device)
+        inputs = self._step_inputs(step, progress, epoch, index)
         factor = self._schedule(progress)
         self._lr = self._choice.lr * factor
         set_learning_rates(self._optimizer, self._base_rates, factor)
         self._optimizer.zero_grad(set_to_none=True)
-        total, losses, weights = self._step_module(views, rows, labels, self._inputs.start, progress, self._gap)
+        total, losses, weights = self._step_module(*inputs)
         total.backward()
+        self.task.method.before_step(self.task.model, progress)
         nn.utils.clip_grad_norm_(self.task.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()
         self.task.method.after_step(self.task.model, progress)
         return losses, weights
 
-    def _views(self, step: Step, epoch: int, index: int) -> tuple[dict[View, Tensor], dict[View, Tensor]]:
-        """What enters the network, and which rows of their domains these are, for each view that the method needs."""
+    def _step_inputs(self, step: Step, progress: float, epoch: int, index: int) -> tuple[Any, ...]:
+        """The arguments of `AdaptationTask.forward`, on the device."""
+        views, rows = self._views(step, progress, epoch, index)
+        labels = self.data.labels[step.source_rows if "source" in views else []].to(self.data.device)
+        few = self.data.target_labels
+        target_labels = None if few is None or "target_labelled" not in views else few[step.labelled_rows]
+        return views, rows, labels, self._inputs.start, progress, self._gap, self._on_device(target_labels)
+
+    def _views(
+        self, step: Step, progress: float, epoch: int, index: int
+    ) -> tuple[dict[View, Tensor], dict[View, Tensor]]:
+        """What enters the network, and which rows of their domains these are, for each view that is needed now."""
         random = generator(self.config.seed, "augmentation", epoch, index)
-        numbers = {"source": step.source_rows, "target": step.target_rows, "strong": step.target_rows}
+        numbers = {"source": step.source_rows, "target": step.target_rows, "target_labelled": step.labelled_rows}
         views: dict[View, Tensor] = {}
-        for name in self.task.method.needs:
-            inputs = self._inputs.rows["source" if name == "source" else "target"][numbers[name]].to(self.data.device)
+        for name in self._needed_views(progress):
+            domain = "target" if name == "strong" else name
+            inputs = self._inputs.rows[domain][numbers[domain]].to(self.data.device)
             change = self._strong_view if name == "strong" else self._weak_view
             views[name] = change(inputs, random, step)
-        return views, {name: numbers[name].to(self.data.device) for name in views}
+        return views, {name: numbers["target" if name == "strong" else name].to(self.data.device) for name in views}
+
+    def _needed_views(self, progress: float) -> tuple[View, ...]:
+        method = self.task.method
+        needs = method.needs_at(progress)
+        joins = method.takes_target_labels and self.config.target_label_weight > 0
+        if self.data.target_labels is None or not joins or "target_labelled" in method.needs:
+            return needs
+        return (*needs, "target_labelled")
+
+    def _on_device(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(self.data.device)
 
     def _weak_view(self, inputs: Tensor, random: torch.Generator, step: Step) -> Tensor:
         if self._inputs.start > 0:
@@ -315,7 +341,9 @@ class TrialRun:
 
     def _evaluate(self) -> tuple[dict[str, float], list[float]]:
         model, inputs = self.task.model, self._inputs
-        names = [name for name in inputs.rows if name != "source"]
+        if self.task.method.sets_statistics:
+            self.task.method.before_evaluation(model, self._target_batches(), inputs.start)
+        names = [name for name in inputs.rows if name not in TRAINED_ON]
         self.evidence = {
             name: predict_probabilities(model, inputs.rows[name], inputs.start, self.data.device) for name in names
         }
@@ -323,14 +351,23 @@ class TrialRun:
         self._gap = confidence["source_holdout"] - confidence["target"]
         return _scores(self.evidence, self.data, self.validators)
 
+    def _target_batches(self) -> Iterator[Tensor]:
+        """This rank's share of joint batches of the target, of equal size, as it enters the network unchanged.
+
+        Rows that do not fill a batch are left out; which ones is a function of the seed.
+        """
+        rows, joint = self._inputs.rows["target"], self._batches.per_rank * world_size()
+        order = torch.randperm(len(rows), generator=generator(self.config.seed, "target batches"))
+        for batch in order.split(joint):
+            if len(batch) == joint:
+                yield rows[batch.chunk(world_size())[rank()]].to(self.data.device)
+
     def _examine(self, epoch: int, histogram: list[float]) -> dict[str, float]:
         """What the doctor measures after an epoch; nothing of the trial changes."""
         step = next(self._batches.epoch(epoch))
-        views, rows = self._views(step, epoch, 0)
-        labels = self.data.labels[step.source_rows].to(self.data.device)
-        self.task.eval()
         progress = (epoch + 1) / self.config.epochs
-        _, losses, weights = self.task(views, rows, labels, self._inputs.start, progress, self._gap)
+        self.task.eval()
+        _, losses, weights = self.task(*self._step_inputs(step, progress, epoch, 0))
         trained = [value for value in self.task.model.parameters() if value.requires_grad]
         norms = gradient_norms(losses, weights, trained)
         classes = np.bincount(self.data.pair.source.labels, minlength=self.data.pair.num_classes)
@@ -355,6 +392,10 @@ class TrialRun:
         order = torch.randperm(len(inputs), generator=generator(self.config.seed, "doctor", domain))
         rows = inputs[order[: 2 * ROWS_A_HALF]]
         return predict_outputs(self.task.model, rows, self._inputs.start, self.data.device)[0]
+
+
+def _num_labelled(pair: DomainPair) -> int:
+    return 0 if pair.target_labelled is None else len(pair.target_labelled)
 
 
 def _scores(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ray_tl.adaptation.loss_weights import LossWeights
 from ray_tl.adaptation.method import AdaptationMethod, Outputs, StepOutputs, View
@@ -20,13 +21,23 @@ class AdaptationTask(nn.Module):
         model: Backbone and head.
         method: Its learned parts, such as a discriminator, are trained with the network.
         loss_weights: Trained with the network too, if they learn.
+        target_label_weight: Share in the task loss of labelled target examples, in [0, 1], if a method does not name
+            them as its own need and they are given: "S+T" of Saito et al., "Semi-supervised Domain Adaptation via
+            Minimax Entropy", 2019, https://arxiv.org/abs/1904.06487.
     """
 
-    def __init__(self, model: TransferModel, method: AdaptationMethod, loss_weights: LossWeights) -> None:
+    def __init__(
+        self,
+        model: TransferModel,
+        method: AdaptationMethod,
+        loss_weights: LossWeights,
+        target_label_weight: float = 0.5,
+    ) -> None:
         super().__init__()
         self.model = model
         self.method = method
         self.loss_weights = loss_weights
+        self.target_label_weight = target_label_weight
         method.attach(model)
 
     def forward(
@@ -37,6 +48,7 @@ class AdaptationTask(nn.Module):
         start: int,
         progress: float,
         gap: float,
+        target_labels: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         """The weighted loss of one step, the named losses, and the weights used.
 
@@ -47,12 +59,17 @@ class AdaptationTask(nn.Module):
             start: Stage at which the inputs enter the backbone; 0 for images.
             progress: In [0, 1] of full fidelity.
             gap: Between source and target, after the last epoch; see `EpochReport`.
+            target_labels: Of the rows of the view `target_labelled`, if it is there, [N], int64.
         """
         set_num_views(self.model, len(views))
         features, logits = self.model(torch.cat(list(views.values())), start)
         sizes = [len(view) for view in views.values()]
         parts = zip(views, features.split(sizes), logits.split(sizes), strict=True)
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}
-        losses = self.method.losses(StepOutputs(outputs, labels, progress, start))
+        step = StepOutputs(outputs, labels, progress, start, target_labels)
+        losses = self.method.losses(step)
+        if target_labels is not None and "target_labelled" not in self.method.needs:
+            given = F.cross_entropy(step.target_labelled.logits, target_labels)
+            losses["task"] = torch.lerp(losses["task"], given, self.target_label_weight)
         total, weights = self.loss_weights.combine(losses, progress, gap)
         return total, losses, weights

@@ -12,8 +12,10 @@ from ray_tl.training.loop import TrialRun
 from tests.gloo import run_on_ranks
 from tests.training.tiny import VALIDATORS, tiny_config, tiny_data, tiny_pair
 
+# Methods that begin to adapt later: both of their phases are looked at.
+SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "distillation", "tent")}
 CASES: dict[str, dict] = {
-    **{f"method {name}": {"method": name} for name in METHODS.names()},
+    **{f"method {name}": {"method": {name: SECOND_PHASE.get(name)}} for name in METHODS.names()},
     **{f"weighting {name}": {"method": "dann", "loss_weighting": name} for name in LOSS_WEIGHTS.names()},
 }
 CLOSE = {"rtol": 1e-6, "atol": 1e-10}
@@ -33,7 +35,7 @@ def train(changes: dict) -> dict:
     config = tiny_config(
         batch_size=64, epochs=EPOCHS, optimizer={"sgd": {"lr": 0.05}}, augmentation="affine", **changes
     )
-    run = TrialRun(config, tiny_data(tiny_pair(num_source=64, num_target=70)), VALIDATORS)
+    run = TrialRun(config, tiny_data(tiny_pair(num_source=64, num_target=70, num_labelled=9)), VALIDATORS)
     reports = [run.epoch(epoch) for epoch in range(EPOCHS)]
     return {
         "losses": [report.losses for report in reports],

@@ -3,22 +3,27 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from ray_tl.adaptation import LOSS_WEIGHTS, METHODS, MethodContext
+from ray_tl.data.domains import DomainPair, LabelledDomain
+from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
 
+# Methods that begin to adapt later: both of their phases are looked at.
+SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "distillation", "tent")}
 EXACT = {"rtol": 0, "atol": 0}
 every_method = pytest.mark.parametrize("method", METHODS.names())
 
 
 @pytest.fixture(scope="module")
 def data():
-    return tiny_data()
+    return few_labels()
 
 
 @every_method
@@ -60,12 +65,66 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, tmp_p
 
 @every_method
 def test_building_a_method_needs_no_data(method):
-    built = METHODS.create(method, {}, MethodContext(feature_dim=2, num_classes=2))
+    context = MethodContext(feature_dim=2, num_classes=2, num_source=2, num_target=2, num_target_labelled=2)
+    built = METHODS.create(method, {}, context)
     assert all(isinstance(value, torch.Tensor) for value in built.state_dict().values())
+
+
+def bare(pair: DomainPair, name: str) -> DomainPair:
+    """The pair with a domain of black images, all of the first class."""
+    domain = getattr(pair, name)
+    if domain is None:
+        return pair
+    changes = {"labels": np.zeros_like(domain.labels)} if isinstance(domain, LabelledDomain) else {}
+    return replace(pair, **{name: replace(domain, images=np.zeros_like(domain.images), **changes)})
+
+
+def used(method: str) -> set[str]:
+    """The domains that a method may look at, as it declares."""
+    built = METHODS.create(method, {}, MethodContext(2, 2, 2, 2, 2))
+    views = {"target" if view == "strong" else view for view in built.needs}
+    labelled = {"target_labelled"} if built.takes_target_labels else set()
+    return views | set(built.needs_domains) | labelled | ({"target"} if built.sets_statistics else set())
+
+
+@pytest.mark.parametrize(
+    ("method", "unused"),
+    [
+        (method, domain)
+        for method in METHODS.names()
+        for domain in ("source", "target", "target_labelled")
+        if domain not in used(method)
+    ],
+)
+def test_a_domain_that_a_method_does_not_declare_changes_nothing(method, unused):
+    pair = tiny_pair(num_labelled=7)
+    assert_close(weights_of(method, bare(pair, unused)), weights_of(method, pair), **EXACT)
+
+
+@every_method
+def test_a_domain_that_a_method_declares_is_used(method):
+    pair = tiny_pair(num_labelled=7)
+    whole = weights_of(method, pair)
+    for domain in used(method):
+        other = weights_of(method, bare(pair, domain))
+        assert any(not torch.equal(value, whole[name]) for name, value in other.items()), domain
+
+
+def weights_of(method: str, pair: DomainPair) -> dict[str, torch.Tensor]:
+    config = tiny_config(method={method: SECOND_PHASE.get(method)}, augmentation="affine", epochs=2)
+    run = TrialRun(config, tiny_data(pair), VALIDATORS)
+    for epoch in range(2):
+        run.epoch(epoch)
+    return run.task.model.state_dict()
+
+
+def few_labels(**changes: object) -> TrialData:
+    """A pair with labelled target examples; domains of these names are replaced."""
+    return tiny_data(replace(tiny_pair(num_labelled=7), **changes))
 
 
 def finished(method: str, files: TrialFiles, stop_at: int | None = None) -> list:
     reports = Reports(stop_at)
     config = tiny_config(method=method, optimizer="adamw", augmentation="affine")
-    train_trial(config, tiny_data(), reports, files, VALIDATORS)
+    train_trial(config, few_labels(), reports, files, VALIDATORS)
     return [replace(report, seconds=0.0) for report in reports]

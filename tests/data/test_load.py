@@ -1,6 +1,11 @@
 """From names of domains to a pair."""
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, load_pair
+from ray_tl.errors import InvalidInput
 from ray_tl.search_space import DataOptions
 
 OPTIONS = DataOptions(image_size=8, channels=1)
@@ -20,3 +25,55 @@ def test_trials_are_given_no_name_of_a_target_image():
     assert pair.target_test is not None
     assert pair.target.ids == tuple(map(str, range(899)))
     assert pair.target_test.ids == tuple(map(str, range(898)))
+
+
+def test_labelled_digits_are_so_many_a_class_of_the_half_that_is_searched():
+    pair = load_pair(MNIST, OPTDIGITS, OPTDIGITS_TEST, OPTIONS.model_copy(update={"target_shots": 3}), 0, OPTDIGITS)
+    assert pair.target_labelled is not None
+    assert np.bincount(pair.target_labelled.labels).tolist() == [3] * 10
+    assert set(pair.target_labelled.ids) <= set(pair.target.ids)
+
+
+def write(folder, name, shade):
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), shade, np.uint8)).save(folder / name)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for shade, name in enumerate(["cat", "dog", "eel"]):
+        write(tmp_path / "source" / name, "0.png", shade)
+        write(tmp_path / "source" / name, "1.png", 10 + shade)
+    write(tmp_path / "target", "0.png", 50)
+    write(tmp_path / "test", "0.png", 60)
+    write(tmp_path / "few" / "eel", "0.png", 70)
+    write(tmp_path / "few" / "dog", "0.png", 80)
+    return tmp_path
+
+
+def pair_of(folders, **options):
+    names = [str(folders / name) for name in ("source", "target", "test")]
+    return load_pair(*names, OPTIONS.model_copy(update=options), 0, str(folders / "few"))
+
+
+def test_labelled_target_folders_are_numbered_as_in_the_source(folders):
+    few = pair_of(folders).target_labelled
+    assert few.ids == ("dog/0.png", "eel/0.png")
+    assert few.labels.tolist() == [1, 2]
+
+
+def test_a_class_that_the_source_lacks_is_refused(folders):
+    write(folders / "few" / "fox", "0.png", 1)
+    with pytest.raises(InvalidInput, match=r"target_labelled=.*has the classes fox, which the source lacks"):
+        pair_of(folders)
+
+
+def test_more_shots_than_there_are_images_are_refused(folders):
+    with pytest.raises(InvalidInput, match=r"target_shots=2 is more than .*dog: 1, eel: 1\); choose 1 or fewer"):
+        pair_of(folders, target_shots=2)
+
+
+def test_an_image_may_not_be_trained_on_with_its_label_and_scored_on(folders):
+    write(folders / "few" / "dog", "same.png", 60)
+    with pytest.raises(InvalidInput, match=r"target_test has 1 images that target_labelled has too \(0.png\)"):
+        pair_of(folders)

@@ -122,7 +122,29 @@ def trained(config, data=None):
 def test_a_loss_that_is_not_finite_ends_the_trial_and_is_named(method):
     config = tiny_config(method=method, optimizer={"sgd": {"lr": 1e38}})
     with pytest.raises(TrialFailed, match=r"loss '(task|domain)' is (nan|inf|-inf); a lower learning rate"):
-        TrialRun(config, tiny_data(), VALIDATORS).epoch(0)
+        TrialRun(config, tiny_data(tiny_pair(num_labelled=5)), VALIDATORS).epoch(0)
+
+
+def test_labelled_target_examples_join_the_task_by_their_weight():
+    data = tiny_data(tiny_pair(num_labelled=5))
+    task = {weight: first_losses(data, target_label_weight=weight)["task"] for weight in (0.0, 0.25, 1.0)}
+    assert task[0.25] == pytest.approx(0.75 * task[0.0] + 0.25 * task[1.0], rel=1e-5)
+    assert task[0.0] == pytest.approx(first_losses(tiny_data())["task"], rel=1e-6)
+    assert task[0.0] != pytest.approx(task[1.0], rel=1e-2)
+
+
+def first_losses(data, **changes):
+    """Of one step, from the network as it is built; without batch statistics, which see all views."""
+    run = TrialRun(tiny_config(method="mcc", freeze_depth=3, **changes), data, VALIDATORS)
+    run.task.eval()
+    run._enter_phase(0.0)
+    _, losses, _ = run.task(*run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0))
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+def test_the_baseline_does_not_see_labelled_target_examples():
+    config = tiny_config(method="source_only")
+    assert torch.equal(trained(config), trained(config, tiny_data(tiny_pair(num_labelled=5))))
 
 
 def test_source_only_runs_source_rows_alone():

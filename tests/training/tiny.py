@@ -26,11 +26,15 @@ class Reports(list):
         return len(self) == self.stop_at
 
 
-def tiny_pair(num_source: int = 24, num_target: int = 30, target_seed: int = 2) -> DomainPair:
-    """Three classes, told apart by where a bright stripe lies; the target is darker, noisier and shifted by a row."""
+def tiny_pair(num_source: int = 24, num_target: int = 30, target_seed: int = 2, num_labelled: int = 0) -> DomainPair:
+    """Three classes, told apart by where a bright stripe lies; the target is darker, noisier and shifted by a row.
+
+    `num_labelled` examples of the target come with labels.
+    """
     source, holdout = _labelled(num_source, seed=0), _labelled(12, seed=1)
     target, target_test = _target(num_target, target_seed), _target(6, target_seed + 1)
-    return DomainPair(source, holdout, target, Preprocessing(image_size=SIDE, channels=1), target_test)
+    few = _target_labelled(num_labelled, target_seed + 2) if num_labelled else None
+    return DomainPair(source, holdout, target, Preprocessing(image_size=SIDE, channels=1), target_test, few)
 
 
 def tiny_data(pair: DomainPair | None = None) -> TrialData:
@@ -53,6 +57,12 @@ def _target(rows: int, seed: int) -> UnlabelledDomain:
     # Classes are not equally frequent, unlike in the source.
     labels = np.random.default_rng(seed).choice(NUM_CLASSES, rows, p=[0.5, 0.3, 0.2])
     return UnlabelledDomain("target", _stripes(labels, bright=120, noise=80, shift=1, seed=seed), _ids(rows))
+
+
+def _target_labelled(rows: int, seed: int) -> LabelledDomain:
+    labels = np.arange(rows) % NUM_CLASSES
+    images = _stripes(labels, bright=120, noise=80, shift=1, seed=seed)
+    return LabelledDomain("target", images, _ids(rows), labels.astype(np.int64), ("a", "b", "c"))
 
 
 def _stripes(labels: np.ndarray, bright: int, noise: int, shift: int, seed: int) -> np.ndarray:

@@ -1,0 +1,77 @@
+"""ADDA: a target encoder of its own, trained against a discriminator, beside a source encoder that stays as it is."""
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from ray_tl.adaptation.adversarial import domain_classification_loss, domain_discriminator
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, View, task_loss
+from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.teachers import Teacher
+from ray_tl.errors import InvalidInput
+
+
+@full_precision
+def inverted_label_loss(target_logits: Tensor) -> Tensor:
+    """Cross-entropy of the target's domain logits [M] with the label of the source: -mean log sigmoid(logit).
+
+    Tzeng et al., "Adversarial Discriminative Domain Adaptation", 2017, https://arxiv.org/abs/1702.05464, eq. 9.
+    """
+    return F.softplus(-target_logits).mean()
+
+
+@METHODS.register("adda", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "start": {"uniform": [0.2, 0.6]}})
+class Adda(AdaptationMethod):
+    """ADDA: from `start` on, the network learns to give target features like those of the source network it was.
+
+    Tzeng et al., 2017, https://arxiv.org/abs/1702.05464, sec. 4 and eq. 9. Before `start` the network learns the
+    source; then a copy of it becomes the source encoder, and head and copy stay as they are. Encoder and discriminator
+    learn in one step, each from its own loss. Departure: batch normalisation of the target encoder sees both domains.
+
+    Args:
+        context: Gives the width of the features.
+        hidden_width: Width of the discriminator's two hidden layers, >= 1.
+        start: Progress at which adaptation begins, at least 0 and below 1.
+    """
+
+    aligns_features = True
+    source_encoder: Teacher
+
+    def __init__(self, context: MethodContext, *, hidden_width: int = 256, start: float = 0.4) -> None:
+        super().__init__(context)
+        require_positive("adda.hidden_width", hidden_width, usual=256)
+        if not 0 <= start < 1:
+            raise InvalidInput(f"adda.start={start!r} must be at least 0 and below 1; 0.4 is usual.")
+        self.start = start
+        self.discriminator = domain_discriminator(context.feature_dim, hidden_width)
+
+    def attach(self, model: nn.Module) -> None:
+        self.source_encoder = Teacher(model)
+
+    def needs_at(self, progress: float) -> tuple[View, ...]:
+        return ("source",) if progress < self.start else ("source", "target")
+
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        if step.progress < self.start:
+            # DDP waits for the gradient of every parameter.
+            idle = 0 * self.discriminator(step.source.features.detach()).sum()
+            return {"task": task_loss(step), "domain": idle}
+        source = self.source_encoder.features(step.source, step.start)
+        target = step.target.features
+        told_apart = domain_classification_loss(self._judge(source), self._judge(target.detach()))
+        fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
+        mistaken = inverted_label_loss(functional_call(self.discriminator, fixed, (target,)).squeeze(1))
+        return {"task": 0 * step.source.logits.sum(), "domain": told_apart + mistaken}
+
+    def before_step(self, model: nn.Module, progress: float) -> None:
+        if progress >= self.start:
+            for value in model.get_submodule("head").parameters():
+                value.grad = None
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        if progress < self.start:
+            self.source_encoder.follow(model, decay=0.0)
+
+    def _judge(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.discriminator(features).squeeze(1)
+        return logits

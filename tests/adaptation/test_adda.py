@@ -1,0 +1,88 @@
+"""ADDA: encoder against discriminator, each from its own loss."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from ray_tl.adaptation import METHODS, MethodContext
+from ray_tl.adaptation.adda import inverted_label_loss
+from ray_tl.errors import InvalidInput
+from ray_tl.training.loop import TrialRun
+from tests.numeric import numeric_gradient
+from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+
+
+def inverted_reference(logits):
+    return float(np.mean([-math.log(1 / (1 + math.exp(-logit))) for logit in logits]))
+
+
+def test_inverted_labels_cost_the_negative_log_of_being_taken_for_the_source():
+    logits = np.random.default_rng(0).normal(0, 3, 9)
+    leaf = torch.tensor(logits, requires_grad=True)
+    inverted_label_loss(leaf).backward()
+    assert inverted_label_loss(leaf).item() == pytest.approx(inverted_reference(logits), rel=1e-9)
+    np.testing.assert_allclose(leaf.grad, numeric_gradient(inverted_reference, logits), rtol=1e-5, atol=1e-9)
+
+
+def adapting(epochs=2):
+    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5}}, augmentation="affine"), tiny_data(), VALIDATORS)
+    for epoch in range(epochs):
+        trial.epoch(epoch)
+    return trial
+
+
+def weights(trial, prefix):
+    return {name: value.clone() for name, value in trial.task.state_dict().items() if name.startswith(prefix)}
+
+
+def test_up_to_its_start_the_source_encoder_is_the_network():
+    trial = adapting()
+    assert_close(
+        list(weights(trial, "method.source_encoder").values()), list(weights(trial, "model.").values()), rtol=0, atol=0
+    )
+
+
+def test_after_its_start_head_and_source_encoder_stay_and_the_encoder_moves():
+    trial = adapting()
+    fixed = {**weights(trial, "model.head"), **weights(trial, "method.source_encoder")}
+    before = weights(trial, "model.backbone.stages.0.0")
+    trial.epoch(2)
+    assert_close({**weights(trial, "model.head"), **weights(trial, "method.source_encoder")}, fixed, rtol=0, atol=0)
+    assert not torch.equal(
+        weights(trial, "model.backbone.stages.0.0")["model.backbone.stages.0.0.weight"], *before.values()
+    )
+
+
+def test_encoder_and_discriminator_get_the_gradients_of_their_own_losses():
+    trial = adapting()
+    step = next(trial._batches.epoch(2))
+    inputs = trial._step_inputs(step, 0.5, 2, 0)
+    trial.task.eval()
+    task = trial.task
+    _, losses, _ = task(*inputs)
+    discriminator = task.method.discriminator
+    mine = torch.autograd.grad(losses["domain"], list(discriminator.parameters()), retain_graph=True)
+    views = inputs[0]
+    source = task.method.source_encoder.network(views["source"], inputs[3])[0]
+    target, _ = task.model(views["target"], inputs[3])
+    told = torch.cat([discriminator(source), discriminator(target.detach())]).squeeze(1)
+    is_source = torch.cat([torch.ones(len(source)), torch.zeros(len(target))])
+    expected = torch.autograd.grad(
+        F.binary_cross_entropy_with_logits(told, is_source), list(discriminator.parameters())
+    )
+    assert_close(mine, expected)
+    encoder = [value for value in task.model.backbone.parameters()]
+    mine = torch.autograd.grad(losses["domain"], encoder)
+    inverted = F.binary_cross_entropy_with_logits(discriminator(target).squeeze(1), torch.ones(len(target)))
+    assert_close(mine, torch.autograd.grad(inverted, encoder))
+
+
+def test_parameters_out_of_range_are_refused():
+    with pytest.raises(InvalidInput, match=r"adda.start=1.0 must be at least 0 and below 1"):
+        METHODS.create("adda", {"start": 1.0}, MethodContext(4, 3))
+    with pytest.raises(InvalidInput, match=r"adda.hidden_width=0 must be"):
+        METHODS.create("adda", {"hidden_width": 0}, MethodContext(4, 3))
