@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ray_tl.adaptation.adversarial import domain_classification_loss
+from ray_tl.adaptation.conditional import entropy_weights
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs
 from ray_tl.adaptation.numerics import full_precision, require_positive
 from ray_tl.collectives import rank, sum_over_ranks, world_size
@@ -53,20 +54,6 @@ def importance_weights(domain_logits: Tensor, *, largest_ratio: float = 10.0) ->
     """
     bound = float(np.log(largest_ratio))
     return _over_joint_mean(torch.exp(-domain_logits.detach().clamp(-bound, bound)))
-
-
-@full_precision
-def entropy_weights(logits: Tensor) -> Tensor:
-    """1 + exp(-H) of each prediction, over its mean in the joint batch; [N], in (1/2, 2), without gradient.
-
-    Long et al., "Conditional Adversarial Domain Adaptation" (CDAN+E), 2018, https://arxiv.org/abs/1705.10667,
-    "entropy conditioning", with H in nats. Departure: normalised, as in the authors' code.
-
-    Args:
-        logits: [N, C].
-    """
-    entropies = torch.special.entr(F.softmax(logits.detach(), dim=1)).sum(dim=1)
-    return _over_joint_mean(1 + torch.exp(-entropies))
 
 
 def kernel_matching_weights(
@@ -211,7 +198,7 @@ class EntropyWeighting(AdaptationMethod):
     loss_names = ("task",)
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
-        weights = entropy_weights(step.source.logits)
+        weights = entropy_weights(F.softmax(step.source.logits, dim=1))
         return {"task": weighted_task_loss(step.source.logits, weights, labels=step.labels)}
 
 

@@ -37,6 +37,11 @@ def load_pair(
         InvalidInput: For a missing or empty folder, too few classes or images, or a broken image unless skipped;
             if an image of `target_test` is among the labelled ones.
     """
+    if options.target_shots is not None and target_labelled is None:
+        raise InvalidInput(
+            f"target_shots={options.target_shots} chooses among labelled target examples, and there are none; give a "
+            "folder of them with --target-labelled, or leave target_shots out."
+        )
     preprocessing = Preprocessing(image_size=options.image_size, channels=options.channels)
     searched = _unlabelled(target, "target", preprocessing, options)
     test = None if target_test is None else _unlabelled(target_test, "target_test", preprocessing, options)

@@ -77,3 +77,8 @@ def test_an_image_may_not_be_trained_on_with_its_label_and_scored_on(folders):
     write(folders / "few" / "dog", "same.png", 60)
     with pytest.raises(InvalidInput, match=r"target_test has 1 images that target_labelled has too \(0.png\)"):
         pair_of(folders)
+
+
+def test_shots_without_labelled_examples_are_refused():
+    with pytest.raises(InvalidInput, match="target_shots=2 chooses among labelled target examples, and there are none"):
+        load_pair(MNIST, OPTDIGITS, None, OPTIONS.model_copy(update={"target_shots": 2}), 0)

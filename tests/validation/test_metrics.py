@@ -2,9 +2,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
 
 from ray_tl.errors import InvalidInput, TrialFailed
 from ray_tl.validation import metrics
@@ -76,6 +82,19 @@ def test_likelihood_and_balanced_accuracy_are_those_of_scikit_learn(seed):
     assert metrics.nll(probabilities, labels) == pytest.approx(log_loss(labels, probabilities), rel=1e-6)
     expected = balanced_accuracy_score(labels, probabilities.argmax(axis=1))
     assert metrics.balanced_accuracy(probabilities, labels) == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_metrics_are_those_of_torchmetrics(seed):
+    probabilities, labels = random_predictions(seed)
+    tensors, classes = (torch.tensor(probabilities), torch.tensor(labels)), {"num_classes": 3}
+    found = metrics.summary(probabilities, labels)
+    assert found["accuracy"] == pytest.approx(multiclass_accuracy(*tensors, average="micro", **classes).item())
+    assert found["balanced_accuracy"] == pytest.approx(multiclass_accuracy(*tensors, average="macro", **classes).item())
+    assert found["macro_f1"] == pytest.approx(multiclass_f1_score(*tensors, average="macro", **classes).item())
+    expected = multiclass_calibration_error(*tensors, n_bins=15, norm="l1", **classes).item()
+    assert found["expected_calibration_error"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("metric", METRICS)
