@@ -1,6 +1,7 @@
 """What holds for every registered adaptation method."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,13 +33,13 @@ BOUNDS = [
 class Network(nn.Module):
     """What a teacher is copied from: features and logits of rows of five numbers, of any precision."""
 
-    def __init__(self):
+    def __init__(self, num_classes=3):
         super().__init__()
         generator = torch.Generator().manual_seed(9)
-        self.weight = nn.Parameter(torch.randn(5, 7, generator=generator))
+        self.weight = nn.Parameter(torch.randn(5, 4 + num_classes, generator=generator))
 
     def forward(self, inputs, start):
-        features, logits = (inputs @ self.weight.to(inputs.dtype)).split([4, 3], dim=1)
+        features, logits = (inputs @ self.weight.to(inputs.dtype)).tensor_split([4], dim=1)
         return features, SURE * logits
 
 
@@ -146,3 +147,65 @@ def test_losses_under_bfloat16_autocast_are_finite(name):
     with torch.autocast("cpu", torch.bfloat16):
         losses = losses_of(created(name), dtype=torch.bfloat16)
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def edge(num_classes=3, source_rows=6, target_rows=5, fill=None, sure=SURE, dtype=torch.float32):
+    """Views with unusual content: how many rows and classes, constant features, how extreme the logits."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"source": source_rows, "target": target_rows, "strong": target_rows, "target_labelled": source_rows}
+    views = {}
+    for name, rows in sizes.items():
+        features = torch.randn(rows, 4, generator=generator) if fill is None else torch.full((rows, 4), fill)
+        logits = sure * torch.randn(rows, num_classes, generator=generator)
+        inputs = torch.randn(rows, 5, generator=generator).to(dtype)
+        leaves = (tensor.to(dtype).requires_grad_() for tensor in (features, logits))
+        views[name] = Outputs(*leaves, inputs, torch.arange(rows))
+    labels = torch.arange(source_rows) % num_classes
+    return StepOutputs(views, labels, LATE, 0, labels)
+
+
+EDGES = {
+    "one row of each": edge(source_rows=1, target_rows=1),
+    "one source row": edge(source_rows=1),
+    "one target row": edge(target_rows=1),
+    "one class": edge(num_classes=1),
+    "constant features": edge(fill=1.0),
+    "features of zeros": edge(fill=0.0),
+    "extreme logits": edge(sure=1e4),
+    "extreme logits in bfloat16": edge(sure=1e4, dtype=torch.bfloat16),
+    "huge features in bfloat16": edge(fill=1e4, dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("case", EDGES)
+@pytest.mark.parametrize("name", METHODS.names())
+def test_an_edge_gives_finite_losses_and_gradients_or_a_clear_error(name, case):
+    assert outcome(name, EDGES[case]) in ("finite", "refused")
+
+
+def outcome(name, step):
+    num_classes = step.source.logits.shape[1]
+    try:
+        method = METHODS.create(name, {}, replace(CONTEXT, num_classes=num_classes))
+        method.attach(Network(num_classes))
+        whole = {key: view_as_domain(step, key) for key in method.needs_domains}
+        with torch.autocast("cpu", torch.bfloat16, enabled=step.source.logits.dtype == torch.bfloat16):
+            method.begin_epoch(whole, LATE)
+            losses = method.losses(StepOutputs({k: step.views[k] for k in method.needs_at(LATE)}, *given_of(step)))
+    except InvalidInput:
+        return "refused"
+    leaves = [leaf for view in step.views.values() for leaf in (view.features, view.logits)]
+    slopes = torch.autograd.grad(sum(losses.values()), leaves, allow_unused=True)
+    return "finite" if all(t.isfinite().all() for t in [*losses.values(), *slopes] if t is not None) else "not finite"
+
+
+def given_of(step):
+    return step.labels, LATE, 0, step.target_labels
+
+
+def view_as_domain(step, name):
+    rows = {"source": CONTEXT.num_source, "target": CONTEXT.num_target, "target_labelled": CONTEXT.num_target_labelled}
+    view = step.views[name]
+    numbers = torch.arange(rows[name]) % len(view.logits)
+    labels = None if name == "target" else numbers % view.logits.shape[1]
+    return DomainOutputs(view.features.detach()[numbers], view.logits.detach()[numbers], labels)
