@@ -51,6 +51,9 @@ class Adda(AdaptationMethod):
     def needs_at(self, progress: float) -> tuple[View, ...]:
         return ("source",) if progress < self.start else ("source", "target")
 
+    def idle_losses(self, progress: float) -> tuple[str, ...]:
+        return ("domain",) if progress < self.start else ("task",)
+
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         if step.progress < self.start:
             # DDP waits for the gradient of every parameter.

@@ -134,6 +134,10 @@ class AdaptationMethod(nn.Module):
         """The views that `losses` looks at now; all of `needs`, unless a method has phases."""
         return self.needs
 
+    def idle_losses(self, progress: float) -> tuple[str, ...]:
+        """The losses that do not count now, though they will or did: 0, with gradients of 0."""
+        return ()
+
     def attach(self, model: nn.Module) -> None:
         """Called once, with the network as it is before training: the moment to copy a teacher from it."""
 

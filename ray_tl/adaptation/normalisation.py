@@ -88,6 +88,9 @@ class Tent(AdaptationMethod):
     def needs_at(self, progress: float) -> tuple[View, ...]:
         return ("source",) if progress < self.start else ("target",)
 
+    def idle_losses(self, progress: float) -> tuple[str, ...]:
+        return ("domain",) if progress < self.start else ("task",)
+
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         # A loss that does not count yet, or any more, is 0 with gradients: DDP waits for one of every parameter.
         if step.progress < self.start:

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from ray_tl.errors import InvalidInput
@@ -41,7 +41,8 @@ class Preprocessing(BaseModel):
         except InvalidInput:
             raise
         except Exception as error:  # Pillow's decoders raise many kinds on hostile bytes
-            raise InvalidInput(f"not a readable image ({error}); send PNG, JPEG, WebP, GIF or BMP.") from error
+            reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+            raise InvalidInput(f"not a readable image ({reason}); send PNG, JPEG, WebP, GIF or BMP.") from error
         return self.from_image(image)
 
     def from_image(self, image: Image.Image) -> NDArray[np.uint8]:

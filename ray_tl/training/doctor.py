@@ -51,17 +51,21 @@ def drift(histogram: Iterable[float], reference: Iterable[float]) -> float:
     return sum(abs(a - b) for a, b in zip(histogram, reference, strict=True)) / 2
 
 
-def findings(report: "EpochReport", progress: float, aligns_features: bool) -> list[str]:
+def findings(
+    report: "EpochReport", progress: float, aligns_features: bool, idle_losses: Sequence[str] = ()
+) -> list[str]:
     """What a person should know about an epoch, each with its figure and a remedy; mostly nothing.
 
     Args:
         report: Of the epoch, measured.
         progress: At its end, in [0, 1]; some illnesses are none before half of it.
         aligns_features: Whether the method means to make the domains alike.
+        idle_losses: Those of which the method says that they do not count now.
     """
     health, found = report.health, []
     for name, weight in report.weights.items():
-        if weight > 0 and progress > 0.5 and health.get(f"gradient_{name}") == 0:  # some losses begin late
+        counts = weight > 0 and name not in idle_losses
+        if counts and progress > 0.5 and health.get(f"gradient_{name}") == 0:  # some losses begin late
             found.append(f"loss {name!r} has zero gradient: it trains nothing; change the method or its parameters.")
     ratio = health.get("gradient_ratio")
     if ratio is not None and ratio > DROWNING:

@@ -187,9 +187,9 @@ class TrialRun:
             health=health,
             cached_stages=self._inputs.start,
         )
-        return replace(
-            report, findings=findings(report, (epoch + 1) / self.config.epochs, self.task.method.aligns_features)
-        )
+        method, progress = self.task.method, (epoch + 1) / self.config.epochs
+        found = findings(report, progress, method.aligns_features, method.idle_losses(progress))
+        return replace(report, findings=[*self._batch_notes(), *found])
 
     def state(self, report: EpochReport) -> State:
         """All that `restore` needs; randomness and schedules are functions of seed and progress."""
@@ -381,6 +381,16 @@ class TrialRun:
         if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
+
+    def _batch_notes(self) -> list[str]:
+        """What became of the batch size that was asked for."""
+        actual = self._batches.per_rank * world_size()
+        if actual == self.config.batch_size:
+            return []
+        return [
+            f"batch_size={self.config.batch_size} became {actual}, the most that {world_size()} workers share evenly "
+            f"and the smaller domain of {min(self._batches.num_source, self._batches.num_target)} rows holds."
+        ]
 
     def _domain_accuracy(self) -> float:
         source, target = (self._some_features(name) for name in ("source_holdout", "target"))

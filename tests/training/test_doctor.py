@@ -110,3 +110,20 @@ def test_a_method_whose_loss_reaches_nothing_that_trains_is_found():
     config = tiny_config(method="coral", freeze_depth=3)  # features are frozen, CORAL moves nothing
     found = TrialRun(config, tiny_data(), VALIDATORS).epoch(3).findings
     assert any("loss 'domain' has zero gradient" in text for text in found)
+
+
+def test_a_loss_that_does_not_count_now_is_no_finding():
+    at_rest = report({"task": 1.0, "domain": 1.0}, gradient_task=0.0, gradient_domain=0.3)
+    assert findings(at_rest, progress=1.0, aligns_features=True, idle_losses=("task",)) == []
+
+
+@pytest.mark.parametrize("method", ["adda", "tent"])
+def test_phases_of_a_method_are_no_finding(method):
+    run = TrialRun(tiny_config(method={method: {"start": 0.5}}), tiny_data(), VALIDATORS)
+    found = [run.epoch(epoch).findings for epoch in range(4)]
+    assert not [line for lines in found for line in lines if "zero gradient" in line]
+
+
+def test_a_batch_size_that_was_cut_is_told():
+    run = TrialRun(tiny_config(batch_size=50), tiny_data(), VALIDATORS)
+    assert run.epoch(0).findings[0].startswith("batch_size=50 became 24, the most that 1 workers share evenly")

@@ -139,7 +139,7 @@ def first_losses(data, **changes):
     run.task.eval()
     run._enter_phase(0.0)
     _, losses, _ = run.task(*run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0))
-    return {name: float(loss) for name, loss in losses.items()}
+    return {name: loss.item() for name, loss in losses.items()}
 
 
 def test_the_baseline_does_not_see_labelled_target_examples():
