@@ -61,6 +61,23 @@ def mmd_distance(source: Tensor, target: Tensor, *, bandwidth: float = 1.0) -> T
 
 
 @full_precision
+def mean_distance(source: Tensor, target: Tensor) -> Tensor:
+    """Squared distance of the mean features, ||m_s - m_t||^2: maximum mean discrepancy under a linear kernel.
+
+    Tzeng et al., "Deep Domain Confusion" (DDC), 2014, https://arxiv.org/abs/1412.3474, eq. 1, squared.
+
+    Args:
+        source: Features [N, D].
+        target: Features [M, D]; M may differ from N.
+
+    Raises:
+        InvalidInput: If the widths differ.
+    """
+    _require_same_width("DDC", source, target)
+    return (_joint_mean(source) - _joint_mean(target)).square().sum()
+
+
+@full_precision
 def joint_mmd_distance(
     source: Tensor, target: Tensor, source_logits: Tensor, target_logits: Tensor, *, bandwidth: float = 1.0
 ) -> Tensor:
@@ -102,6 +119,16 @@ class Coral(AdaptationMethod):
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         return {"task": task_loss(step), "domain": coral_distance(step.source.features, step.target.features)}
+
+
+@METHODS.register("ddc")
+class Ddc(AdaptationMethod):
+    """DDC: the mean features of source and target agree, which is MMD under a linear kernel."""
+
+    aligns_features = True
+
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        return {"task": task_loss(step), "domain": mean_distance(step.source.features, step.target.features)}
 
 
 @METHODS.register("mmd", ranges={"bandwidth": {"log_uniform": [0.25, 4.0]}})
@@ -149,18 +176,26 @@ class Jan(AdaptationMethod):
         return {"task": task_loss(step), "domain": distance}
 
 
-def _require_comparable(method: str, source: Tensor, target: Tensor) -> None:
+def _require_same_width(method: str, source: Tensor, target: Tensor) -> None:
     if source.shape[1] != target.shape[1]:
         raise InvalidInput(
             f"{method}: source features of width {source.shape[1]} can't be compared with target features of width "
             f"{target.shape[1]}; use one backbone for both domains."
         )
+
+
+def _require_comparable(method: str, source: Tensor, target: Tensor) -> None:
+    _require_same_width(method, source, target)
     for domain, features in (("source", source), ("target", target)):
         rows = len(features) * world_size()
         if rows < 2:
             raise InvalidInput(
                 f"{method}: a {domain} batch of {rows} rows is too small; choose 2 or more for batch_size."
             )
+
+
+def _joint_mean(features: Tensor) -> Tensor:
+    return sum_over_ranks(features.sum(dim=0)) / (len(features) * world_size())
 
 
 def _covariance(features: Tensor) -> Tensor:

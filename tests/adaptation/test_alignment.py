@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ray_tl.adaptation.alignment import coral_distance, mmd_distance
+from ray_tl.adaptation.alignment import coral_distance, mean_distance, mmd_distance
 from ray_tl.errors import InvalidInput
 from tests.numeric import numeric_gradient
 
@@ -79,6 +79,21 @@ def test_mmd_gradient_is_the_slope_of_the_reference_at_fixed_bandwidth(seed, num
     np.testing.assert_allclose(gradient(mmd_distance, source, target), expected, rtol=1e-5, atol=1e-8)
 
 
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(1, 6), st.integers(1, 6), widths)
+def test_distance_of_means_and_its_gradient_are_those_of_the_linear_kernel(seed, num_source, num_target, width):
+    source, target = features(seed, num_source, width), features(seed + 1, num_target, width, shift=0.5)
+
+    def reference(rows):  # E k(x, x') + E k(y, y') - 2 E k(x, y) over all pairs, with k the inner product
+        pairs = [(rows, rows, 1), (target, target, 1), (rows, target, -2)]
+        return sum(sign * np.mean([x @ y for x in left for y in right]) for left, right, sign in pairs)
+
+    found = mean_distance(torch.tensor(source), torch.tensor(target)).item()
+    np.testing.assert_allclose(found, reference(source), rtol=1e-9, atol=1e-12)
+    expected = numeric_gradient(reference, source)
+    np.testing.assert_allclose(gradient(mean_distance, source, target), expected, rtol=1e-5, atol=1e-8)
+
+
 def test_mmd_of_one_distribution_is_zero_on_average():
     generator = torch.Generator().manual_seed(0)
     draws = [mmd_distance(*torch.randn(2, 8, 3, generator=generator)) for _ in range(400)]
@@ -87,7 +102,7 @@ def test_mmd_of_one_distribution_is_zero_on_average():
     assert min(draws) < 0
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", [*DISTANCES, mean_distance])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_constant_features_are_at_distance_zero_with_gradient_zero(distance, offset):
     source = torch.full((4, 3), offset, requires_grad=True)
