@@ -1,6 +1,6 @@
 """How is the gap between two domains closed?"""
 
-from ray_tl.adaptation import adversarial, alignment, confidence, source_only
+from ray_tl.adaptation import adversarial, alignment, closed_form, confidence, source_only
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS, LossWeights
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, Outputs, StepOutputs
 
@@ -15,6 +15,7 @@ __all__ = [
     "StepOutputs",
     "adversarial",
     "alignment",
+    "closed_form",
     "confidence",
     "source_only",
 ]
