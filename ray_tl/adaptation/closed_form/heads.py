@@ -4,6 +4,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ray_tl.adaptation.numerics import full_precision
+
+
+@full_precision
+def nearness(queries: Tensor, rows: Tensor, *, cosine: bool) -> Tensor:
+    """How near each row is to each query, [B, N], higher is nearer: the cosine, or a number that falls with distance.
+
+    The latter is q.r - ||r||^2 / 2 = (||q||^2 - ||q - r||^2) / 2, of which the first term does not change the order:
+    one product of matrices. Standardised rows lie around 0, so that little cancels.
+
+    Args:
+        queries: [B, D].
+        rows: [N, D].
+        cosine: Whether the angle counts; that of a row of zeros is a right angle.
+    """
+    if cosine:
+        return F.normalize(queries) @ F.normalize(rows).T
+    return queries @ rows.T - rows.square().sum(dim=1) / 2
+
 
 class NearestNeighboursHead(nn.Module):
     """Logarithm of the class shares among the nearest stored rows, with one more neighbour spread over all classes.
@@ -37,15 +56,9 @@ class NearestNeighboursHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, D] to logits [B, C], whose softmax is (share * k + 1 / C) / (k + 1)."""
         queries = (features.detach().to(self.rows.dtype) - self.mean) / self.scale
-        nearest = self._distances(queries).topk(self.k, largest=False).indices
+        nearest = nearness(queries, self.rows, cosine=self.cosine).topk(self.k).indices
         counts = F.one_hot(self.labels[nearest], self.num_classes).sum(dim=1)
         return ((counts.to(self.rows.dtype) + 1 / self.num_classes) / (self.k + 1)).log()
-
-    def _distances(self, queries: Tensor) -> Tensor:
-        if self.cosine:
-            return -torch.einsum("bd,nd->bn", F.normalize(queries), F.normalize(self.rows))
-        # From differences: the expanded square would confuse neighbours that are near each other but far from 0.
-        return torch.cdist(queries, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class ForestHead(nn.Module):
