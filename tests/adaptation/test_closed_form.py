@@ -267,6 +267,23 @@ def test_a_head_survives_safetensors_to_the_bit(name, dtype):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_head_shares_no_memory_with_what_it_came_from(name):
+    source, labels, target = (torch.tensor(array) for array in domains(0))
+    head = create(name, **PARAMS[name]).fit(source, labels, target)
+    loaded = load_closed_form_head(head.state_dict(), name, PARAMS[name], MethodContext(feature_dim=4, num_classes=3))
+    expected, queries = head(target).detach().clone(), target.clone()
+    for tensor in (source, labels, target, *head.state_dict().values()):
+        tensor.zero_()
+    assert_close(loaded(queries), expected, rtol=0, atol=0)
+
+
+def test_a_linear_head_can_be_trained_on():
+    head = fit("logistic", *domains(0))
+    head(torch.ones(2, 4).double()).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_state_of_another_size_or_method_is_refused(name):
     context = MethodContext(feature_dim=4, num_classes=3)
     wider = fit(name, *domains(0, width=5, num_classes=4), **PARAMS[name]).state_dict()

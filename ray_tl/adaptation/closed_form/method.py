@@ -86,14 +86,15 @@ class ClosedForm(ABC):
         return self.restore(state).to(source.device)
 
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """The head of a saved state, in the precision that was saved.
+        """The head of a saved state, in the precision that was saved; it shares no memory with the state.
 
         Raises:
             InvalidInput: If the state is not one of this method, width and number of classes.
         """
         try:
             head = self.blank_head(state)
-            head.load_state_dict(dict(state), strict=True, assign=True)
+            copies = {key: tensor.detach().clone() for key, tensor in state.items()}
+            head.load_state_dict(copies, strict=True, assign=True)
         except (KeyError, RuntimeError) as error:
             rule = f"must be that of a head for {self.context.feature_dim} features and {self.context.num_classes}"
             raise InvalidInput(f"state {rule} classes, of the method that fitted it ({error}).") from error
