@@ -14,7 +14,7 @@ from ray_tl.search_space import SearchSpace
 CONTEXTS = {
     "backbone": [BackboneContext(load_weights=False)],
     "adaptor": [AdaptorContext(feature_dim=4)],
-    "method": [MethodContext(feature_dim=4, num_classes=3)],
+    "method": [MethodContext(64, 3, num_source=8, num_target=8, num_target_labelled=8)],
 }
 SHAPES: Registry[object] = Registry("shape")
 

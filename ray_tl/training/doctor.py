@@ -75,9 +75,10 @@ def findings(report: "EpochReport", progress: float, aligns_features: bool) -> l
             "more stages."
         )
     if health["histogram_drift"] > DRIFTED:
+        remedy = "lower the weight of the adaptation" if report.weights else "choose another method"
         found.append(
             f"predictions on the target differ from the source's classes by {health['histogram_drift']:.0%}; some "
-            "classes may have been given up: lower the weight of the adaptation, or expect such a shift."
+            f"classes may have been given up: {remedy}, or expect such a shift."
         )
     return found
 

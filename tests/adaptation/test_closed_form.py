@@ -381,9 +381,17 @@ def test_more_components_than_the_rank_are_refused(name):
 
 
 def test_the_rank_that_is_too_low_may_be_that_of_the_target():
-    source, labels, target = domains(0, num_target=3)
+    source, labels, target = domains(0)
     with pytest.raises(InvalidInput, match="num_components=3 is more than the rank 2 of the target features"):
-        fit("subspace_alignment", source, labels, target, num_components=3)
+        fit("subspace_alignment", source, labels, target * [1, 1, 0, 0], num_components=3)
+
+
+@pytest.mark.parametrize(("name", "axes"), [("subspace_alignment", 2), ("pca_alignment", 25)])
+def test_more_components_than_few_rows_can_have_are_refused_before_there_are_features(name, axes):
+    method = create(name, width=64, num_components=axes + 1)
+    with pytest.raises(InvalidInput, match=rf"{name}.num_components={axes + 1} is more than the {axes} axes"):
+        method.require_rows(24, 3)
+    create(name, width=64, num_components=axes).require_rows(24, 3)
 
 
 @pytest.mark.parametrize("name", ["pca_alignment", "subspace_alignment"])

@@ -95,10 +95,15 @@ def aligned_state(domains: Domains, align: Align, inverse_penalty: float) -> Sta
 class CoralClosed(ClosedForm):
     """CORAL: the source is whitened and recoloured with the target's covariance, then classified.
 
+    Solved, not trained: see `ClosedForm`.
+
     Attributes:
         regularisation: Added to the variances of both domains, which are 1 before; above 0. The paper has 1.
         C: Inverse strength of the classifier's penalty, as in scikit-learn, above 0.
     """
+
+    needs_domains = ("source", "target")
+    takes_target_labels = False
 
     regularisation: float = 1.0
     C: float = 1.0
@@ -108,9 +113,11 @@ class CoralClosed(ClosedForm):
         require_positive("coral_closed.regularisation", self.regularisation, usual=1.0)
         require_positive("coral_closed.C", self.C, usual=1.0)
 
-    def solve(self, domains: Domains, seed: int) -> State:
-        if len(domains.target) < 2:
+    def require_rows(self, num_source: int, num_target: int) -> None:
+        if num_target < 2:
             raise InvalidInput("coral_closed: a target of 1 row has no covariance; give 2 or more.")
+
+    def solve(self, domains: Domains, seed: int) -> State:
         return aligned_state(domains, self._maps, self.C)
 
     def _maps(self, source: Array, target: Array) -> tuple[Array, Array]:
@@ -124,10 +131,15 @@ class SubspaceAlignment(ClosedForm):
 
     Departure from the paper: logistic regression in place of nearest neighbours and support vectors.
 
+    Solved, not trained: see `ClosedForm`.
+
     Attributes:
         num_components: Principal axes of each domain, in 1..D.
         C: Inverse strength of the classifier's penalty, as in scikit-learn, above 0.
     """
+
+    needs_domains = ("source", "target")
+    takes_target_labels = False
 
     num_components: int = 16
     C: float = 1.0
@@ -136,6 +148,9 @@ class SubspaceAlignment(ClosedForm):
         super().__post_init__()
         _require_components("subspace_alignment", self.num_components, self.context)
         require_positive("subspace_alignment.C", self.C, usual=1.0)
+
+    def require_rows(self, num_source: int, num_target: int) -> None:
+        _require_rank("subspace_alignment", self.num_components, min(num_source, num_target) - 1)
 
     def solve(self, domains: Domains, seed: int) -> State:
         return aligned_state(domains, self._maps, self.C)
@@ -153,10 +168,15 @@ class PcaAlignment(ClosedForm):
     https://doi.org/10.1109/TNN.2010.2091281. Departure: each domain is centred and scaled by its own statistics, so
     that no axis is spent on the shift between the two. Every row counts alike, so the larger domain counts more.
 
+    Solved, not trained: see `ClosedForm`.
+
     Attributes:
         num_components: Principal axes of the joined domains, in 1..D.
         C: Inverse strength of the classifier's penalty, as in scikit-learn, above 0.
     """
+
+    needs_domains = ("source", "target")
+    takes_target_labels = False
 
     num_components: int = 16
     C: float = 1.0
@@ -165,6 +185,9 @@ class PcaAlignment(ClosedForm):
         super().__post_init__()
         _require_components("pca_alignment", self.num_components, self.context)
         require_positive("pca_alignment.C", self.C, usual=1.0)
+
+    def require_rows(self, num_source: int, num_target: int) -> None:
+        _require_rank("pca_alignment", self.num_components, num_source + num_target - 2)
 
     def solve(self, domains: Domains, seed: int) -> State:
         return aligned_state(domains, self._maps, self.C)
@@ -189,4 +212,12 @@ def _require_components(method: str, num_components: int, context: MethodContext
     if not 1 <= num_components <= width:
         raise InvalidInput(
             f"{method}.num_components={num_components} must lie in 1..{width}, the width of the features."
+        )
+
+
+def _require_rank(method: str, num_components: int, rank: int) -> None:
+    if num_components > rank:
+        raise InvalidInput(
+            f"{method}.num_components={num_components} is more than the {rank} axes that so few rows can have; choose "
+            f"at most {rank}, or give more images."
         )

@@ -7,6 +7,7 @@ A fitted head is its state and nothing else: `fit` solves for named tensors and 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -38,16 +39,28 @@ class Domains:
 
 @dataclass(frozen=True)
 class ClosedForm(ABC):
-    """A head computed from whole domains of frozen features.
+    """A head computed from whole domains of frozen features, in one go.
+
+    A trial with such a method trains nothing: the backbone stays as its weights were loaded, in evaluation mode, and
+    the trial reports once, at full fidelity. Adaptor, freeze depth, unfreezing, learning rates, optimiser, loss
+    weighting, augmentation, batch size and the number of epochs have no part in it; an adaptor, whose weights would be
+    random, is left out, which the trial's findings say.
 
     A subclass takes, keyword-only, the parameters that a search may choose.
 
     Attributes:
         context: Gives D and C, C >= 2.
+        needs_domains: The domains whose features decide: `source`, and `target` where it is aligned with that.
+        takes_target_labels: Whether labelled examples of the target, where there are some and their weight is above 0,
+            join the source, each as one more row of it. Not so where the source is mapped to the target: a target
+            row needs no map.
 
     Raises:
         InvalidInput: If there is one class only.
     """
+
+    needs_domains: ClassVar[tuple[str, ...]] = ("source",)
+    takes_target_labels: ClassVar[bool] = True
 
     context: MethodContext
 
@@ -58,6 +71,9 @@ class ClosedForm(ABC):
     @abstractmethod
     def solve(self, domains: Domains, seed: int) -> State:
         """The state of the head; floating entries in float64."""
+
+    def require_rows(self, num_source: int, num_target: int) -> None:  # noqa: B027  most methods ask for none
+        """Raise `InvalidInput` if a parameter asks for more rows than there are; all that is known before features."""
 
     def blank_head(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A head with the shapes of this state and arbitrary values; a linear layer, where a method does not differ."""
@@ -80,6 +96,7 @@ class ClosedForm(ABC):
                 a parameter of the method does not fit the domains.
         """
         self._require_fitting(source, labels, target)
+        self.require_rows(len(source), len(target))
         domains = Domains(_wide(source), labels.detach().cpu().long().numpy(), _wide(target))
         dtype = torch.promote_types(source.dtype, torch.float32)
         state = {name: _tensor(array, dtype) for name, array in self.solve(domains, seed).items()}
@@ -130,6 +147,11 @@ class ClosedForm(ABC):
 
 
 CLOSED_FORM: Registry[ClosedForm] = Registry("closed-form method")
+
+
+def is_closed_form(method: str) -> bool:
+    """Whether the head of a method of this name is solved for; otherwise it is trained."""
+    return method in CLOSED_FORM.names()
 
 
 def load_closed_form_head(

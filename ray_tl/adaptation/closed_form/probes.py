@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Logistic(ClosedForm):
     """Logistic regression of standardised features: the linear probe.
 
+    Solved, not trained: see `ClosedForm`.
+
     Attributes:
         C: Inverse strength of the penalty, as in scikit-learn, above 0.
     """
@@ -47,6 +49,8 @@ class NearestMean(ClosedForm):
     -||x - m||^2 / T = (2 m.x - ||m||^2) / T - ||x||^2 / T, of which the last term is the same for all classes and is
     left out: the head is linear.
 
+    Solved, not trained: see `ClosedForm`.
+
     Attributes:
         temperature: T above 0. At 2 the probabilities are those of Gaussian classes of deviation 1, equally frequent;
             wide features need more, since squared distances add up over features.
@@ -69,6 +73,8 @@ class NearestMean(ClosedForm):
 class NearestNeighbours(ClosedForm):
     """k nearest neighbours among the standardised source features, which the head keeps.
 
+    Solved, not trained: see `ClosedForm`.
+
     Attributes:
         k: Number of neighbours, in 1..N.
         metric: By which they are near: Euclidean distance, or the angle seen from the mean of the source.
@@ -81,10 +87,11 @@ class NearestNeighbours(ClosedForm):
         super().__post_init__()
         require_positive("knn.k", self.k, usual=5)
 
+    def require_rows(self, num_source: int, num_target: int) -> None:
+        if self.k > num_source:
+            raise InvalidInput(f"knn.k={self.k} is more than the {num_source} source rows; choose 1..{num_source}.")
+
     def solve(self, domains: Domains, seed: int) -> State:
-        num_rows = len(domains.source)
-        if self.k > num_rows:
-            raise InvalidInput(f"knn.k={self.k} is more than the {num_rows} source rows; choose 1..{num_rows}.")
         score = standard_score(domains.source)
         rows = score.apply(domains.source)
         return {"rows": rows, "labels": domains.labels, "mean": score.mean, "scale": score.scale}
@@ -101,6 +108,8 @@ class RandomForest(ClosedForm):
 
     Breiman, "Random Forests", 2001, https://doi.org/10.1023/A:1010933404324. Departure, as in scikit-learn: trees
     average their class shares instead of voting.
+
+    Solved, not trained: see `ClosedForm`.
 
     Attributes:
         num_trees: At least 1.
