@@ -7,7 +7,8 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher
+from ray_tl.config import Component
+from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from tests.examples import BASELINE, epoch, spec, store
@@ -130,6 +131,29 @@ def test_stored_baseline_is_not_counted_whether_it_has_ended_or_goes_on(tmp_path
     scheduler = StudyASHA(opened.spec, opened.trials())
     scheduler.on_trial_add(None, tune_trial(number, is_raced=False))
     assert rungs(scheduler) == {9: {}, 3: {}, 1: {}}
+
+
+def test_a_closed_form_trial_takes_no_part_whether_it_is_live_or_stored(tmp_path):
+    solved = BASELINE.model_copy(update={"method": Component(name="logistic")})
+    opened = store(tmp_path, first=[BASELINE, solved])
+    numbers = [opened.ask().number, opened.ask().number]
+    assert [is_raced(opened.trial(number)) for number in numbers] == [False, False]
+    opened.add_epoch(1, epoch(EPOCHS, 0.9), 1)
+    opened.finish(1, TrialState.COMPLETE)
+    scheduler, live = StudyASHA(opened.spec, opened.trials()), tune_trial(2, is_raced=False)
+    scheduler.on_trial_add(None, live)
+    scheduler.on_trial_complete(None, live, {"epoch": EPOCHS, "objective": 9.0})
+    assert rungs(scheduler) == {9: {}, 3: {}, 1: {}}
+
+
+def test_a_single_report_at_the_last_epoch_makes_a_complete_trial(tmp_path):
+    opened = store(tmp_path)
+    search = searcher(opened)
+    search.suggest("a")
+    search.on_trial_complete("a", result(EPOCHS, 0.75))
+    assert opened.trial(0).state is TrialState.COMPLETE
+    assert opened.trial(0).at_full_fidelity
+    assert opened._study.trials[0].value == 0.75
 
 
 def test_grace_can_not_outlast_the_trials():

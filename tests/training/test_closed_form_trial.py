@@ -22,7 +22,7 @@ def features(config, images):
     """Of the backbone as its weights were made, in evaluation mode."""
     model = build_model(config, tiny_data()).eval()
     with torch.no_grad():
-        return model(torch.from_numpy(images))[0].numpy()
+        return model(torch.from_numpy(images))[0].double().numpy()
 
 
 def run_of(method, data=None, **changes):
