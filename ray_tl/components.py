@@ -1,6 +1,7 @@
 """Every registry: what a search may choose, and what `ray-tl components` prints."""
 
 from ray_tl.adaptation import METHODS
+from ray_tl.adaptation.closed_form import CLOSED_FORM
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
 from ray_tl.data.augmentation import AUGMENTATIONS
 from ray_tl.models.adaptors import ADAPTORS
@@ -18,7 +19,7 @@ def catalogue() -> dict[str, Registry]:
         "adaptor": ADAPTORS,
         "lr_multipliers": LR_MULTIPLIERS,
         "unfreezing": UNFREEZING,
-        "method": METHODS,
+        "method": METHODS.joined(CLOSED_FORM),
         "loss_weighting": LOSS_WEIGHTS,
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from ray_tl.errors import InvalidInput, UnknownName
 
 T = TypeVar("T")
+U = TypeVar("U")
 Scalar = bool | int | float | str | None
 Value = Scalar | list[float]
 
@@ -59,6 +60,14 @@ class Registry(Generic[T]):
             return factory
 
         return add
+
+    def joined(self, other: "Registry[U]") -> "Registry[T | U]":
+        """The components of both, as choices of this kind; no name may be in both."""
+        assert not self._factories.keys() & other._factories.keys()
+        both: Registry[T | U] = Registry(self.kind)
+        both._factories = {**self._factories, **other._factories}
+        both._ranges = {**self._ranges, **other._ranges}
+        return both
 
     def names(self) -> list[str]:
         return sorted(self._factories)

@@ -11,7 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 # Ranks are forked from one process that has imported what takes seconds to import, and has done nothing else.
-multiprocessing.set_forkserver_preload(["ray_tl.training.loop", "torch._dynamo", "ot", "pytest", "hypothesis"])
+multiprocessing.set_forkserver_preload(
+    ["ray_tl.training.loop", "torch._dynamo", "ot", "sklearn.ensemble", "pytest", "hypothesis"]
+)
 
 
 def run_on_ranks(function: Callable, world_size: int, *args: object) -> list:

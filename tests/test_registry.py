@@ -14,7 +14,7 @@ from ray_tl.search_space import SearchSpace
 CONTEXTS = {
     "backbone": [BackboneContext(load_weights=False)],
     "adaptor": [AdaptorContext(feature_dim=4)],
-    "method": [MethodContext(feature_dim=4, num_classes=3)],
+    "method": [MethodContext(64, 3, num_source=8, num_target=8, num_target_labelled=8)],
 }
 SHAPES: Registry[object] = Registry("shape")
 
@@ -104,6 +104,22 @@ def test_parameter_states_type_default_and_range():
     radius, style = (SHAPES.parameters("circle")[key] for key in ("radius", "style"))
     assert (radius.type, radius.required, radius.range) == ("float", True, {"uniform": [1, 2]})
     assert (style.type, style.required, style.default, style.range) == ("'solid' | 'dashed'", False, "solid", None)
+
+
+def power(*, of: int) -> int:
+    """Of two."""
+    return 2**of
+
+
+def test_joined_registries_give_the_components_of_both_under_the_first_kind():
+    numbers: Registry[int] = Registry("number")
+    numbers.register("power", ranges={"of": {"int": [1, 9]}})(power)
+    both = SHAPES.joined(numbers)
+    assert both.names() == ["circle", "moved", "power"]
+    assert both.create("power", {"of": 3}) == 8
+    assert both.parameters("power")["of"].range == {"int": [1, 9]}
+    assert both.problems("x", {})[0].startswith("shape 'x' is not known")
+    assert SHAPES.names() == ["circle", "moved"]
 
 
 def test_summary_is_the_first_line_of_the_docstring():

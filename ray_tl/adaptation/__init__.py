@@ -4,6 +4,7 @@ from ray_tl.adaptation import (  # noqa: F401  importing a module registers its 
     adda,
     adversarial,
     alignment,
+    closed_form,
     composition,
     conditional,
     confidence,

@@ -31,8 +31,10 @@ def show_status(status: StudyStatus, output: Output) -> None:
     for trial in status.trials:
         if trial.error:
             output.say(f"trial {trial.number} {trial.state}: {trial.error}")
-        for finding in trial.last.findings if trial.last else []:
-            output.say(Text(f"doctor: trial {trial.number}, epoch {len(trial.epochs)}: {finding}", style="yellow"))
+        if trial.last is None:
+            continue
+        for finding in trial.last.findings:
+            output.say(Text(f"doctor: trial {trial.number}, epoch {trial.last.epoch}: {finding}", style="yellow"))
     output.say(_next_step(status))
 
 

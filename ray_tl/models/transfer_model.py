@@ -31,7 +31,8 @@ class TransferModel(nn.Module):
         self.backbone = backbone
         self.backbone_name = backbone_name
         self.adaptor = adaptor
-        self.head = nn.Linear(adaptor.feature_dim, num_classes)
+        self.num_classes = num_classes
+        self.head: nn.Module = nn.Linear(adaptor.feature_dim, num_classes)
         self.register_buffer("mean", torch.tensor(backbone.normalisation.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.normalisation.std).view(1, -1, 1, 1), persistent=False)
 

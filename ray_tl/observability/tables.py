@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ray_tl.config import TrialConfig
 from ray_tl.study.records import StudySpec, TrialRecord, TrialState
 
 COLUMNS = ("trial", "state", "epoch", "objective", "source\naccuracy", "method, weighting", "frozen", "thaw", "augment")
@@ -79,7 +80,7 @@ def headline(spec: StudySpec, trials: Sequence[TrialRecord], elapsed_s: float) -
 def ended_line(trial: TrialRecord) -> str:
     """One line for a trial that has ended, for logs."""
     last = trial.last
-    score = f"objective {last.objective:.3f} after {last.epoch} epochs" if last else "no epoch"
+    score = f"objective {last.objective:.3f} at epoch {last.epoch}" if last else "no epoch"
     why = f": {trial.error}" if trial.error else ""
     return f"trial {trial.number:>3} {trial.state:<10} {score}, {_method(trial)}, {trial.cost_s:.1f} s{why}"
 
@@ -92,6 +93,7 @@ def _rank(trial: TrialRecord) -> tuple[bool, int, float]:
 def _cells(trial: TrialRecord, is_champion: bool) -> list[str | Text]:
     last, config = trial.last, trial.config
     scores = last.scores if last else {}
+    training = ["", "", ""] if _is_solved(trial) else _training(config)
     return [
         f"{'★ ' if is_champion else ''}{trial.number}",
         Text(str(trial.state), style=STYLES[trial.state]),
@@ -99,14 +101,22 @@ def _cells(trial: TrialRecord, is_champion: bool) -> list[str | Text]:
         f"{last.objective:.3f}" if last else "",
         f"{scores['source_accuracy']:.1%}" if "source_accuracy" in scores else "",
         _method(trial),
-        str(config.freeze_depth),
-        "" if config.unfreezing.name == "fixed" else config.unfreezing.name,
-        config.augmentation.name,
+        *training,
     ]
+
+
+def _training(config: TrialConfig) -> list[str]:
+    thaw = "" if config.unfreezing.name == "fixed" else config.unfreezing.name
+    return [str(config.freeze_depth), thaw, config.augmentation.name]
+
+
+def _is_solved(trial: TrialRecord) -> bool:
+    """Whether its head was solved for: without a loss, what its configuration says of training has no part in it."""
+    return trial.last is not None and not trial.last.losses
 
 
 def _method(trial: TrialRecord) -> str:
     name = trial.config.method.name
     if trial.is_baseline:
         return f"{name} (baseline)"
-    return name if name == "source_only" else f"{name}, {trial.config.loss_weighting.name}"
+    return name if name == "source_only" or _is_solved(trial) else f"{name}, {trial.config.loss_weighting.name}"

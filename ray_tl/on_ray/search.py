@@ -7,18 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import ray
 
 from ray_tl.adaptation import MethodContext
+from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import num_stages
+from ray_tl.models.backbones import feature_dim, num_stages
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
@@ -37,6 +39,7 @@ MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
+Data = TypeVar("Data", DataSource, DomainPair)
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,10 @@ def plan_search(
     if found := space.problems(catalogue()) + unknown:
         raise all_at_once("search space", found)
     space = space.resolved(catalogue())
-    check_configurations([*_corners(space), *(first or [])], data)
+    configs = [*_corners(space), *(first or [])]
+    check_configurations(configs, data)
     pair = _load(data, file.search.seed)
+    check_rows(configs, pair)
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
@@ -225,25 +230,40 @@ def run_search(
 
 def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> None:
     """Raise `InvalidInput` with every rule that a component of these configurations would break when it is built."""
+    _check_all((check, config, data) for config in configs for check in (_build_components, _fit_backbone))
+
+
+def check_rows(configs: Iterable[TrialConfig], pair: DomainPair) -> None:
+    """Raise `InvalidInput` with every parameter of these configurations that asks for more rows than the pair has."""
+    _check_all((_fit_rows, config, pair) for config in configs if is_closed_form(config.method.name))
+
+
+def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], TrialConfig, Data]]) -> None:
     found: dict[str, None] = {}
-    for config in configs:
-        for check in (_build_components, _fit_backbone):
-            try:
-                check(config, data)
-            except InvalidInput as error:
-                found[str(error)] = None
+    for check, config, data in checks:
+        try:
+            check(config, data)
+        except InvalidInput as error:
+            found[str(error)] = None
     if found:
         raise all_at_once("search space", found)
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
     few = int(data.target_labelled is not None)
-    method = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=few)
+    width = feature_dim(config.backbone, data.options.channels)
+    method = MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
     contexts: dict[str, list[object]] = {"method": [method], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
         component = getattr(config, field)
         if field != "backbone":
             registry.create(component.name, component.params, *contexts.get(field, []))
+
+
+def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
+    width = feature_dim(config.backbone, pair.preprocessing.channels)
+    method = CLOSED_FORM.create(config.method.name, config.method.params, MethodContext(width, pair.num_classes))
+    method.require_rows(len(pair.source), len(pair.target))
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:

@@ -9,6 +9,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
+from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.on_ray.client_trial import ClientTrial, Result
 from ray_tl.on_ray.slots import SlotPool
@@ -59,7 +60,7 @@ class StudySearcher(Searcher):
         config = trial.config.model_dump(mode="json")
         return {
             "number": trial.number,
-            "is_baseline": trial.is_baseline,
+            "is_raced": is_raced(trial),
             "trial": config,
             "queue": self._queue,
             "spec": self._store.spec,
@@ -110,7 +111,8 @@ class StudyASHA(ASHAScheduler):
     """Asynchronous successive halving whose rungs are rebuilt from the store (Li et al., 2020).
 
     A trial keeps its number from process to process, so it is known to the rungs by that, not by Tune's name for it.
-    Source-only is never stopped and never counted.
+    Source-only is never stopped and never counted. Neither is a closed-form method: it has no value at a lower rung,
+    and others should not be measured at theirs by its final one.
 
     Args:
         spec: Of the study.
@@ -127,19 +129,19 @@ class StudyASHA(ASHAScheduler):
             reduction_factor=spec.search.reduction_factor,
         )
         for record in stored:
-            if not record.is_baseline:
+            if is_raced(record):
                 self._replay(record)
 
     def on_trial_add(self, tune_controller: object, trial: tune.experiment.Trial) -> None:
         super().on_trial_add(tune_controller, _by_number(trial.config["number"]))
 
     def on_trial_result(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> str:
-        if trial.config["is_baseline"]:
+        if not trial.config["is_raced"]:
             return self.CONTINUE
         return str(super().on_trial_result(tune_controller, _by_number(trial.config["number"]), result))
 
     def on_trial_complete(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> None:
-        if not trial.config["is_baseline"]:
+        if trial.config["is_raced"]:
             super().on_trial_complete(tune_controller, _by_number(trial.config["number"]), result)
 
     def on_trial_remove(self, tune_controller: object, trial: tune.experiment.Trial) -> None:
@@ -150,6 +152,11 @@ class StudyASHA(ASHAScheduler):
         for epoch in record.epochs:
             result = {"epoch": epoch.epoch, "objective": epoch.objective}
             super().on_trial_result(None, _by_number(record.number), result)
+
+
+def is_raced(trial: TrialRecord) -> bool:
+    """Whether a trial takes part in successive halving."""
+    return not trial.is_baseline and not is_closed_form(trial.config.method.name)
 
 
 def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:

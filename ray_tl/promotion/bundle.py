@@ -33,6 +33,7 @@ from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.transfer_model import NO_ADAPTOR, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
+from ray_tl.training.network import load_network
 
 WEIGHTS = "model.safetensors"
 SPEC = "model.json"
@@ -54,6 +55,7 @@ class ModelSpec(BaseModel):
     """All that is needed to build the network and to name its answers.
 
     Attributes:
+        head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
         classes: Names in the order of the logits; unique.
     """
 
@@ -61,6 +63,7 @@ class ModelSpec(BaseModel):
 
     backbone: Component
     adaptor: Component = NO_ADAPTOR
+    head: Component | None = None
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -285,7 +288,7 @@ def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
         context = BackboneContext(spec.channels, load_weights=False)
         model = build_transfer_model(spec.backbone, spec.num_classes, context, spec.adaptor)
-        model.load_state_dict(safetensors.torch.load(weights), strict=True)
+        load_network(model, safetensors.torch.load(weights), spec.head)
     except (InvalidInput, RuntimeError, SafetensorError) as error:
         raise BrokenBundle(f"{folder}: {WEIGHTS} does not fit {SPEC} ({error}); {REMEDY}") from error
     return model.eval()

@@ -8,13 +8,13 @@ import torch
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, TrialFailed
 from ray_tl.promotion.bundle import Bundle, Lineage, ModelSpec, library_versions, load_bundle
-from ray_tl.promotion.gate import PromotionDecision, check_reproduces
+from ray_tl.promotion.gate import STRAYS_OF_STEPS, PromotionDecision, check_reproduces
 from ray_tl.promotion.versions import add_version
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import StudyStore
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
-from ray_tl.training.loop import load_model
+from ray_tl.training.network import adaptor_of, head_of, load_model
 from ray_tl.validation.metrics import summary
 
 
@@ -54,8 +54,13 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     files = TrialFiles(store.folder, trial.number)
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
-    network = {"backbone": trial.config.backbone, "adaptor": trial.config.adaptor}
-    model_spec = ModelSpec(**network, preprocessing=pair.preprocessing, classes=spec.classes)
+    model_spec = ModelSpec(
+        backbone=trial.config.backbone,
+        adaptor=adaptor_of(trial.config),
+        head=head_of(trial.config, model),
+        preprocessing=pair.preprocessing,
+        classes=spec.classes,
+    )
     lineage = Lineage.model_validate(
         {
             "study": spec.name,
@@ -69,7 +74,8 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
         }
     )
     trained = Bundle(store.folder, model_spec, lineage, "", model)
-    decision = check_reproduces(trained.probabilities(pair.target.images), evidence["target"])
+    strays = 0.0 if model_spec.head is None else STRAYS_OF_STEPS
+    decision = check_reproduces(trained.probabilities(pair.target.images), evidence["target"], strays=strays)
     if not decision.accepted:
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
     folder = add_version(name, root, model, model_spec, lineage)

@@ -113,4 +113,5 @@ class TrialRecord:
 
     @property
     def at_full_fidelity(self) -> bool:
-        return self.state is TrialState.COMPLETE and len(self.epochs) == self.config.epochs
+        last = self.last  # not the number of epochs: a head that is solved for has the last one alone
+        return self.state is TrialState.COMPLETE and last is not None and last.epoch == self.config.epochs

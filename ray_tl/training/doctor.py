@@ -79,9 +79,10 @@ def findings(
             "more stages."
         )
     if health["histogram_drift"] > DRIFTED:
+        remedy = "lower the weight of the adaptation" if report.weights else "choose another method"
         found.append(
             f"predictions on the target differ from the source's classes by {health['histogram_drift']:.0%}; some "
-            "classes may have been given up: lower the weight of the adaptation, or expect such a shift."
+            f"classes may have been given up: {remedy}, or expect such a shift."
         )
     return found
 

@@ -32,7 +32,7 @@ def predict_outputs(
         features, logits = model(images[rows].to(device or images.device), start)
         parts.append((features.cpu(), logits.cpu()))
     model.train(was_training)
-    widths = (model.feature_dim, model.head.out_features)
+    widths = (model.feature_dim, model.num_classes)
     local = [torch.cat(part) for part in zip(*parts, strict=True)] or [torch.empty(0, width) for width in widths]
     return _interleave(local[0], len(images)), _interleave(local[1], len(images))
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ray_tl.adaptation import METHODS, DomainOutputs, MethodContext
+from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
 from ray_tl.adaptation.method import View
 from ray_tl.collectives import rank, world_size
@@ -21,20 +20,27 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
 from ray_tl.data.domains import DomainPair
 from ray_tl.errors import TrialFailed
-from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.distributed_norm import convert_batch_norm
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
-from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.batches import PairedBatches, Step
-from ray_tl.training.data import TRAINED_ON, Inputs, TrialData
-from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift, findings, gradient_norms
-from ray_tl.training.evaluation import predict_outputs, predict_probabilities
+from ray_tl.training.closed_form import ClosedFormRun
+from ray_tl.training.data import Inputs, TrialData
+from ray_tl.training.doctor import findings, gradient_norms
+from ray_tl.training.evaluation import predict_outputs
+from ray_tl.training.examination import (
+    Evidence,
+    confidence_gap,
+    domains_told_apart,
+    gather_evidence,
+    histogram_drift,
+    scores_of,
+)
 from ray_tl.training.files import State, TrialFiles
+from ray_tl.training.network import build_model, load_model
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.randomness import derive_seed, generator
 from ray_tl.training.report import EpochReport, Report
 from ray_tl.training.task import AdaptationTask
-from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -43,6 +49,8 @@ def train_trial(
     config: TrialConfig, data: TrialData, report: Report, files: TrialFiles, validators: Sequence[str]
 ) -> bool:
     """Train until full fidelity or until told to stop; go on from the checkpoint if there is one.
+
+    A closed-form method trains nothing: its only epoch is the last.
 
     On W ranks of an initialised process group, each rank calls this with the same arguments; rank 0 alone reports
     and writes. After every epoch the checkpoint and the evidence are on disk before the report is made, so a kill at
@@ -60,12 +68,14 @@ def train_trial(
 
     Raises:
         TrialFailed: If a loss is no longer finite.
+        InvalidInput: If a parameter of a closed-form method does not fit the domains.
     """
-    run = TrialRun(config, data, validators)
+    kind: type[TrialRun] | type[ClosedFormRun] = ClosedFormRun if is_closed_form(config.method.name) else TrialRun
+    run = kind(config, data, validators)
     last = run.restore(_shared_checkpoint(files))
     if last is not None and _told_to_stop(report, last):
         return last.epoch == config.epochs
-    for epoch in range(last.epoch if last else 0, config.epochs):
+    for epoch in range(last.epoch if last else run.first_epoch, config.epochs):
         finished = run.epoch(epoch)
         if rank() == 0:
             files.save_evidence(run.evidence)
@@ -99,39 +109,11 @@ def evaluate_checkpoint(
         TrialFailed: If the trial left no checkpoint.
     """
     model = load_model(config, data, files)
-    evidence = {
-        name: predict_probabilities(model, rows, 0, data.device)
-        for name, rows in data.images.items()
-        if name not in TRAINED_ON
-    }
-    scores, histogram = _scores(evidence, data, validators)
+    evidence = gather_evidence(model, Inputs(data.images, 0), data.device)
+    scores, histogram = scores_of(evidence, data, validators)
     recorded = files.load_evidence()["target"].argmax(axis=1)
     agreement = float((evidence["target"].argmax(axis=1) == recorded).mean())
     return Evaluation(scores, histogram, agreement)
-
-
-def load_model(config: TrialConfig, data: TrialData, files: TrialFiles) -> TransferModel:
-    """The network as a trial left it.
-
-    Raises:
-        TrialFailed: If the trial left no checkpoint.
-    """
-    state = files.load_checkpoint()
-    if state is None:
-        raise TrialFailed(f"trial {files.number} left no checkpoint in {files.checkpoint}.")
-    prefix = "model."
-    network = {name.removeprefix(prefix): value for name, value in state["task"].items() if name.startswith(prefix)}
-    model = build_model(config, data, load_weights=False).to(data.device)
-    model.load_state_dict(network)
-    return model
-
-
-def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True) -> TransferModel:
-    """The network of a trial, its new parts initialised from the trial's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "model"))
-        context = BackboneContext(data.pair.preprocessing.channels, load_weights)
-        return build_transfer_model(config.backbone, data.pair.num_classes, context, config.adaptor)
 
 
 class TrialRun:
@@ -145,6 +127,7 @@ class TrialRun:
 
     def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
         self.config, self.data, self.validators = config, data, validators
+        self.first_epoch = 0
         self.task = self._build_task()
         self._unfreezing = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
@@ -162,7 +145,7 @@ class TrialRun:
         self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
         self._inputs = Inputs(data.images, 0)
-        self.evidence: dict[str, NDArray[np.float32]] = {}
+        self.evidence: Evidence = {}
 
     def epoch(self, epoch: int) -> EpochReport:
         """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
@@ -343,13 +326,9 @@ class TrialRun:
         model, inputs = self.task.model, self._inputs
         if self.task.method.sets_statistics:
             self.task.method.before_evaluation(model, self._target_batches(), inputs.start)
-        names = [name for name in inputs.rows if name not in TRAINED_ON]
-        self.evidence = {
-            name: predict_probabilities(model, inputs.rows[name], inputs.start, self.data.device) for name in names
-        }
-        confidence = {name: float(rows.max(axis=1).mean()) for name, rows in self.evidence.items()}
-        self._gap = confidence["source_holdout"] - confidence["target"]
-        return _scores(self.evidence, self.data, self.validators)
+        self.evidence = gather_evidence(model, inputs, self.data.device)
+        self._gap = confidence_gap(self.evidence)
+        return scores_of(self.evidence, self.data, self.validators)
 
     def _target_batches(self) -> Iterator[Tensor]:
         """This rank's share of joint batches of the target, of equal size, as it enters the network unchanged.
@@ -370,12 +349,11 @@ class TrialRun:
         _, losses, weights = self.task(*self._step_inputs(step, progress, epoch, 0))
         trained = [value for value in self.task.model.parameters() if value.requires_grad]
         norms = gradient_norms(losses, weights, trained)
-        classes = np.bincount(self.data.pair.source.labels, minlength=self.data.pair.num_classes)
         measured = {
             **{f"gradient_{name}": norm for name, norm in norms.items() if math.isfinite(norm)},
             "domain_accuracy": self._domain_accuracy(),
             "domain_accuracy_before": float(self._accuracy_before or 0.0),
-            "histogram_drift": drift(histogram, (classes / classes.sum()).tolist()),
+            "histogram_drift": histogram_drift(histogram, self.data),
         }
         adaptation = math.hypot(*(norm for name, norm in norms.items() if name != "task"))
         if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
@@ -393,27 +371,11 @@ class TrialRun:
         ]
 
     def _domain_accuracy(self) -> float:
-        source, target = (self._some_features(name) for name in ("source_holdout", "target"))
-        return domain_accuracy(source, target)
-
-    def _some_features(self, domain: str) -> Tensor:
-        """Of a few rows, always the same; at random, because folders are read class by class."""
-        inputs = self._inputs.rows[domain]
-        order = torch.randperm(len(inputs), generator=generator(self.config.seed, "doctor", domain))
-        rows = inputs[order[: 2 * ROWS_A_HALF]]
-        return predict_outputs(self.task.model, rows, self._inputs.start, self.data.device)[0]
+        return domains_told_apart(self.task.model, self._inputs, self.data.device, self.config.seed)
 
 
 def _num_labelled(pair: DomainPair) -> int:
     return 0 if pair.target_labelled is None else len(pair.target_labelled)
-
-
-def _scores(
-    evidence: dict[str, NDArray[np.float32]], data: TrialData, validators: Sequence[str]
-) -> tuple[dict[str, float], list[float]]:
-    source = SourceEvidence(evidence["source_holdout"], data.pair.source_holdout.labels)
-    target = TargetEvidence(evidence["target"])
-    return score_all(validators, source, target), target.histogram().tolist()
 
 
 def _shared_checkpoint(files: TrialFiles) -> State | None:

@@ -9,7 +9,6 @@ import pytest
 import typer
 from PIL import Image
 
-from ray_tl.adaptation import METHODS
 from ray_tl.cli import main
 from ray_tl.cli.app import app
 from ray_tl.components import catalogue
@@ -259,6 +258,6 @@ def test_error_as_json_says_kind_and_message(tmp_path):
 
 def test_components_of_one_field_only(run):
     ended = run("components", "method")
-    assert [name for name in METHODS.names() if f"  {name}  " not in ended.out] == []
+    assert [name for name in catalogue()["method"].names() if f"  {name}  " not in ended.out] == []
     assert "efficientnet_lite0" not in ended.out
     assert "temperature: float, default 2.5, usual range {'log_uniform': [1.0, 5.0]}" in ended.out

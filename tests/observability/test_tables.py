@@ -4,9 +4,10 @@ import re
 import pytest
 from rich.console import Console, RenderableType
 
+from ray_tl.config import Component
 from ray_tl.observability.tables import best_first, ended_line, headline, progress_view, trials_table
 from ray_tl.study.records import TrialState
-from tests.examples import spec, trial
+from tests.examples import BASELINE, epoch, spec, trial
 
 EVERY_STATE = [
     trial(number, state, objectives, error="[/x] broke")
@@ -42,6 +43,14 @@ def test_row_shows_scores_and_what_trains():
     (row,) = rows(trials_table([trial(3, objectives=[0.25, 0.5], is_baseline=True)], "title"))
     shown = "3 complete 2/2 0.500 90.0% source_only (baseline) 0 none"
     assert row == shown.split()
+
+
+def test_row_of_a_head_that_was_solved_for_has_nothing_about_training():
+    only = epoch(9, 0.5).model_copy(update={"losses": {}, "weights": {}})
+    config = BASELINE.model_copy(update={"method": Component(name="knn"), "freeze_depth": 2})
+    record = trial(3, config=config, epochs=[only])
+    assert rows(trials_table([record], "title")) == [["3", "complete", "9/9", "0.500", "90.0%", "knn"]]
+    assert "objective 0.500 at epoch 9, knn," in ended_line(record)
 
 
 def test_champion_is_marked_and_true_accuracy_is_a_column_of_its_own():

@@ -7,7 +7,8 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher
+from ray_tl.config import Component
+from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from tests.examples import BASELINE, epoch, spec, store
@@ -30,8 +31,8 @@ class Pool:
         self.looked += 1
 
 
-def tune_trial(number: int, name: str = "tune", is_baseline: bool = False) -> SimpleNamespace:
-    config = {"number": number, "is_baseline": is_baseline}
+def tune_trial(number: int, name: str = "tune", is_raced: bool = True) -> SimpleNamespace:
+    config = {"number": number, "is_raced": is_raced}
     return SimpleNamespace(trial_id=f"{name}-{number}", config=config)
 
 
@@ -112,7 +113,7 @@ def test_live_trial_counts_before_tune_has_taken_it_up_again(tmp_path):
 
 
 def test_baseline_is_never_stopped_and_never_counted():
-    scheduler, baseline = StudyASHA(spec(), []), tune_trial(0, is_baseline=True)
+    scheduler, baseline = StudyASHA(spec(), []), tune_trial(0, is_raced=False)
     scheduler.on_trial_add(None, baseline)
     decisions(scheduler, [(1, 1, 0.5), (2, 1, 0.6)])
     for number in range(1, EPOCHS + 1):
@@ -128,8 +129,31 @@ def test_stored_baseline_is_not_counted_whether_it_has_ended_or_goes_on(tmp_path
     opened.add_epoch(number, epoch(1, 0.9), 1)
     {TrialState.COMPLETE: opened.finish}.get(state, lambda *_: None)(number, state)
     scheduler = StudyASHA(opened.spec, opened.trials())
-    scheduler.on_trial_add(None, tune_trial(number, is_baseline=True))
+    scheduler.on_trial_add(None, tune_trial(number, is_raced=False))
     assert rungs(scheduler) == {9: {}, 3: {}, 1: {}}
+
+
+def test_a_closed_form_trial_takes_no_part_whether_it_is_live_or_stored(tmp_path):
+    solved = BASELINE.model_copy(update={"method": Component(name="logistic")})
+    opened = store(tmp_path, first=[BASELINE, solved])
+    numbers = [opened.ask().number, opened.ask().number]
+    assert [is_raced(opened.trial(number)) for number in numbers] == [False, False]
+    opened.add_epoch(1, epoch(EPOCHS, 0.9), 1)
+    opened.finish(1, TrialState.COMPLETE)
+    scheduler, live = StudyASHA(opened.spec, opened.trials()), tune_trial(2, is_raced=False)
+    scheduler.on_trial_add(None, live)
+    scheduler.on_trial_complete(None, live, {"epoch": EPOCHS, "objective": 9.0})
+    assert rungs(scheduler) == {9: {}, 3: {}, 1: {}}
+
+
+def test_a_single_report_at_the_last_epoch_makes_a_complete_trial(tmp_path):
+    opened = store(tmp_path)
+    search = searcher(opened)
+    search.suggest("a")
+    search.on_trial_complete("a", result(EPOCHS, 0.75))
+    assert opened.trial(0).state is TrialState.COMPLETE
+    assert opened.trial(0).at_full_fidelity
+    assert opened._study.trials[0].value == 0.75
 
 
 def test_grace_can_not_outlast_the_trials():
@@ -158,8 +182,8 @@ def result(number: int, objective: float = 0.5) -> dict[str, object]:
 def test_searcher_suggests_until_the_study_has_all_its_trials(tmp_path):
     search = searcher(store(tmp_path, num_trials=2))
     first, second = search.suggest("a"), search.suggest("b")
-    assert (first["number"], first["is_baseline"], first["trial"]["method"]["name"]) == (0, True, "source_only")
-    assert (second["number"], second["is_baseline"]) == (1, False)
+    assert (first["number"], first["is_raced"], first["trial"]["method"]["name"]) == (0, False, "source_only")
+    assert (second["number"], second["is_raced"]) == (1, True)
     assert search.suggest("c") == Searcher.FINISHED
     assert not search.has_finished()
 

@@ -34,3 +34,19 @@ def test_nothing_to_compare_is_refused():
 def test_probabilities_that_are_not_numbers_are_refused():
     assert "not finite" in check_reproduces(RECORDED * np.nan, RECORDED).reasons[0]
     assert not check_reproduces(RECORDED, RECORDED * np.nan).accepted
+
+
+def test_a_head_of_steps_may_have_one_stray_row_in_a_hundred():
+    recorded = np.tile(RECORDED, (100, 1))
+    moved = recorded.copy()
+    moved[[3, 7]] = 0.5
+    decision = check_reproduces(moved, recorded, strays=0.01)
+    assert decision.accepted
+    assert decision.reasons == ("2 rows differ by more than 0.001, 1% of 200 may.",)
+    moved[9] = 0.5
+    assert not check_reproduces(moved, recorded, strays=0.01).accepted
+    assert not check_reproduces(moved, recorded).accepted
+
+
+def test_recorded_probabilities_that_are_not_numbers_are_refused():
+    assert not check_reproduces(RECORDED, np.full_like(RECORDED, np.nan)).accepted

@@ -205,6 +205,7 @@ def test_full_fidelity_needs_every_epoch_and_the_state_complete():
     assert trial(0, objectives=[0.1, 0.2]).at_full_fidelity
     assert not trial(0, objectives=[0.1, 0.2], config=BASELINE.model_copy(update={"epochs": 3})).at_full_fidelity
     assert not trial(0, TrialState.PRUNED, [0.1, 0.2]).at_full_fidelity
+    assert trial(0, epochs=[epoch(9)], config=BASELINE).at_full_fidelity
 
 
 # going on

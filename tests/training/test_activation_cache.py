@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from ray_tl.training.data import ActivationCache
-from ray_tl.training.loop import TrialRun, build_model
+from ray_tl.training.loop import TrialRun
+from ray_tl.training.network import build_model
 from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, tiny_config, tiny_data
 
 ROWS = 24 + 12 + 30 + 6  # of all domains

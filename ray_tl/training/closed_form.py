@@ -1,0 +1,132 @@
+"""Run a trial whose head is solved for instead of trained: one look at the domains, one report."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ray_tl.adaptation.closed_form import CLOSED_FORM
+from ray_tl.adaptation.method import MethodContext
+from ray_tl.collectives import rank, world_size
+from ray_tl.config import TrialConfig
+from ray_tl.errors import InvalidInput
+from ray_tl.training.data import Inputs, TrialData
+from ray_tl.training.doctor import findings
+from ray_tl.training.evaluation import predict_outputs
+from ray_tl.training.examination import (
+    Evidence,
+    confidence_gap,
+    domains_told_apart,
+    gather_evidence,
+    histogram_drift,
+    scores_of,
+)
+from ray_tl.training.files import State
+from ray_tl.training.network import PREFIX, adaptor_of, build_model, restore_model
+from ray_tl.training.randomness import derive_seed
+from ray_tl.training.report import EpochReport
+
+
+class ClosedFormRun:
+    """A trial whose backbone stays as it is and whose head a closed-form method gives.
+
+    It has one epoch, the last: what it reports is its result at full fidelity.
+
+    Args:
+        config: The whole trial; `ClosedForm` says what of it has no part here.
+        data: Domains of the study.
+        validators: Names of the label-free scores.
+    """
+
+    def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
+        self.config, self.data, self.validators = config, data, validators
+        self.model = build_model(config, data).to(data.device)
+        context = MethodContext(self.model.feature_dim, data.pair.num_classes)
+        self.method = CLOSED_FORM.create(config.method.name, config.method.params, context)
+        self.first_epoch = config.epochs - 1
+        self.evidence: Evidence = {}
+
+    def epoch(self, epoch: int) -> EpochReport:
+        """Fit the head and evaluate; raises `InvalidInput` if a parameter does not fit the domains."""
+        start = time.perf_counter()
+        device, num_stages = self.data.device, self.model.backbone.num_stages
+        inputs = self.data.inputs(self.model, num_stages)
+        self.model.head = self._fitted_head(inputs).to(device)
+        self.evidence = gather_evidence(self.model, inputs, device)
+        scores, histogram = scores_of(self.evidence, self.data, self.validators)
+        apart = domains_told_apart(self.model, inputs, device, self.config.seed)
+        health = {
+            "domain_accuracy": apart,
+            "domain_accuracy_before": apart,
+            "histogram_drift": histogram_drift(histogram, self.data),
+        }
+        report = EpochReport(
+            epoch=epoch + 1,
+            scores=scores,
+            histogram=histogram,
+            losses={},
+            weights={},
+            freeze_depth=num_stages,
+            lr=0.0,
+            seconds=time.perf_counter() - start,
+            gap=confidence_gap(self.evidence),
+            health=health,
+            cached_stages=inputs.start,
+        )
+        report.findings.extend([*self._left_out(), *findings(report, 1.0, aligns_features=False)])
+        return report
+
+    def state(self, report: EpochReport) -> State:
+        """All that `restore` needs."""
+        network = {f"{PREFIX}{key}": value for key, value in self.model.state_dict().items()}
+        return {"task": network, "report": asdict(report)}
+
+    def restore(self, state: State | None) -> EpochReport | None:
+        """Take up a saved state; gives the report of the trial."""
+        if state is None:
+            return None
+        restore_model(self.model, self.config, state)
+        self.model.to(self.data.device)
+        return EpochReport(**state["report"])
+
+    def _fitted_head(self, inputs: Inputs) -> nn.Module:
+        """The same on every rank, to the bit: rank 0 solves, all learn the answer or what was wrong."""
+        features = {name: self._features(name, inputs) for name in ("source", "target")}
+        labels = self.data.labels
+        if self._takes_target_labels():
+            assert self.data.target_labels is not None
+            features["source"] = torch.cat([features["source"], self._features("target_labelled", inputs)])
+            labels = torch.cat([labels, self.data.target_labels])
+        answer = [self._solved(features["source"], labels, features["target"]) if rank() == 0 else None]
+        if world_size() > 1:
+            dist.broadcast_object_list(answer, 0)
+        if isinstance(answer[0], InvalidInput):
+            raise answer[0]
+        assert answer[0] is not None
+        return self.method.restore(answer[0])
+
+    def _solved(self, source: Tensor, labels: Tensor, target: Tensor) -> dict[str, Tensor] | InvalidInput:
+        try:
+            seed = derive_seed(self.config.seed, "method")
+            return self.method.fit(source, labels, target, seed).state_dict()
+        except InvalidInput as error:
+            return error
+
+    def _takes_target_labels(self) -> bool:
+        given = self.data.target_labels is not None and self.config.target_label_weight > 0
+        return given and self.method.takes_target_labels
+
+    def _features(self, domain: str, inputs: Inputs) -> Tensor:
+        return predict_outputs(self.model, inputs.rows[domain], inputs.start, self.data.device)[0]
+
+    def _left_out(self) -> list[str]:
+        stated, taken = self.config.adaptor.name, adaptor_of(self.config).name
+        if stated == taken:
+            return []
+        return [
+            f"adaptor {stated!r} was left out: {self.config.method.name!r} trains nothing and takes the features of "
+            "the backbone."
+        ]

@@ -1,0 +1,55 @@
+"""What every network is measured by, however it came about: evidence, scores, and what the doctor asks for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ray_tl.models.transfer_model import TransferModel
+from ray_tl.training.data import TRAINED_ON, Inputs, TrialData
+from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
+from ray_tl.training.evaluation import predict_outputs, predict_probabilities
+from ray_tl.training.randomness import generator
+from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
+
+Evidence = dict[str, NDArray[np.float32]]
+
+
+def gather_evidence(model: TransferModel, inputs: Inputs, device: torch.device) -> Evidence:
+    """Probabilities of every domain that is not trained on; ranks share the work and all get the whole."""
+    names = [name for name in inputs.rows if name not in TRAINED_ON]
+    return {name: predict_probabilities(model, inputs.rows[name], inputs.start, device) for name in names}
+
+
+def scores_of(evidence: Evidence, data: TrialData, validators: Sequence[str]) -> tuple[dict[str, float], list[float]]:
+    """Label-free score by validator, and the share of each class among the predictions on the target, [C]."""
+    source = SourceEvidence(evidence["source_holdout"], data.pair.source_holdout.labels)
+    target = TargetEvidence(evidence["target"])
+    return score_all(validators, source, target), target.histogram().tolist()
+
+
+def confidence_gap(evidence: Evidence) -> float:
+    """Mean confidence on the source hold-out less that on the target, in [-1, 1]."""
+    source, target = (float(evidence[name].max(axis=1).mean()) for name in ("source_holdout", "target"))
+    return source - target
+
+
+def histogram_drift(histogram: Sequence[float], data: TrialData) -> float:
+    """How far predictions on the target are from the source's classes, in [0, 1]."""
+    classes = np.bincount(data.pair.source.labels, minlength=data.pair.num_classes)
+    return drift(histogram, (classes / classes.sum()).tolist())
+
+
+def domains_told_apart(model: TransferModel, inputs: Inputs, device: torch.device, seed: int) -> float:
+    """Accuracy of a linear classifier that tells the features of the domains apart, in [0, 1]."""
+    source, target = (_some_features(model, inputs, name, device, seed) for name in ("source_holdout", "target"))
+    return domain_accuracy(source, target)
+
+
+def _some_features(model: TransferModel, inputs: Inputs, domain: str, device: torch.device, seed: int) -> Tensor:
+    """Of a few rows, always the same; at random, because folders are read class by class."""
+    rows = inputs.rows[domain]
+    order = torch.randperm(len(rows), generator=generator(seed, "doctor", domain))
+    return predict_outputs(model, rows[order[: 2 * ROWS_A_HALF]], inputs.start, device)[0]

@@ -1,0 +1,76 @@
+"""The network of a trial: as it begins, and as it was left."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ray_tl.adaptation.closed_form import is_closed_form, load_closed_form_head
+from ray_tl.adaptation.method import MethodContext
+from ray_tl.config import Component, TrialConfig
+from ray_tl.errors import TrialFailed
+from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.transfer_model import NO_ADAPTOR, TransferModel, build_transfer_model
+from ray_tl.training.data import TrialData
+from ray_tl.training.files import State, TrialFiles
+from ray_tl.training.randomness import derive_seed
+
+PREFIX = "model."
+
+
+def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True) -> TransferModel:
+    """The network of a trial, its new parts initialised from the trial's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "model"))
+        context = BackboneContext(data.pair.preprocessing.channels, load_weights)
+        return build_transfer_model(config.backbone, data.pair.num_classes, context, adaptor_of(config))
+
+
+def adaptor_of(config: TrialConfig) -> Component:
+    """The adaptor that the trial's network has: a closed-form method leaves out layers that nobody would train."""
+    return NO_ADAPTOR if is_closed_form(config.method.name) else config.adaptor
+
+
+def head_of(config: TrialConfig, model: TransferModel) -> Component | None:
+    """The closed-form method that says how the head is built from its state; `None` for a linear layer."""
+    return None if isinstance(model.head, nn.Linear) else config.method
+
+
+def load_model(config: TrialConfig, data: TrialData, files: TrialFiles) -> TransferModel:
+    """The network as a trial left it.
+
+    Raises:
+        TrialFailed: If the trial left no checkpoint.
+    """
+    state = files.load_checkpoint()
+    if state is None:
+        raise TrialFailed(f"trial {files.number} left no checkpoint in {files.checkpoint}.")
+    model = build_model(config, data, load_weights=False)
+    restore_model(model, config, state)
+    return model.to(data.device)
+
+
+def restore_model(model: TransferModel, config: TrialConfig, state: State) -> None:
+    """Make a network that of a trial's checkpoint."""
+    network = {key.removeprefix(PREFIX): value for key, value in state["task"].items() if key.startswith(PREFIX)}
+    load_network(model, network, config.method if is_closed_form(config.method.name) else None)
+
+
+def load_network(model: TransferModel, state: Mapping[str, Tensor], head: Component | None) -> None:
+    """Fill a network with a saved state.
+
+    Args:
+        model: Its head is replaced, if `head` is given.
+        state: Of a whole network.
+        head: The closed-form method that fitted the head; `None` for the linear layer that the model has.
+
+    Raises:
+        InvalidInput: If the head's state does not fit its method.
+        RuntimeError: If another part of the state does not fit the network.
+    """
+    if head is not None:
+        prefix = "head."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        context = MethodContext(model.feature_dim, model.num_classes)
+        model.head = load_closed_form_head(own, head.name, head.params, context)
+    model.load_state_dict(state, strict=True)
