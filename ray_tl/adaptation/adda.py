@@ -56,7 +56,7 @@ class Adda(AdaptationMethod):
             # DDP waits for the gradient of every parameter.
             idle = 0 * self.discriminator(step.source.features.detach()).sum()
             return {"task": task_loss(step), "domain": idle}
-        source = self.source_encoder.features(step.source, step.start)
+        source = self.source_encoder.source_features(step)
         target = step.target.features
         told_apart = domain_classification_loss(self._judge(source), self._judge(target.detach()))
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}

@@ -31,7 +31,8 @@ from ray_tl.config import Component, TrialConfig
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.transfer_model import NO_ADAPTOR, TransferModel, build_transfer_model
+from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
 
 WEIGHTS = "model.safetensors"
@@ -54,13 +55,18 @@ class ModelSpec(BaseModel):
     """All that is needed to build the network and to name its answers.
 
     Attributes:
+        domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
+        freeze_depth: Of the trial; `domain_norm` is that of the stages behind it.
         classes: Names in the order of the logits; unique.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Component
+    features: Component = LAST_STAGE
     adaptor: Component = NO_ADAPTOR
+    domain_norm: Component = SHARED_NORM
+    freeze_depth: int = Field(default=0, ge=0)
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -164,6 +170,19 @@ class Bundle:
         best = max(range(len(row)), key=row.__getitem__)
         named = dict(zip(self.spec.classes, row, strict=True))
         return Prediction(self.spec.classes[best], row[best], named, self.version)
+
+
+def spec_of(config: TrialConfig, preprocessing: Preprocessing, classes: tuple[str, ...]) -> ModelSpec:
+    """The part of a trial that decides its network, with what images and classes are."""
+    return ModelSpec(
+        backbone=config.backbone,
+        features=config.features,
+        adaptor=config.adaptor,
+        domain_norm=config.domain_norm,
+        freeze_depth=config.freeze_depth,
+        preprocessing=preprocessing,
+        classes=classes,
+    )
 
 
 def library_versions() -> dict[str, str]:
@@ -284,7 +303,9 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
 def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
         context = BackboneContext(spec.channels, load_weights=False)
-        model = build_transfer_model(spec.backbone, spec.num_classes, context, spec.adaptor)
+        components = spec.adaptor, spec.features, spec.domain_norm
+        model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
+        keep_target_norms(model)
         model.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (InvalidInput, RuntimeError, SafetensorError) as error:
         raise BrokenBundle(f"{folder}: {WEIGHTS} does not fit {SPEC} ({error}); {REMEDY}") from error

@@ -7,7 +7,8 @@ import torch
 
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, TrialFailed
-from ray_tl.promotion.bundle import Bundle, Lineage, ModelSpec, library_versions, load_bundle
+from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.promotion.bundle import Bundle, Lineage, library_versions, load_bundle, spec_of
 from ray_tl.promotion.gate import PromotionDecision, check_reproduces
 from ray_tl.promotion.versions import add_version
 from ray_tl.study.records import TrialRecord
@@ -54,8 +55,8 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     files = TrialFiles(store.folder, trial.number)
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
-    network = {"backbone": trial.config.backbone, "adaptor": trial.config.adaptor}
-    model_spec = ModelSpec(**network, preprocessing=pair.preprocessing, classes=spec.classes)
+    keep_target_norms(model)
+    model_spec = spec_of(trial.config, pair.preprocessing, spec.classes)
     lineage = Lineage.model_validate(
         {
             "study": spec.name,

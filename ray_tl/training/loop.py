@@ -23,8 +23,9 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.distributed_norm import convert_batch_norm
+from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
-from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from ray_tl.models.transfer_model import TransferModel, network_of
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.data import TRAINED_ON, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift, findings, gradient_norms
@@ -100,7 +101,7 @@ def evaluate_checkpoint(
     """
     model = load_model(config, data, files)
     evidence = {
-        name: predict_probabilities(model, rows, 0, data.device)
+        name: predict_probabilities(model, rows, 0, data.device, domain_of(name))
         for name, rows in data.images.items()
         if name not in TRAINED_ON
     }
@@ -131,7 +132,7 @@ def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "model"))
         context = BackboneContext(data.pair.preprocessing.channels, load_weights)
-        return build_transfer_model(config.backbone, data.pair.num_classes, context, config.adaptor)
+        return network_of(config, data.pair.num_classes, context)
 
 
 class TrialRun:
@@ -254,8 +255,12 @@ class TrialRun:
             self.task.method.begin_epoch(domains, progress)
 
     def _domain_outputs(self, name: str) -> tuple[Tensor, Tensor]:
-        outputs = predict_outputs(self.task.model, self._inputs.rows[name], self._inputs.start, self.data.device)
-        return outputs[0].to(self.data.device), outputs[1].to(self.data.device)
+        features, logits = self._predict(name, self._inputs.rows[name])
+        return features.to(self.data.device), logits.to(self.data.device)
+
+    def _predict(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits of rows of a data set, in evaluation mode."""
+        return predict_outputs(self.task.model, rows, self._inputs.start, self.data.device, domain_of(name))
 
     def _train(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
         torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))
@@ -345,7 +350,8 @@ class TrialRun:
             self.task.method.before_evaluation(model, self._target_batches(), inputs.start)
         names = [name for name in inputs.rows if name not in TRAINED_ON]
         self.evidence = {
-            name: predict_probabilities(model, inputs.rows[name], inputs.start, self.data.device) for name in names
+            name: predict_probabilities(model, inputs.rows[name], inputs.start, self.data.device, domain_of(name))
+            for name in names
         }
         confidence = {name: float(rows.max(axis=1).mean()) for name, rows in self.evidence.items()}
         self._gap = confidence["source_holdout"] - confidence["target"]
@@ -391,7 +397,7 @@ class TrialRun:
         inputs = self._inputs.rows[domain]
         order = torch.randperm(len(inputs), generator=generator(self.config.seed, "doctor", domain))
         rows = inputs[order[: 2 * ROWS_A_HALF]]
-        return predict_outputs(self.task.model, rows, self._inputs.start, self.data.device)[0]
+        return self._predict(domain, rows)[0]
 
 
 def _num_labelled(pair: DomainPair) -> int:
