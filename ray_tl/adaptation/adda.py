@@ -26,7 +26,8 @@ class Adda(AdaptationMethod):
 
     Tzeng et al., 2017, https://arxiv.org/abs/1702.05464, sec. 4 and eq. 9. Before `start` the network learns the
     source; then a copy of it becomes the source encoder, and head and copy stay as they are. Encoder and discriminator
-    learn in one step, each from its own loss. Departure: batch normalisation of the target encoder sees both domains.
+    learn in one step, each from its own loss. Departure: batch normalisation of the target encoder sees both domains,
+    unless `domain_norm` says otherwise.
 
     Args:
         context: Gives the width of the features.

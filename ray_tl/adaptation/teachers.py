@@ -17,9 +17,9 @@ class Teacher(nn.Module):
     """A copy of the network, saved with it, that takes no gradients and stays in evaluation mode whatever is said.
 
     Args:
-        model: Gives features and logits for inputs, the stage at which they enter and, if it is not the target, their
-            domain. Where inputs are activations
-            after frozen stages, its frozen stages and the teacher's are the same: freezing never gets deeper.
+        model: Gives features and logits for inputs, the stage at which they enter and, unless it is the target, their
+            domain. Where inputs are activations after frozen stages, its frozen stages and the teacher's are the same:
+            freezing never gets deeper.
     """
 
     def __init__(self, model: nn.Module) -> None:
