@@ -48,7 +48,8 @@ class AdaBN(AdaptationMethod):
 
     Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation", 2016, https://arxiv.org/abs/1603.04779,
     algorithm 1. Departures: the source's hold-out is evaluated with the target's statistics too, since one network is
-    served, unless `domain_norm` is `separate`; the statistics are a mean over batches; normalisation in frozen stages keeps its own, so freeze few.
+    served, unless `domain_norm` is `separate`; the statistics are a mean over batches; normalisation in frozen stages
+    keeps its own, so freeze few.
     """
 
     needs = ("source",)
