@@ -6,6 +6,8 @@ from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
 from ray_tl.data.augmentation import AUGMENTATIONS
 from ray_tl.models.adaptors import ADAPTORS
 from ray_tl.models.backbones import BACKBONES
+from ray_tl.models.domain_norm import DOMAIN_NORMS
+from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.registry import Registry
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
@@ -16,7 +18,9 @@ def catalogue() -> dict[str, Registry]:
     """The registry for each field of `TrialConfig` that names a component."""
     return {
         "backbone": BACKBONES,
+        "features": FEATURES,
         "adaptor": ADAPTORS,
+        "domain_norm": DOMAIN_NORMS,
         "lr_multipliers": LR_MULTIPLIERS,
         "unfreezing": UNFREEZING,
         "method": METHODS.joined(CLOSED_FORM),

@@ -35,7 +35,9 @@ class TrialConfig(BaseModel):
     """Configuration of one trial, frozen; `model_dump_json` and `model_validate_json` are exact inverses.
 
     Attributes:
-        adaptor: Layers between backbone and head, in which domains are aligned.
+        features: Stages of the backbone whose outputs become features.
+        adaptor: Layers between features and head, in which domains are aligned.
+        domain_norm: Statistics by which stages that train, and the adaptor, normalise each domain.
         freeze_depth: Stages frozen, counted from the input; the backbone's number of stages means "head only".
         lr_multipliers: Learning rate of each stage and of the head, relative to the optimiser's.
         unfreezing: Depth as a function of progress, ending at `freeze_depth`.
@@ -49,7 +51,9 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Component
+    features: Component = Component(name="last")
     adaptor: Component = Component(name="none")
+    domain_norm: Component = Component(name="shared")
     freeze_depth: int = Field(default=0, ge=0)
     lr_multipliers: Component = Component(name="uniform")
     unfreezing: Component = Component(name="fixed")

@@ -7,12 +7,14 @@ from ray_tl.adaptation import MethodContext
 from ray_tl.components import catalogue, describe
 from ray_tl.errors import InvalidInput, UnknownName
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.features import FeaturesContext
 from ray_tl.registry import Registry, did_you_mean
 from ray_tl.search_space import SearchSpace
 
 CONTEXTS = {
     "backbone": [BackboneContext(load_weights=False)],
+    "features": [FeaturesContext(BACKBONES.create("small_cnn", {}, BackboneContext()))],
     "adaptor": [AdaptorContext(feature_dim=4)],
     "method": [MethodContext(64, 3, num_source=8, num_target=8, num_target_labelled=8)],
 }

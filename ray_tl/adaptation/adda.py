@@ -26,7 +26,8 @@ class Adda(AdaptationMethod):
 
     Tzeng et al., 2017, https://arxiv.org/abs/1702.05464, sec. 4 and eq. 9. Before `start` the network learns the
     source; then a copy of it becomes the source encoder, and head and copy stay as they are. Encoder and discriminator
-    learn in one step, each from its own loss. Departure: batch normalisation of the target encoder sees both domains.
+    learn in one step, each from its own loss. Departure: batch normalisation of the target encoder sees both domains,
+    unless `domain_norm` says otherwise.
 
     Args:
         context: Gives the width of the features.
@@ -59,7 +60,7 @@ class Adda(AdaptationMethod):
             # DDP waits for the gradient of every parameter.
             idle = 0 * self.discriminator(step.source.features.detach()).sum()
             return {"task": task_loss(step), "domain": idle}
-        source = self.source_encoder.features(step.source, step.start)
+        source = self.source_encoder.source_features(step)
         target = step.target.features
         told_apart = domain_classification_loss(self._judge(source), self._judge(target.detach()))
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}

@@ -18,8 +18,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def set_statistics(model: nn.Module, batches: Iterable[Tensor], start: int) -> None:
     """Set the running statistics of all batch normalisation that trains to the mean over these batches.
 
-    Layers of frozen stages keep theirs. On several ranks, with shares of the same joint batches, the statistics are
-    those of one process, if the layers are `DistributedBatchNorm`. The model is left in evaluation mode.
+    Layers of frozen stages, and those that no batch reaches, keep theirs. On several ranks, with shares of the same
+    joint batches, the statistics are those of one process, if the layers are `DistributedBatchNorm`. The model is left
+    in evaluation mode.
 
     Args:
         model: Gives features and logits for inputs and the stage at which they enter.
@@ -31,8 +32,8 @@ def set_statistics(model: nn.Module, batches: Iterable[Tensor], start: int) -> N
     model.eval()
     for number, batch in enumerate(batches):
         for norm in norms:
-            if number == 0:
-                norm.reset_running_stats()
+            if number == 0 and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()  # the first batch replaces what was there
             norm.momentum = None  # a mean over all batches, not a moving one
             norm.train()
         model(batch, start)
@@ -47,7 +48,8 @@ class AdaBN(AdaptationMethod):
 
     Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation", 2016, https://arxiv.org/abs/1603.04779,
     algorithm 1. Departures: the source's hold-out is evaluated with the target's statistics too, since one network is
-    served; the statistics are a mean over batches; normalisation in frozen stages keeps its own, so freeze few.
+    served, unless `domain_norm` is `separate`; the statistics are a mean over batches; normalisation in frozen stages
+    keeps its own, so freeze few.
     """
 
     needs = ("source",)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, Outputs, StepOutputs, task_loss
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive, require_threshold
 from ray_tl.errors import InvalidInput
 
@@ -17,8 +17,9 @@ class Teacher(nn.Module):
     """A copy of the network, saved with it, that takes no gradients and stays in evaluation mode whatever is said.
 
     Args:
-        model: Gives features and logits for inputs and the stage at which they enter. Where inputs are activations
-            after frozen stages, its frozen stages and the teacher's are the same: freezing never gets deeper.
+        model: Gives features and logits for inputs, the stage at which they enter and, unless it is the target, their
+            domain. Where inputs are activations after frozen stages, its frozen stages and the teacher's are the same:
+            freezing never gets deeper.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -36,9 +37,9 @@ class Teacher(nn.Module):
         return logits
 
     @torch.no_grad()
-    def features(self, outputs: Outputs, start: int) -> Tensor:
-        """Features of what entered the network, [N, D], without gradient."""
-        features: Tensor = self.network(outputs.inputs, start)[0]
+    def source_features(self, step: StepOutputs) -> Tensor:
+        """Features of the source view, [N, D], without gradient."""
+        features: Tensor = self.network(step.source.inputs, step.start, ("source",))[0]
         return features
 
     @torch.no_grad()

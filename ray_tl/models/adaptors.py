@@ -22,7 +22,7 @@ class AdaptorContext:
     """What an adaptor may know when it is built.
 
     Attributes:
-        feature_dim: D, width of the backbone's features.
+        feature_dim: D, width of the features that come in.
     """
 
     feature_dim: int
@@ -74,7 +74,7 @@ def bottleneck(
     https://arxiv.org/abs/2002.08546, section 3.1).
 
     Args:
-        context: Gives the width of the backbone's features.
+        context: Gives the width of the features that come in.
         width: Features that come out, >= 1.
         dropout: Share of them set to 0 in training, in [0, 1).
         norm: `batch` (over all ranks), `layer` or `none`.

@@ -173,7 +173,7 @@ class ParameterGroup(TypedDict):
 
 
 def parameter_groups(model: TransferModel, lr: float, multipliers: list[float]) -> list[ParameterGroup]:
-    """One group for each stage, then that of adaptor and head; frozen parameters too, which optimisers leave alone.
+    """One group for each stage, then that of taps, adaptor and head; frozen parameters too, which optimisers skip.
 
     Rates are real `lr` values, because torch's schedulers know nothing else. A group may be empty: a pooling stage.
 
@@ -182,7 +182,7 @@ def parameter_groups(model: TransferModel, lr: float, multipliers: list[float]) 
         lr: Learning rate that the multipliers are relative to.
         multipliers: `num_stages + 1` numbers, the head's last.
     """
-    new = nn.ModuleList([model.adaptor, model.head])
+    new = nn.ModuleList([model.features, model.adaptor, model.head])
     parts = [*zip(model.backbone.names, model.backbone.stages, strict=True), ("head", new)]
     return [
         ParameterGroup(name=name, params=list(part.parameters()), lr=lr * multiplier)

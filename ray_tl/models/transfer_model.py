@@ -1,14 +1,20 @@
 """A backbone with a classifier: the network that a trial trains and a bundle holds."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from ray_tl.config import Component
-from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext
+from ray_tl.config import Component, TrialConfig
+from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, set_num_views
 from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
+from ray_tl.models.features import FEATURES, Features, FeaturesContext
 from ray_tl.models.stages import StagedBackbone
 
+LAST_STAGE = Component(name="last")
 NO_ADAPTOR = Component(name="none")
+SHARED_NORM = Component(name="shared")
 
 
 class TransferModel(nn.Module):
@@ -16,7 +22,8 @@ class TransferModel(nn.Module):
 
     Args:
         backbone: Ordered stages.
-        adaptor: Between backbone and head.
+        features: Of which stages they are.
+        adaptor: Between features and head.
         num_classes: C.
         backbone_name: For messages.
     """
@@ -25,11 +32,17 @@ class TransferModel(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: StagedBackbone, adaptor: Adaptor, num_classes: int, backbone_name: str = "backbone"
+        self,
+        backbone: StagedBackbone,
+        features: Features,
+        adaptor: Adaptor,
+        num_classes: int,
+        backbone_name: str = "backbone",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_name = backbone_name
+        self.features = features
         self.adaptor = adaptor
         self.num_classes = num_classes
         self.head: nn.Module = nn.Linear(adaptor.feature_dim, num_classes)
@@ -46,23 +59,69 @@ class TransferModel(nn.Module):
         scaled = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
         return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, C]."""
-        features = self.adaptor(self.backbone(self.normalise(images) if start == 0 else images, start))
+    def forward(self, images: Tensor, start: int = 0, domains: Sequence[Domain] = ("target",)) -> tuple[Tensor, Tensor]:
+        """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, C].
+
+        Args:
+            images: One batch, or several equally long ones joined into one.
+            start: At most `features.max_start`.
+            domains: Of each of these batches; what is served is of the target.
+        """
+        set_num_views(self, len(domains))
+        set_domains(self, domains)
+        x = self.normalise(images) if start == 0 else images
+        features = self.adaptor(self.features(self.backbone, x, start))
         return features, self.head(features)
+
+    def prefix(self, images: Tensor, depth: int) -> Tensor:
+        """Activations after `depth` stages that have never trained, and so normalise both domains alike."""
+        set_domains(self, ("target",))
+        activations: Tensor = self.backbone(self.normalise(images), stop=depth)
+        return activations
+
+
+def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) -> TransferModel:
+    """The network of a trial; see `build_transfer_model`."""
+    return build_transfer_model(
+        config.backbone,
+        num_classes,
+        context,
+        config.adaptor,
+        config.features,
+        config.domain_norm,
+        config.freeze_depth,
+    )
 
 
 def build_transfer_model(
-    backbone: Component, num_classes: int, context: BackboneContext, adaptor: Component = NO_ADAPTOR
+    backbone: Component,
+    num_classes: int,
+    context: BackboneContext,
+    adaptor: Component = NO_ADAPTOR,
+    features: Component = LAST_STAGE,
+    domain_norm: Component = SHARED_NORM,
+    freeze_depth: int = 0,
 ) -> TransferModel:
     """The network that a configuration names.
 
+    Args:
+        backbone: Gives the stages.
+        num_classes: C.
+        context: Of the backbone.
+        adaptor: Between features and head.
+        features: Of which stages they are.
+        domain_norm: Of adaptor and stages that train.
+        freeze_depth: Stages that never train; nothing is frozen here.
+
     Raises:
-        InvalidInput: If the backbone, the adaptor or one of their parameters is unknown or out of range, the images
-            have a number of channels that the weights don't fit, or the weights can't be had.
+        InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
+            images have a number of channels that the weights don't fit, or the weights can't be had.
     """
     stages = BACKBONES.create(backbone.name, backbone.params, context)
+    taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))
+    layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
+    model = TransferModel(stages, taps, layers, num_classes, backbone.name)
+    norm = DOMAIN_NORMS.create(domain_norm.name, domain_norm.params)
+    convert_norms([*stages.stages[freeze_depth:], layers], norm.convert)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.
-    layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(stages.feature_dim))
-    model = TransferModel(stages, layers, num_classes, backbone.name)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

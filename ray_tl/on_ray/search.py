@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import ray
+import torch
 
 from ray_tl.adaptation import MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
@@ -20,8 +21,9 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import feature_dim, num_stages
+from ray_tl.models.backbones import BackboneContext, feature_dim, num_stages
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
+from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
 from ray_tl.on_ray.search_metrics import SearchMetrics
@@ -37,6 +39,7 @@ from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
+NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth"}
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
 Data = TypeVar("Data", DataSource, DomainPair)
@@ -150,7 +153,7 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
-    bound = {"backbone", "freeze_depth", "lr_multipliers"}
+    bound = {"backbone", "freeze_depth", "lr_multipliers", "domain_norm"}
     for fields in (bound, *({field} for field in space.trees if field not in bound)):
         yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
 
@@ -230,7 +233,10 @@ def run_search(
 
 def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> None:
     """Raise `InvalidInput` with every rule that a component of these configurations would break when it is built."""
-    _check_all((check, config, data) for config in configs for check in (_build_components, _fit_backbone))
+    configs = list(configs)
+    networks = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
+    checks = [(_build_components, configs), (_fit_backbone, configs), (_try_network, networks.values())]
+    _check_all((check, config, data) for check, each in checks for config in each)
 
 
 def check_rows(configs: Iterable[TrialConfig], pair: DomainPair) -> None:
@@ -256,8 +262,13 @@ def _build_components(config: TrialConfig, data: DataSource) -> None:
     contexts: dict[str, list[object]] = {"method": [method], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
         component = getattr(config, field)
-        if field != "backbone":
+        if field not in ("backbone", "features"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
+
+
+def _is_remade(config: TrialConfig) -> bool:
+    """Whether the network is more than backbone and layers behind it, so that only building it tells if it fits."""
+    return config.features != LAST_STAGE or config.domain_norm != SHARED_NORM
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
@@ -270,6 +281,14 @@ def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
     stages = num_stages(config.backbone, data.options.channels)
     check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
+
+
+def _try_network(config: TrialConfig, data: DataSource) -> None:
+    """Build the network without weights and show it an image, on a device that has shapes alone."""
+    channels, side = data.options.channels, data.options.image_size
+    with torch.device("meta"):
+        network = network_of(config, 2, BackboneContext(channels, load_weights=False))
+        network.eval()(torch.zeros(1, channels, side, side))
 
 
 @contextmanager

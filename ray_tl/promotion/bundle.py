@@ -31,7 +31,8 @@ from ray_tl.config import Component, TrialConfig
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.transfer_model import NO_ADAPTOR, TransferModel, build_transfer_model
+from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
 from ray_tl.training.network import load_network
 
@@ -56,14 +57,19 @@ class ModelSpec(BaseModel):
 
     Attributes:
         head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
+        domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
+        freeze_depth: Of the trial; `domain_norm` is that of the stages behind it.
         classes: Names in the order of the logits; unique.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Component
+    features: Component = LAST_STAGE
     adaptor: Component = NO_ADAPTOR
     head: Component | None = None
+    domain_norm: Component = SHARED_NORM
+    freeze_depth: int = Field(default=0, ge=0)
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -167,6 +173,22 @@ class Bundle:
         best = max(range(len(row)), key=row.__getitem__)
         named = dict(zip(self.spec.classes, row, strict=True))
         return Prediction(self.spec.classes[best], row[best], named, self.version)
+
+
+def spec_of(
+    config: TrialConfig, preprocessing: Preprocessing, classes: tuple[str, ...], head: Component | None = None
+) -> ModelSpec:
+    """The part of a trial that decides its network, with what images and classes are."""
+    return ModelSpec(
+        backbone=config.backbone,
+        features=config.features,
+        adaptor=config.adaptor,
+        head=head,
+        domain_norm=config.domain_norm,
+        freeze_depth=config.freeze_depth,
+        preprocessing=preprocessing,
+        classes=classes,
+    )
 
 
 def library_versions() -> dict[str, str]:
@@ -287,7 +309,9 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
 def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
         context = BackboneContext(spec.channels, load_weights=False)
-        model = build_transfer_model(spec.backbone, spec.num_classes, context, spec.adaptor)
+        components = spec.adaptor, spec.features, spec.domain_norm
+        model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
+        keep_target_norms(model)
         load_network(model, safetensors.torch.load(weights), spec.head)
     except (InvalidInput, RuntimeError, SafetensorError) as error:
         raise BrokenBundle(f"{folder}: {WEIGHTS} does not fit {SPEC} ({error}); {REMEDY}") from error

@@ -7,14 +7,15 @@ import torch
 
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, TrialFailed
-from ray_tl.promotion.bundle import Bundle, Lineage, ModelSpec, library_versions, load_bundle
+from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.promotion.bundle import Bundle, Lineage, library_versions, load_bundle, spec_of
 from ray_tl.promotion.gate import STRAYS_OF_STEPS, PromotionDecision, check_reproduces
 from ray_tl.promotion.versions import add_version
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import StudyStore
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
-from ray_tl.training.network import adaptor_of, head_of, load_model
+from ray_tl.training.network import built, head_of, load_model
 from ray_tl.validation.metrics import summary
 
 
@@ -50,17 +51,14 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     if not trial.at_full_fidelity or last is None:
         raise InvalidInput(f"trial={trial.number} is {trial.state}; only a complete trial can be promoted.")
     spec = store.spec
-    pair = load_pair(spec.data.source, spec.data.target, spec.data.target_test, spec.data.options, spec.search.seed)
+    data = spec.data
+    names = data.source, data.target, data.target_test
+    pair = load_pair(*names, data.options, spec.search.seed, data.target_labelled)
     files = TrialFiles(store.folder, trial.number)
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
-    model_spec = ModelSpec(
-        backbone=trial.config.backbone,
-        adaptor=adaptor_of(trial.config),
-        head=head_of(trial.config, model),
-        preprocessing=pair.preprocessing,
-        classes=spec.classes,
-    )
+    keep_target_norms(model)
+    model_spec = spec_of(built(trial.config), pair.preprocessing, spec.classes, head_of(trial.config, model))
     lineage = Lineage.model_validate(
         {
             "study": spec.name,

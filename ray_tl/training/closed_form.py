@@ -13,6 +13,7 @@ from ray_tl.adaptation.method import MethodContext
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
+from ray_tl.models.domain_norm import domain_of
 from ray_tl.training.data import Inputs, TrialData
 from ray_tl.training.doctor import findings
 from ray_tl.training.evaluation import predict_outputs
@@ -25,7 +26,7 @@ from ray_tl.training.examination import (
     scores_of,
 )
 from ray_tl.training.files import State
-from ray_tl.training.network import PREFIX, adaptor_of, build_model, restore_model
+from ray_tl.training.network import BARE, PREFIX, build_model, built, restore_model
 from ray_tl.training.randomness import derive_seed
 from ray_tl.training.report import EpochReport
 
@@ -120,13 +121,13 @@ class ClosedFormRun:
         return given and self.method.takes_target_labels
 
     def _features(self, domain: str, inputs: Inputs) -> Tensor:
-        return predict_outputs(self.model, inputs.rows[domain], inputs.start, self.data.device)[0]
+        return predict_outputs(self.model, inputs.rows[domain], inputs.start, self.data.device, domain_of(domain))[0]
 
     def _left_out(self) -> list[str]:
-        stated, taken = self.config.adaptor.name, adaptor_of(self.config).name
-        if stated == taken:
-            return []
+        taken = built(self.config)
         return [
-            f"adaptor {stated!r} was left out: {self.config.method.name!r} trains nothing and takes the features of "
-            "the backbone."
+            f"{field} {stated.name!r} was left out: {self.config.method.name!r} trains nothing and takes the features "
+            "of the backbone."
+            for field in BARE
+            if (stated := getattr(self.config, field)) != getattr(taken, field)
         ]

@@ -36,10 +36,13 @@ class TrialData:
         self.cache = ActivationCache(CACHE_BYTES)
 
     def inputs(self, model: TransferModel, depth: int) -> "Inputs":
-        """What enters the network when its first `depth` stages are frozen: activations if they fit, else images."""
+        """What enters the network when its first `depth` stages are frozen: activations if they fit, else images.
+
+        Frozen stages behind the first tap are computed at every step, because all taps are needed.
+        """
         if depth == 0:
             return Inputs(self.images, 0)
-        return self.cache.inputs(model, depth, self.images, self.device)
+        return self.cache.inputs(model, min(depth, model.features.max_start), self.images, self.device)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def prefix_key(model: TransferModel, depth: int) -> str:
 def _run(model: TransferModel, depth: int, images: Tensor, device: torch.device) -> Tensor:
     was_training = model.training
     model.eval()
-    result: Tensor = model.backbone(model.normalise(images.to(device)), stop=depth)
+    result = model.prefix(images.to(device), depth)
     model.train(was_training)
     return result
 

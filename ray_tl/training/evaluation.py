@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_tl.collectives import rank, world_size
+from ray_tl.models.domain_norm import Domain
 from ray_tl.models.transfer_model import TransferModel
 
 EVAL_BATCH = 256
@@ -14,7 +15,11 @@ EVAL_BATCH = 256
 
 @torch.no_grad()
 def predict_outputs(
-    model: TransferModel, images: Tensor, start: int = 0, device: torch.device | None = None
+    model: TransferModel,
+    images: Tensor,
+    start: int = 0,
+    device: torch.device | None = None,
+    domain: Domain = "target",
 ) -> tuple[Tensor, Tensor]:
     """Features [N, D] and logits [N, C] of all rows, in evaluation mode; ranks share the work and all get the whole.
 
@@ -23,13 +28,14 @@ def predict_outputs(
         images: uint8 images, or activations before stage `start`, [N, ...].
         start: Stage at which `images` enter.
         device: Where the model is; the images' by default. Results are on the CPU.
+        domain: Of the images.
     """
     was_training = model.training
     model.eval()
     mine = torch.arange(rank(), len(images), world_size())
     parts = []
     for rows in mine.split(EVAL_BATCH):
-        features, logits = model(images[rows].to(device or images.device), start)
+        features, logits = model(images[rows].to(device or images.device), start, (domain,))
         parts.append((features.cpu(), logits.cpu()))
     model.train(was_training)
     widths = (model.feature_dim, model.num_classes)
@@ -38,10 +44,14 @@ def predict_outputs(
 
 
 def predict_probabilities(
-    model: TransferModel, images: Tensor, start: int = 0, device: torch.device | None = None
+    model: TransferModel,
+    images: Tensor,
+    start: int = 0,
+    device: torch.device | None = None,
+    domain: Domain = "target",
 ) -> NDArray[np.float32]:
     """Softmax of the logits of `predict_outputs`, float32 [N, C]."""
-    _, logits = predict_outputs(model, images, start, device)
+    _, logits = predict_outputs(model, images, start, device, domain)
     probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).numpy()
     return probabilities
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.data import TRAINED_ON, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
@@ -20,7 +21,9 @@ Evidence = dict[str, NDArray[np.float32]]
 def gather_evidence(model: TransferModel, inputs: Inputs, device: torch.device) -> Evidence:
     """Probabilities of every domain that is not trained on; ranks share the work and all get the whole."""
     names = [name for name in inputs.rows if name not in TRAINED_ON]
-    return {name: predict_probabilities(model, inputs.rows[name], inputs.start, device) for name in names}
+    return {
+        name: predict_probabilities(model, inputs.rows[name], inputs.start, device, domain_of(name)) for name in names
+    }
 
 
 def scores_of(evidence: Evidence, data: TrialData, validators: Sequence[str]) -> tuple[dict[str, float], list[float]]:
@@ -52,4 +55,4 @@ def _some_features(model: TransferModel, inputs: Inputs, domain: str, device: to
     """Of a few rows, always the same; at random, because folders are read class by class."""
     rows = inputs.rows[domain]
     order = torch.randperm(len(rows), generator=generator(seed, "doctor", domain))
-    return predict_outputs(model, rows[order[: 2 * ROWS_A_HALF]], inputs.start, device)[0]
+    return predict_outputs(model, rows[order[: 2 * ROWS_A_HALF]], inputs.start, device, domain_of(domain))[0]

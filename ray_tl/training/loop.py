@@ -21,6 +21,7 @@ from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
 from ray_tl.data.domains import DomainPair
 from ray_tl.errors import TrialFailed
 from ray_tl.models.distributed_norm import convert_batch_norm
+from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.closed_form import ClosedFormRun
@@ -237,8 +238,12 @@ class TrialRun:
             self.task.method.begin_epoch(domains, progress)
 
     def _domain_outputs(self, name: str) -> tuple[Tensor, Tensor]:
-        outputs = predict_outputs(self.task.model, self._inputs.rows[name], self._inputs.start, self.data.device)
-        return outputs[0].to(self.data.device), outputs[1].to(self.data.device)
+        features, logits = self._predict(name, self._inputs.rows[name])
+        return features.to(self.data.device), logits.to(self.data.device)
+
+    def _predict(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits of rows of a data set, in evaluation mode."""
+        return predict_outputs(self.task.model, rows, self._inputs.start, self.data.device, domain_of(name))
 
     def _train(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
         torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))

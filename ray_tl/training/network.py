@@ -10,12 +10,13 @@ from ray_tl.adaptation.method import MethodContext
 from ray_tl.config import Component, TrialConfig
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.transfer_model import NO_ADAPTOR, TransferModel, build_transfer_model
+from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, network_of
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.randomness import derive_seed
 
 PREFIX = "model."
+BARE = {"features": LAST_STAGE, "adaptor": NO_ADAPTOR, "domain_norm": SHARED_NORM}
 
 
 def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True) -> TransferModel:
@@ -23,12 +24,12 @@ def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "model"))
         context = BackboneContext(data.pair.preprocessing.channels, load_weights)
-        return build_transfer_model(config.backbone, data.pair.num_classes, context, adaptor_of(config))
+        return network_of(built(config), data.pair.num_classes, context)
 
 
-def adaptor_of(config: TrialConfig) -> Component:
-    """The adaptor that the trial's network has: a closed-form method leaves out layers that nobody would train."""
-    return NO_ADAPTOR if is_closed_form(config.method.name) else config.adaptor
+def built(config: TrialConfig) -> TrialConfig:
+    """The configuration of the network that the trial has: a closed-form method leaves out what nobody would train."""
+    return config.model_copy(update=BARE) if is_closed_form(config.method.name) else config
 
 
 def head_of(config: TrialConfig, model: TransferModel) -> Component | None:

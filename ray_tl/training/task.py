@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.loss_weights import LossWeights
 from ray_tl.adaptation.method import AdaptationMethod, Outputs, StepOutputs, View
-from ray_tl.models.adaptors import set_num_views
+from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 
 
@@ -61,8 +61,8 @@ class AdaptationTask(nn.Module):
             gap: Between source and target, after the last epoch; see `EpochReport`.
             target_labels: Of the rows of the view `target_labelled`, if it is there, [N], int64.
         """
-        set_num_views(self.model, len(views))
-        features, logits = self.model(torch.cat(list(views.values())), start)
+        domains = [domain_of(view) for view in views]
+        features, logits = self.model(torch.cat(list(views.values())), start, domains)
         sizes = [len(view) for view in views.values()]
         parts = zip(views, features.split(sizes), logits.split(sizes), strict=True)
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}

@@ -110,6 +110,17 @@ def test_help_lists_every_verb_and_the_exit_codes(run):
         ),
         ("trial: {backbone: tiny_cnn, lr_multipliers: {layer_decay: {decay: 2}}}", 2, "layer_decay.decay=2"),
         (
+            "trial: {backbone: tiny_cnn, features: {choice: {last: , multi_scale: {num_taps: auto}}}}",
+            2,
+            "multi_scale.num_taps=3 does not fit 'tiny_cnn', which has 2 stages before its last; choose 1..2.",
+        ),
+        (
+            "trial: {backbone: {resnet18: {weights: none}}, domain_norm: {choice: [shared, instance]}}\n"
+            "data: {image_size: 16}",
+            2,
+            "domain_norm='instance' needs feature maps of more than one position",
+        ),
+        (
             "trial: {backbone: tiny_cnn}\nsearch: {validators: [source_accuracy, im, bnm, imm]}",
             2,
             "validator 'imm' is not",
