@@ -16,7 +16,7 @@ from ray_tl.errors import InvalidInput
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.training.data import Inputs, TrialData
 from ray_tl.training.doctor import findings
-from ray_tl.training.evaluation import predict_outputs
+from ray_tl.training.evaluation import predict_features
 from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
@@ -121,7 +121,7 @@ class ClosedFormRun:
         return given and self.method.takes_target_labels
 
     def _features(self, domain: str, inputs: Inputs) -> Tensor:
-        return predict_outputs(self.model, inputs.rows[domain], inputs.start, self.data.device, domain_of(domain))[0]
+        return predict_features(self.model, inputs.rows[domain], inputs.start, self.data.device, domain_of(domain))
 
     def _left_out(self) -> list[str]:
         taken = built(self.config)

@@ -13,7 +13,6 @@ from ray_tl.models.transfer_model import TransferModel
 EVAL_BATCH = 256
 
 
-@torch.no_grad()
 def predict_outputs(
     model: TransferModel,
     images: Tensor,
@@ -30,17 +29,19 @@ def predict_outputs(
         device: Where the model is; the images' by default. Results are on the CPU.
         domain: Of the images.
     """
-    was_training = model.training
-    model.eval()
-    mine = torch.arange(rank(), len(images), world_size())
-    parts = []
-    for rows in mine.split(EVAL_BATCH):
-        features, logits = model(images[rows].to(device or images.device), start, (domain,))
-        parts.append((features.cpu(), logits.cpu()))
-    model.train(was_training)
-    widths = (model.feature_dim, model.num_classes)
-    local = [torch.cat(part) for part in zip(*parts, strict=True)] or [torch.empty(0, width) for width in widths]
-    return _interleave(local[0], len(images)), _interleave(local[1], len(images))
+    features, logits = _outputs_of_this_rank(model, images, start, device, domain)
+    return _interleave(features, len(images)), _interleave(logits, len(images))
+
+
+def predict_features(
+    model: TransferModel,
+    images: Tensor,
+    start: int = 0,
+    device: torch.device | None = None,
+    domain: Domain = "target",
+) -> Tensor:
+    """The features of `predict_outputs` alone, [N, D]."""
+    return _interleave(_outputs_of_this_rank(model, images, start, device, domain)[0], len(images))
 
 
 def predict_probabilities(
@@ -51,9 +52,26 @@ def predict_probabilities(
     domain: Domain = "target",
 ) -> NDArray[np.float32]:
     """Softmax of the logits of `predict_outputs`, float32 [N, C]."""
-    _, logits = predict_outputs(model, images, start, device, domain)
+    logits = _interleave(_outputs_of_this_rank(model, images, start, device, domain)[1], len(images))
     probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).numpy()
     return probabilities
+
+
+@torch.no_grad()
+def _outputs_of_this_rank(
+    model: TransferModel, images: Tensor, start: int, device: torch.device | None, domain: Domain
+) -> tuple[Tensor, Tensor]:
+    was_training = model.training
+    model.eval()
+    mine = torch.arange(rank(), len(images), world_size())
+    parts = []
+    for rows in mine.split(EVAL_BATCH):
+        features, logits = model(images[rows].to(device or images.device), start, (domain,))
+        parts.append((features.cpu(), logits.cpu()))
+    model.train(was_training)
+    widths = (model.feature_dim, model.num_classes)
+    features, logits = [torch.cat(part) for part in zip(*parts, strict=True)] or [torch.empty(0, n) for n in widths]
+    return features, logits
 
 
 def _interleave(local: Tensor, num_rows: int) -> Tensor:

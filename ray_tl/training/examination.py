@@ -11,7 +11,7 @@ from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.data import TRAINED_ON, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
-from ray_tl.training.evaluation import predict_outputs, predict_probabilities
+from ray_tl.training.evaluation import predict_features, predict_probabilities
 from ray_tl.training.randomness import generator
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 
@@ -55,4 +55,4 @@ def _some_features(model: TransferModel, inputs: Inputs, domain: str, device: to
     """Of a few rows, always the same; at random, because folders are read class by class."""
     rows = inputs.rows[domain]
     order = torch.randperm(len(rows), generator=generator(seed, "doctor", domain))
-    return predict_outputs(model, rows[order[: 2 * ROWS_A_HALF]], inputs.start, device, domain_of(domain))[0]
+    return predict_features(model, rows[order[: 2 * ROWS_A_HALF]], inputs.start, device, domain_of(domain))
