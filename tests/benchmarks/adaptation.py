@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,8 +74,11 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results = Results(options.out / "results.json")
     parts = {"features": run_features, "trials": run_trials}
-    for part in options.part:
-        parts[part](options, options.seeds or DEFAULT_SEEDS[part], results)
+    try:
+        for part in options.part:
+            parts[part](options, options.seeds or DEFAULT_SEEDS[part], results)
+    except InvalidInput as error:
+        sys.exit(str(error))
     text = "\n".join(tables(results, options.norm))
     (options.out / "results.md").write_text(text + "\n")
     print(text)
@@ -135,7 +139,7 @@ def _features_table(results: Results, norm: str) -> Iterator[str]:
             times = f"{_step_ms(theirs):.2f} | {ratio:.2f}"
             yield f"{start} {library} | {_shown(theirs)} | {times} | {_verdict(ours, theirs)} |"
         if not libraries:
-            yield f"{start} none has it | | | | |"
+            yield f"{start} none compared | | | | |"
     yield ""
 
 
@@ -144,7 +148,8 @@ def _trials_table(results: Results) -> Iterator[str]:
     if not tasks:
         return
     yield "## Whole trials\n"
-    yield "Accuracy in % on the held-out target, and beside it the gain over source-only in points.\n"
+    yield "Accuracy in % on the held-out target, the gain over source-only in points, and seconds a trial; those of the"
+    yield "first trial of a run on emoji include the activations of the frozen stages.\n"
     yield f"| method | {' | '.join(f'{name} | gain | s' for name in tasks)} |"
     yield "|---|" + "---|---|---|" * len(tasks)
     for name in comparable_methods():

@@ -21,7 +21,7 @@ from ray_tl.models.transfer_model import TransferModel
 HIDDEN_WIDTH, GAMMA, TEMPERATURE = 256, 10.0, 2.5  # of our methods, by default
 MDD_MARGIN, MDD_STRENGTH = 4.0, 0.1
 JDOT_FEATURE_WEIGHT, JDOT_LABEL_WEIGHT = 0.001, 0.0001
-ADDA_START = 0.4
+ADDA_START, AFN_STEP = 0.4, 0.1
 
 
 def available_peers() -> tuple[dict[str, dict[str, Build]], list[str]]:
@@ -135,8 +135,8 @@ def _hook(name: str, models: dict[str, nn.Module]) -> Callable:
 def _pa_losses(*names: str) -> tuple[list, dict[str, float]]:
     from pytorch_adapt import hooks, layers
 
-    with_temperature = {"MCCHook": {"loss_fn": layers.MCCLoss(T=TEMPERATURE)}}
-    return [getattr(hooks, name)(**with_temperature.get(name, {})) for name in names], {}
+    ours = {"MCCHook": layers.MCCLoss(T=TEMPERATURE), "AFNHook": layers.AdaptiveFeatureNorm(AFN_STEP)}
+    return [getattr(hooks, name)(loss_fn=ours.get(name)) for name in names], {}
 
 
 def _pa_aligner(loss: str, parameters: dict, weights: dict[str, float]) -> tuple[list, dict[str, float]]:
