@@ -216,7 +216,12 @@ def _feature_kernel(rows: Tensor, bandwidth: float) -> Tensor:
     variance = bandwidth * squared.detach().sum() / num_pairs
     # Below this two rows are one row as far as the precision can tell; it also keeps 0 / 0 out.
     scaled = squared / variance.clamp_min(torch.finfo(squared.dtype).eps ** 2)
-    return torch.stack([torch.exp(-scaled / (2 * scale)) for scale in MMD_SCALES]).sum(dim=0)
+    kernel = torch.exp(-scaled / (2 * MMD_SCALES[-1]))
+    total = kernel
+    for _ in MMD_SCALES[1:]:
+        kernel = kernel.square()  # the kernel of half the scale, for a fifth of the price of an exponential
+        total = total + kernel
+    return total
 
 
 def _unbiased_distance(kernel: Tensor, num_source: int) -> Tensor:

@@ -31,9 +31,15 @@ def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
 
 
 def squared_distances(rows: Tensor, others: Tensor) -> Tensor:
-    """Squared Euclidean distance of each row to each of the others, [N, D] and [M, D] to [N, M]; gradients flow."""
-    # From differences, not from ||x||^2 + ||y||^2 - 2 x.y: equal rows must be at distance 0 wherever they lie.
-    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").square()
+    """Squared Euclidean distance of each row to each of the others, [N, D] and [M, D] to [N, M]; gradients flow.
+
+    From ||x||^2 + ||y||^2 - 2 x.y, a product of matrices, of rows that have been moved to around 0: distances are right
+    to a small part of the spread of all rows, wherever they lie, and 0 if all rows coincide.
+    """
+    moved, others = _around_zero(rows, others)
+    lengths, other_lengths = moved.square().sum(dim=1), others.square().sum(dim=1)
+    # Rounding may take the distance of two rows that are close to each other below 0.
+    return (lengths[:, None] + other_lengths - 2 * moved @ others.T).clamp_min(0)
 
 
 def finite_log_softmax(logits: Tensor) -> Tensor:
@@ -68,3 +74,11 @@ def require_threshold(field: str, value: float, usual: float) -> None:
 def _at_least_float32(tensor: object) -> Tensor:
     assert isinstance(tensor, Tensor)
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _around_zero(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, less one point among them, which no distance depends on."""
+    # First a row, so that nothing is rounded where all rows coincide; then the mean of what is left.
+    rows, others = rows - rows[:1].detach(), others - rows[:1].detach()
+    middle = others.detach().mean(dim=0)
+    return rows - middle, others - middle

@@ -126,18 +126,22 @@ class PseudoLabel(AdaptationMethod):
 class IteratedPseudoLabel(AdaptationMethod):
     """SHOT's labels: before each epoch every target row takes the class of the nearest centroid, and learns it.
 
-    Liang et al., 2020, https://arxiv.org/abs/2002.08546, last term of eq. 7, which is a mean over all rows.
-    Departures: the source stays, instead of a frozen head; for SHOT's other two terms choose `im`.
+    Liang et al., 2020, https://arxiv.org/abs/2002.08546, last term of eq. 7, which is a mean over all rows. The first
+    epoch learns the source alone, as the paper's network has before it meets the target: centroids of a head that has
+    learned nothing are labels at random, which the next epochs confirm. Departures: the source stays, instead of a
+    frozen head; for SHOT's other two terms choose `im`.
     """
 
     needs_domains = ("target",)
     _labels: Tensor | None = None
 
     def begin_epoch(self, domains: Mapping[str, DomainOutputs], progress: float) -> None:
-        self._labels = centroid_labels(domains["target"].features, domains["target"].logits)
+        target = domains["target"]
+        self._labels = centroid_labels(target.features, target.logits) if progress > 0 else None
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
-        assert self._labels is not None, "begin_epoch comes before the first step"
+        if self._labels is None:
+            return {"task": task_loss(step), "domain": 0 * step.target.logits.sum()}
         assert step.target.rows is not None
         return {"task": task_loss(step), "domain": F.cross_entropy(step.target.logits, self._labels[step.target.rows])}
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ray_tl.adaptation import METHODS, MethodContext
+from ray_tl.adaptation import METHODS, MethodContext, Outputs, StepOutputs
 from ray_tl.adaptation.feature_norm import hard_norm_loss, stepwise_norm_loss
 from ray_tl.errors import InvalidInput
 from tests.numeric import numeric_gradient
@@ -108,7 +108,15 @@ def test_half_precision_features_under_autocast_are_measured_in_float32():
     assert_close(found.double(), hard_norm_loss(source.double(), target.double()), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize(("name", "field", "usual"), [("afn", "step", 1.0), ("hafn", "radius", 25.0)])
+def test_afn_by_default_pulls_as_the_paper_does_at_its_weight_of_one_twentieth():
+    source, target = (torch.tensor(rows).requires_grad_() for rows in draw(0, 6, 6, 4))
+    outputs = {"source": Outputs(source, source), "target": Outputs(target, target)}
+    METHODS.create("afn", {}, None).losses(StepOutputs(outputs, torch.zeros(6).long(), 0.5))["domain"].backward()
+    directions = source.detach() / source.detach().norm(dim=1, keepdim=True)
+    assert_close(source.grad, 0.05 * -2 * directions / 6)
+
+
+@pytest.mark.parametrize(("name", "field", "usual"), [("afn", "step", 0.1), ("hafn", "radius", 25.0)])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf])
 def test_a_length_that_is_not_above_zero_is_refused(name, field, usual, value):
     with pytest.raises(

@@ -44,12 +44,12 @@ class Network(nn.Module):
 
 
 def created(name, values=None):
-    """A method as a trial has it before its first step: attached to a network, and told of the whole domains."""
+    """A method as a trial has it late in its training: attached to a network, and told of the whole domains."""
     method = METHODS.create(name, values or {}, CONTEXT)
     method.attach(Network())
     whole = {"source": domain(3, 8, torch.arange(8) % 3), "target": domain(4, 9, None)}
     whole["target_labelled"] = domain(5, 7, torch.arange(7) % 3)
-    method.begin_epoch({name: whole[name] for name in method.needs_domains}, 0.0)
+    method.begin_epoch({name: whole[name] for name in method.needs_domains}, LATE)
     return method
 
 

@@ -238,7 +238,7 @@ def test_one_row_zeros_constant_and_large_features_give_classes(features):
 def test_rows_look_up_the_label_of_their_place_in_the_domain():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9]])
     method = METHODS.create("iterated_pseudo_label", {}, None)
-    method.begin_epoch({"target": DomainOutputs(features, 5 * features)}, 0.0)
+    method.begin_epoch({"target": DomainOutputs(features, 5 * features)}, 0.5)
     logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     loss = method.losses(step_of(logits, rows=torch.tensor([3, 0, 1])))["domain"]
     probabilities = [softmax(row) for row in logits.tolist()]
@@ -248,8 +248,18 @@ def test_rows_look_up_the_label_of_their_place_in_the_domain():
 
 def test_labels_of_an_epoch_are_not_saved():
     method = METHODS.create("iterated_pseudo_label", {}, None)
-    method.begin_epoch({"target": DomainOutputs(torch.eye(2), torch.eye(2))}, 0.0)
+    method.begin_epoch({"target": DomainOutputs(torch.eye(2), torch.eye(2))}, 0.5)
     assert method.state_dict() == {}
+
+
+def test_a_network_that_has_learned_nothing_gives_no_centroid_labels():
+    method = METHODS.create("iterated_pseudo_label", {}, None)
+    method.begin_epoch({"target": DomainOutputs(torch.eye(2), torch.eye(2))}, 0.0)
+    logits = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = method.losses(step_of(logits, rows=torch.tensor([0, 1])))["domain"]
+    loss.backward()
+    assert loss.item() == 0
+    assert_close(logits.grad, torch.zeros(2, 2))
 
 
 # On several ranks.
