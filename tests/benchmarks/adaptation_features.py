@@ -23,6 +23,7 @@ from ray_tl.data.images import read_labelled_folder
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.models.adaptors import ADAPTORS, AdaptorContext
 from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.features import FEATURES, FeaturesContext
 from ray_tl.models.stages import Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.batches import PairedBatches
@@ -198,7 +199,8 @@ def _network(features: Features, seed: int, norm: str) -> TransferModel:
     width = features.source.shape[1]
     stages = StagedBackbone([nn.Identity()], ["features"], width, Normalisation((0.0,), (1.0,)))
     bottleneck = ADAPTORS.create("bottleneck", {"norm": norm}, AdaptorContext(width))
-    return TransferModel(stages, bottleneck, features.num_classes)
+    last = FEATURES.create("last", {}, FeaturesContext(stages, "features"))
+    return TransferModel(stages, last, bottleneck, features.num_classes)
 
 
 def _extract(emoji: Path, source: str, target: str, cache: Path) -> None:
