@@ -7,13 +7,15 @@ PACKAGES := -c .ci/constraints.txt -e '.[dev]'
 UV_CACHE := .venv/uv-cache
 UV := $(BIN)/uv --cache-dir $(UV_CACHE) $(if $(PIP_INDEX_URL),--default-index $(PIP_INDEX_URL))
 
-.PHONY: quickstart test check types style unit bench clean
+.PHONY: quickstart test check types style compile bench clean
 
 quickstart: $(STAMP)
 	$(BIN)/ray-tl quickstart $(ARGS)
 
 test: $(STAMP)
-	@$(MAKE) --no-print-directory -j 3 style types unit
+	@# Types take one processor; on the other the first import of everything compiles it, once and not in each process.
+	@$(MAKE) --no-print-directory -j 2 check compile
+	$(BIN)/python -m pytest -m 'not ray' -n 2 --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m ray -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
@@ -27,8 +29,8 @@ style:
 	$(BIN)/ruff format --check ray_tl tests
 	$(BIN)/lint-imports
 
-unit:
-	$(BIN)/python -m pytest -m 'not ray' -n 2 --dist loadfile $(ARGS)
+compile:
+	@$(BIN)/python -m pytest --collect-only >/dev/null
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/overhead.py $(ARGS)
