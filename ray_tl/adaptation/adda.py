@@ -1,5 +1,6 @@
 """ADDA: a target encoder of its own, trained against a discriminator, beside a source encoder that stays as it is."""
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -8,7 +9,10 @@ from ray_tl.adaptation.adversarial import domain_classification_loss, domain_dis
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, View, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
 from ray_tl.adaptation.teachers import Teacher
+from ray_tl.collectives import sum_over_ranks, world_size
 from ray_tl.errors import InvalidInput
+
+STRONG = 0.6
 
 
 @full_precision
@@ -20,14 +24,27 @@ def inverted_label_loss(target_logits: Tensor) -> Tensor:
     return F.softplus(-target_logits).mean()
 
 
+@torch.no_grad()
+def joint_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Share of the rows of all ranks whose domain a discriminator tells rightly, each domain weighing one half.
+
+    Args:
+        source_logits: [N], above 0 where the row is taken for one of the source.
+        target_logits: [M].
+    """
+    right = ((source_logits > 0).double().mean() + (target_logits <= 0).double().mean()) / 2
+    return sum_over_ranks(right) / world_size()
+
+
 @METHODS.register("adda", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "start": {"uniform": [0.2, 0.6]}})
 class Adda(AdaptationMethod):
     """ADDA: from `start` on, the network learns to give target features like those of the source network it was.
 
     Tzeng et al., 2017, https://arxiv.org/abs/1702.05464, sec. 4 and eq. 9. Before `start` the network learns the
     source; then a copy of it becomes the source encoder, and head and copy stay as they are. Encoder and discriminator
-    learn in one step, each from its own loss. Departure: batch normalisation of the target encoder sees both domains,
-    unless `domain_norm` says otherwise.
+    learn in one step, each from its own loss. Departures: batch normalisation of the target encoder sees both domains,
+    unless `domain_norm` is `separate`; and the encoder learns only in steps in which the discriminator is right about
+    `STRONG` of the rows, as in pytorch-adapt: a judge that knows nothing would drive it anywhere.
 
     Args:
         context: Gives the width of the features.
@@ -53,7 +70,8 @@ class Adda(AdaptationMethod):
         return ("source",) if progress < self.start else ("source", "target")
 
     def idle_losses(self, progress: float) -> tuple[str, ...]:
-        return ("domain",) if progress < self.start else ("task",)
+        # Where the domains can't be told apart any more, neither counts.
+        return ("domain",) if progress < self.start else ("task", "domain")
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         if step.progress < self.start:
@@ -62,10 +80,12 @@ class Adda(AdaptationMethod):
             return {"task": task_loss(step), "domain": idle}
         source = self.source_encoder.source_features(step)
         target = step.target.features
-        told_apart = domain_classification_loss(self._judge(source), self._judge(target.detach()))
+        judged = self._judge(source), self._judge(target.detach())
+        told_apart = domain_classification_loss(*judged)
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         mistaken = inverted_label_loss(functional_call(self.discriminator, fixed, (target,)).squeeze(1))
-        return {"task": 0 * step.source.logits.sum(), "domain": told_apart + mistaken}
+        strong = joint_accuracy(*judged) >= STRONG
+        return {"task": 0 * step.source.logits.sum(), "domain": told_apart + strong * mistaken}
 
     def before_step(self, model: nn.Module, progress: float) -> None:
         if progress >= self.start:

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ray_tl.adaptation import METHODS, MethodContext
-from ray_tl.adaptation.adda import inverted_label_loss
+from ray_tl.adaptation.adda import inverted_label_loss, joint_accuracy
 from ray_tl.errors import InvalidInput
 from ray_tl.training.loop import TrialRun
 from tests.numeric import numeric_gradient
@@ -77,8 +78,23 @@ def test_encoder_and_discriminator_get_the_gradients_of_their_own_losses():
     assert_close(mine, expected)
     encoder = [value for value in task.model.backbone.parameters()]
     mine = torch.autograd.grad(losses["domain"], encoder)
-    inverted = F.binary_cross_entropy_with_logits(discriminator(target).squeeze(1), torch.ones(len(target)))
+    strong = ((told > 0) == is_source.bool()).double().mean() >= 0.6
+    inverted = strong * F.binary_cross_entropy_with_logits(discriminator(target).squeeze(1), torch.ones(len(target)))
     assert_close(mine, torch.autograd.grad(inverted, encoder))
+
+
+def test_accuracy_of_the_discriminator_weighs_both_domains_alike():
+    source, target = torch.tensor([1.0, 2.0, -1.0, 3.0]), torch.tensor([-1.0, 0.5])
+    assert joint_accuracy(source, target).item() == pytest.approx((3 / 4 + 1 / 2) / 2)
+
+
+def test_a_discriminator_that_knows_nothing_does_not_move_the_encoder():
+    trial = adapting()
+    for value in trial.task.method.discriminator[-1].parameters():
+        nn.init.zeros_(value)
+    _, losses, _ = trial.task(*trial._step_inputs(next(trial._batches.epoch(2)), 0.5, 2, 0))
+    slopes = torch.autograd.grad(losses["domain"], list(trial.task.model.backbone.parameters()), allow_unused=True)
+    assert all(slope is None or not slope.any() for slope in slopes)
 
 
 def test_parameters_out_of_range_are_refused():

@@ -17,7 +17,8 @@ from ray_tl.errors import InvalidInput
 REWEIGHTING = {"importance_weighting", "kernel_mean_matching", "entropy_weighting"}
 # These have no loss on the target but, two of them, on its labelled examples.
 TARGET_LABELS = {"fine_tune", "source_and_target", "tradaboost"}
-WITHOUT_TARGET_LOSS = REWEIGHTING | TARGET_LABELS | {"source_only", "adabn"}
+# ADDA's encoder learns only from a discriminator that is right, as its own tests say.
+WITHOUT_TARGET_LOSS = REWEIGHTING | TARGET_LABELS | {"source_only", "adabn", "adda"}
 LATE = 0.9  # every method has begun to adapt
 CONTEXT = MethodContext(feature_dim=4, num_classes=3, num_source=8, num_target=9, num_target_labelled=7)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

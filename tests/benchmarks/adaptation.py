@@ -87,6 +87,8 @@ def main() -> None:
 
 def run_features(options: argparse.Namespace, num_seeds: int, results: Results) -> None:
     peers, missing = available_peers()
+    if options.norm == "separate":
+        peers.pop("skada", None)  # it normalises the domains together
     print(*missing, sep="\n")
     emoji = _emoji(options)
     features, test_labels = load_features(emoji, SOURCE, TARGET, options.out / "features.npz")
@@ -232,10 +234,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the trials")
     parser.add_argument(
         "--norm",
-        choices=["batch", "layer"],
+        choices=["batch", "separate", "layer"],
         default="batch",
-        help="of the bottleneck for features: batch is that of trials; with layer it does not matter whether a library "
-        "normalises the domains together or apart, and methods with the same formula must score the same",
+        help="of the bottleneck for features: batch is that of trials, and of skada; with separate ours normalises the "
+        "domains apart, as pytorch-adapt does; with layer they are never mixed, and equal formulas must score the same",
     )
     parser.add_argument("--data", type=Path, help="where the emoji are, or shall be kept; FOLDER/emoji by default")
     parser.add_argument("--out", type=Path, default=Path("out/adaptation"), metavar="FOLDER")

@@ -23,6 +23,7 @@ from ray_tl.data.images import read_labelled_folder
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.models.adaptors import ADAPTORS, AdaptorContext
 from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.domain_norm import DOMAIN_NORMS, convert_norms
 from ray_tl.models.features import FEATURES, FeaturesContext
 from ray_tl.models.stages import Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
@@ -106,8 +107,8 @@ def compare(
     name: str, features: Features, seed: int, norm: str, peers: dict[str, Build], test_labels: Tensor
 ) -> dict[str, dict]:
     """Train ours and every peer side by side; accuracy on the test rows and milliseconds a step of each."""
-    model = _network(features, seed, norm)
-    builders: dict[str, Build] = {"ray_tl": lambda _, network: Ours(name, network, features), **peers}
+    model = _network(features, seed, "batch" if norm == "separate" else norm)
+    builders: dict[str, Build] = {"ray_tl": lambda _, network: Ours(name, network, features, norm), **peers}
     results: dict[str, dict] = {}
     contenders: dict[str, Contender] = {}
     for library, build in builders.items():
@@ -124,8 +125,10 @@ def compare(
 class Ours:
     """A method of `ray_tl` in the task that trials train too."""
 
-    def __init__(self, name: str, model: TransferModel, features: Features) -> None:
+    def __init__(self, name: str, model: TransferModel, features: Features, norm: str) -> None:
         self._features = features
+        if norm == "separate":
+            convert_norms([model.adaptor], DOMAIN_NORMS.create("separate", {}).convert)
         sizes = len(features.source), len(features.target)
         self._method = METHODS.create(name, {}, MethodContext(model.feature_dim, features.num_classes, *sizes))
         self._task = AdaptationTask(model, self._method, Constant())
@@ -134,7 +137,10 @@ class Ours:
 
     def begin_epoch(self, progress: float) -> None:
         given = {"source": (self._features.source, self._features.labels), "target": (self._features.target, None)}
-        outputs = {name: (*predict_outputs(self._model, given[name][0], 1), given[name][1]) for name in self._domains}
+        outputs = {
+            name: (*predict_outputs(self._model, given[name][0], 1, domain=name), given[name][1])
+            for name in self._domains
+        }
         if outputs:
             self._method.begin_epoch({name: DomainOutputs(*row) for name, row in outputs.items()}, progress)
         self._task.train()

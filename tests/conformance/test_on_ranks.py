@@ -46,7 +46,8 @@ def train(changes: dict) -> dict:
 
 
 def trained(run: TrialRun, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
-    progress = epoch / EPOCHS
+    """An epoch without its evaluation and examination."""
+    progress = epoch / run.config.epochs
     run._enter_phase(progress)
     run._begin_epoch(progress)
     found = run._train(epoch)

@@ -13,10 +13,9 @@ from ray_tl.data.domains import DomainPair, LabelledDomain
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
+from tests.conformance.test_on_ranks import SECOND_PHASE, trained
 from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
 
-# Methods that begin to adapt later: both of their phases are looked at.
-SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "distillation", "tent")}
 EXACT = {"rtol": 0, "atol": 0}
 every_method = pytest.mark.parametrize("method", METHODS.names())
 
@@ -31,9 +30,9 @@ def data():
 def test_method_trains_three_steps_with_every_weighting(method, weighting, data):
     run = TrialRun(tiny_config(method=method, loss_weighting=weighting, augmentation="affine"), data, VALIDATORS)
     before = {name: value.clone() for name, value in run.task.model.named_parameters()}
-    report = run.epoch(0)
-    assert list(report.losses) == list(report.weights) == list(run.task.method.loss_names)
-    assert all(math.isfinite(value) for value in [*report.losses.values(), *report.weights.values()])
+    losses, weights = trained(run, 0)
+    assert list(losses) == list(weights) == list(run.task.method.loss_names)
+    assert all(math.isfinite(value) for value in [*losses.values(), *weights.values()])
     assert all(not torch.equal(value, before[name]) for name, value in run.task.model.named_parameters())
 
 
@@ -56,7 +55,7 @@ def test_method_works_on_cached_activations(method, data):
 def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, tmp_path):
     whole, parts = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
     expected = finished(method, whole)
-    before, after = finished(method, parts, stop_at=2), finished(method, parts)
+    before, after = finished(method, parts, stop_at=1), finished(method, parts)
     assert [*before, *after[1:]] == expected
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)
@@ -114,7 +113,7 @@ def weights_of(method: str, pair: DomainPair) -> dict[str, torch.Tensor]:
     config = tiny_config(method={method: SECOND_PHASE.get(method)}, augmentation="affine", epochs=2)
     run = TrialRun(config, tiny_data(pair), VALIDATORS)
     for epoch in range(2):
-        run.epoch(epoch)
+        trained(run, epoch)
     return run.task.model.state_dict()
 
 
@@ -125,6 +124,6 @@ def few_labels(**changes: object) -> TrialData:
 
 def finished(method: str, files: TrialFiles, stop_at: int | None = None) -> list:
     reports = Reports(stop_at)
-    config = tiny_config(method=method, optimizer="adamw", augmentation="affine")
+    config = tiny_config(method=method, optimizer="adamw", augmentation="affine", epochs=2)
     train_trial(config, few_labels(), reports, files, VALIDATORS)
     return [replace(report, seconds=0.0) for report in reports]

@@ -1,7 +1,6 @@
 """Real searches on a real Ray: killed workers, killed drivers, resume, growth."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -74,30 +73,6 @@ def require_whole(trials: list[TrialRecord], num_trials: int) -> None:
     assert all(epochs_of(trial) == list(range(1, len(trial.epochs) + 1)) for trial in trials)
 
 
-class KillOnce:
-    """Kills one rank of a training group with SIGKILL as soon as a trial has finished its third epoch."""
-
-    def __init__(self) -> None:
-        self.killed: int | None = None
-
-    def __call__(self, trial: TrialRecord) -> None:
-        if self.killed is None and trial.state is TrialState.RUNNING and len(trial.epochs) == 3:
-            descendants(os.getpid(), "ray::RayTrainWorker")[-1].kill()
-            self.killed = trial.number
-
-
-def test_killed_rank_of_a_ddp_group_costs_no_trial_and_no_finished_epoch(folders, space, tmp_path):
-    plan = api.plan_search(space, *map(str, folders), name="killed", settings={"num_trials": 3}, home=tmp_path)
-    killer = KillOnce()
-    result = run_search(plan, ClusterConfig(num_cpus=2, workers_per_trial=2), watch=killer, dashboard=False)
-    assert killer.killed is not None
-    require_whole(result.trials, 3)
-    baseline = result.trials[0]
-    assert len(baseline.epochs) == 12
-    assert sum(result.slot_restarts.values()) == 1
-    assert baseline.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in baseline.epochs))
-
-
 def test_search_without_a_free_processor_ends_at_once_and_says_why(folders, space, tmp_path):
     plan = api.plan_search(space, *map(str, folders), name="full", home=tmp_path)
     with pytest.raises(NoResources, match=r"workers_per_trial=3 needs 3 x .*has CPU 2"):
@@ -146,29 +121,38 @@ class Command:
         assert self.process.stdout is not None
         return map(json.loads, self.process.stdout)
 
-    def kill_when(self, event: str, trial: int, epoch: int) -> list[psutil.Process]:
-        """SIGKILL the driver at an event; gives all processes that it had started."""
-        for line in self.events():
-            if (line.get("event"), line.get("trial"), line.get("epoch")) == (event, trial, epoch):
-                break
+    def until(self, event: str, trial: int, epoch: int) -> None:
+        """Read on up to an event."""
+        assert any((e.get("event"), e.get("trial"), e.get("epoch")) == (event, trial, epoch) for e in self.events())
+
+    def kill(self) -> list[psutil.Process]:
+        """SIGKILL the driver; gives all processes that it had started."""
         started = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         return started
 
 
-def test_killed_driver_leaves_nothing_running_and_its_search_goes_on_where_it_was(folders, space, tmp_path):
+def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, space, tmp_path):
     source, target = map(str, folders)
     first = Command(str(space), "--source", source, "--target", target, "--name", "cut", "--home", str(tmp_path))
-    orphans = first.kill_when("epoch", trial=1, epoch=5)
+    first.until("epoch", trial=1, epoch=5)
+    orphans = first.kill()
     before = {trial.number: trial.epochs for trial in api.status("cut", tmp_path).trials}
-    second = Command("--resume", "cut", "--home", str(tmp_path))
+
+    second = Command("--resume", "cut", "--home", str(tmp_path), "--workers-per-trial", "2")
+    second.until("epoch", trial=3, epoch=3)
+    descendants(second.process.pid, "ray::RayTrainWorker")[-1].kill()
     last = list(second.events())[-1]
     assert second.process.wait() == 0
+
+    assert last["slot_restarts"] == 1
     after = api.status("cut", tmp_path)
     require_whole(after.trials, 4)
     assert last["champion"]["trial"] == after.champion
     for number, epochs in before.items():
         assert after.trials[number].epochs[: len(epochs)] == epochs
+    hit = after.trials[3]
+    assert hit.cost_s >= 2 * sum(epoch.seconds for epoch in hit.epochs) * (1 - 1e-9)
     _, alive = psutil.wait_procs(orphans, timeout=60)  # Ray's own agents take a minute or more to notice
     assert not alive
