@@ -7,10 +7,9 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.adversarial import domain_classification_loss, domain_discriminator
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, View, task_loss
-from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.numerics import full_precision, require_below_one, require_positive
 from ray_tl.adaptation.teachers import Teacher
 from ray_tl.collectives import sum_over_ranks, world_size
-from ray_tl.errors import InvalidInput
 
 STRONG = 0.6
 
@@ -58,8 +57,7 @@ class Adda(AdaptationMethod):
     def __init__(self, context: MethodContext, *, hidden_width: int = 256, start: float = 0.4) -> None:
         super().__init__(context)
         require_positive("adda.hidden_width", hidden_width, usual=256)
-        if not 0 <= start < 1:
-            raise InvalidInput(f"adda.start={start!r} must be at least 0 and below 1; 0.4 is usual.")
+        require_below_one("adda.start", start, usual=0.4)
         self.start = start
         self.discriminator = domain_discriminator(context.feature_dim, hidden_width)
 

@@ -219,7 +219,7 @@ def _feature_kernel(rows: Tensor, bandwidth: float) -> Tensor:
     kernel = torch.exp(-scaled / (2 * MMD_SCALES[-1]))
     total = kernel
     for _ in MMD_SCALES[1:]:
-        kernel = kernel.square()  # the kernel of half the scale, for a fifth of the price of an exponential
+        kernel = kernel.square()  # the kernel of half the scale, cheaper than an exponential
         total = total + kernel
     return total
 

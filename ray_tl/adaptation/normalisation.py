@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ray_tl.adaptation.confidence import mean_entropy
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, View, task_loss
-from ray_tl.errors import InvalidInput
+from ray_tl.adaptation.numerics import require_below_one
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -83,8 +83,7 @@ class Tent(AdaptationMethod):
 
     def __init__(self, context: MethodContext, *, start: float = 0.7) -> None:
         super().__init__(context)
-        if not 0 <= start < 1:
-            raise InvalidInput(f"tent.start={start!r} must be at least 0 and below 1; 0.7 is usual.")
+        require_below_one("tent.start", start, usual=0.7)
         self.start = start
 
     def needs_at(self, progress: float) -> tuple[View, ...]:

@@ -71,6 +71,16 @@ def require_threshold(field: str, value: float, usual: float) -> None:
         raise InvalidInput(f"{field}={value!r} must be above 0 and at most 1, as confidences are; {usual} is usual.")
 
 
+def require_below_one(field: str, value: float, usual: float) -> None:
+    """Refuse a share or a moment that is not at least 0 and below 1.
+
+    Raises:
+        InvalidInput: If it is not; the message proposes `usual`.
+    """
+    if not 0 <= value < 1:
+        raise InvalidInput(f"{field}={value!r} must be at least 0 and below 1; {usual} is usual.")
+
+
 def _at_least_float32(tensor: object) -> Tensor:
     assert isinstance(tensor, Tensor)
     return tensor if tensor.dtype == torch.float64 else tensor.float()

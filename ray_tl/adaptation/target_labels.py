@@ -118,7 +118,6 @@ class TrAdaBoost(AdaptationMethod):
     def __init__(self, context: MethodContext, *, rounds: int = 10, target_share: float = 0.5) -> None:
         super().__init__(context)
         _require_labels("tradaboost", context)
-        _require_share("tradaboost.target_share", target_share)
         if rounds < 1:
             raise InvalidInput(f"tradaboost.rounds={rounds} must be 1 or more; 10 is usual.")
         if not 0 < target_share < 1:

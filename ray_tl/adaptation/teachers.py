@@ -9,8 +9,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
-from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive, require_threshold
-from ray_tl.errors import InvalidInput
+from ray_tl.adaptation.numerics import (
+    finite_log_softmax,
+    full_precision,
+    require_below_one,
+    require_positive,
+    require_threshold,
+)
 
 
 class Teacher(nn.Module):
@@ -110,7 +115,7 @@ class MeanTeacher(AdaptationMethod):
 
     def __init__(self, context: MethodContext, *, decay: float = 0.99, threshold: float = 0.968) -> None:
         super().__init__(context)
-        _require_below_one("mean_teacher.decay", decay, usual=0.99)
+        require_below_one("mean_teacher.decay", decay, usual=0.99)
         require_threshold("mean_teacher.threshold", threshold, usual=0.968)
         self.decay = decay
         self.threshold = threshold
@@ -146,7 +151,7 @@ class Distillation(AdaptationMethod):
 
     def __init__(self, context: MethodContext, *, start: float = 0.3, temperature: float = 2.0) -> None:
         super().__init__(context)
-        _require_below_one("distillation.start", start, usual=0.3)
+        require_below_one("distillation.start", start, usual=0.3)
         require_positive("distillation.temperature", temperature, usual=2.0)
         self.start = start
         self.temperature = temperature
@@ -165,8 +170,3 @@ class Distillation(AdaptationMethod):
         if step.progress < self.start:
             return (0 * step.target.logits).sum()  # DDP waits for the gradient of every parameter
         return distillation_loss(step.target.logits, self.teacher(step), temperature=self.temperature)
-
-
-def _require_below_one(field: str, value: float, usual: float) -> None:
-    if not 0 <= value < 1:
-        raise InvalidInput(f"{field}={value!r} must be at least 0 and below 1; {usual} is usual.")

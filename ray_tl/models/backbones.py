@@ -53,7 +53,7 @@ def feature_dim(backbone: Component, channels: int) -> int:
     return _sizes(backbone.model_dump_json(), channels)[1]
 
 
-@cache  # a large backbone takes a fifth of a second, and every corner of a search space asks
+@cache  # every corner of a search space asks
 def _sizes(backbone: str, channels: int) -> tuple[int, int]:
     """Depth and width of a backbone that is given as JSON, which can be a key."""
     component = Component.model_validate_json(backbone)

@@ -33,7 +33,7 @@ MAX_BATCH_SIZE = 32
 BATCH_WAIT_S = 0.001
 MAX_ONGOING = 2 * MAX_BATCH_SIZE
 MAX_QUEUED = 4 * MAX_BATCH_SIZE
-# With the 0.5 s of Serve a queue of 200 takes 20 s to empty into one idle replica.
+# Serve's router pauses for up to 0.5 s between attempts to place a request, while a replica idles and its queue waits.
 ROUTING = RequestRouterConfig(max_backoff_s=0.05)
 MAX_BODY_BYTES = 10 * 2**20
 TIMEOUT_S = 120.0

@@ -181,7 +181,8 @@ EDGES = {
 @pytest.mark.parametrize("case", EDGES)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_an_edge_gives_finite_losses_and_gradients_or_a_clear_error(name, case):
-    assert outcome(name, EDGES[case]) in ("finite", "refused")
+    allowed = {"finite", "refused"} if case.startswith("one ") else {"finite"}
+    assert outcome(name, EDGES[case]) in allowed
 
 
 def outcome(name, step):

@@ -6,8 +6,10 @@ or change of scale of a target feature therefore does not change a prediction, a
 frequencies between the domains is taken for a shift.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -124,20 +126,16 @@ class CoralClosed(ClosedForm):
         return coral_map(source, target, regularisation=self.regularisation), np.eye(target.shape[1])
 
 
-@CLOSED_FORM.register("subspace_alignment", ranges={"num_components": COMPONENTS_RANGE, "C": C_RANGE})
 @dataclass(frozen=True, kw_only=True)
-class SubspaceAlignment(ClosedForm):
-    """Subspace alignment: the source's principal axes are turned towards the target's, then classified.
-
-    Departure from the paper: logistic regression in place of nearest neighbours and support vectors.
-
-    Solved, not trained: see `ClosedForm`.
+class AxesAlignment(ClosedForm):
+    """Both domains are mapped to a few axes, where a classifier learns the source.
 
     Attributes:
-        num_components: Principal axes of each domain, in 1..D.
+        num_components: Principal axes, in 1..D.
         C: Inverse strength of the classifier's penalty, as in scikit-learn, above 0.
     """
 
+    name: ClassVar[str]
     needs_domains = ("source", "target")
     takes_target_labels = False
 
@@ -146,53 +144,61 @@ class SubspaceAlignment(ClosedForm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_components("subspace_alignment", self.num_components, self.context)
-        require_positive("subspace_alignment.C", self.C, usual=1.0)
+        _require_components(self.name, self.num_components, self.context)
+        require_positive(f"{self.name}.C", self.C, usual=1.0)
 
     def require_rows(self, num_source: int, num_target: int) -> None:
-        _require_rank("subspace_alignment", self.num_components, min(num_source, num_target) - 1)
+        _require_rank(self.name, self.num_components, self.most_axes(num_source, num_target))
 
     def solve(self, domains: Domains, seed: int) -> State:
-        return aligned_state(domains, self._maps, self.C)
+        return aligned_state(domains, self.maps, self.C)
 
-    def _maps(self, source: Array, target: Array) -> tuple[Array, Array]:
+    @abstractmethod
+    def most_axes(self, num_source: int, num_target: int) -> int:
+        """As many as centred domains of so many rows can have."""
+
+    @abstractmethod
+    def maps(self, source: Array, target: Array) -> tuple[Array, Array]:
+        """From each domain's standard scores to the common space, [D, d]."""
+
+
+@CLOSED_FORM.register("subspace_alignment", ranges={"num_components": COMPONENTS_RANGE, "C": C_RANGE})
+@dataclass(frozen=True, kw_only=True)
+class SubspaceAlignment(AxesAlignment):
+    """Subspace alignment: the source's principal axes are turned towards the target's, then classified.
+
+    Departure from the paper: logistic regression in place of nearest neighbours and support vectors.
+
+    Solved, not trained: see `ClosedForm`; for the parameters see `AxesAlignment`.
+    """
+
+    name = "subspace_alignment"
+
+    def most_axes(self, num_source: int, num_target: int) -> int:
+        return min(num_source, num_target) - 1
+
+    def maps(self, source: Array, target: Array) -> tuple[Array, Array]:
         return subspace_maps(source, target, num_components=self.num_components)
 
 
 @CLOSED_FORM.register("pca_alignment", ranges={"num_components": COMPONENTS_RANGE, "C": C_RANGE})
 @dataclass(frozen=True, kw_only=True)
-class PcaAlignment(ClosedForm):
+class PcaAlignment(AxesAlignment):
     """Common principal axes of both domains, then a classifier.
 
     The baseline of Pan et al., "Domain Adaptation via Transfer Component Analysis", 2011,
     https://doi.org/10.1109/TNN.2010.2091281. Departure: each domain is centred and scaled by its own statistics, so
     that no axis is spent on the shift between the two. Every row counts alike, so the larger domain counts more.
 
-    Solved, not trained: see `ClosedForm`.
-
-    Attributes:
-        num_components: Principal axes of the joined domains, in 1..D.
-        C: Inverse strength of the classifier's penalty, as in scikit-learn, above 0.
+    Solved, not trained: see `ClosedForm`; for the parameters see `AxesAlignment`.
     """
 
-    needs_domains = ("source", "target")
-    takes_target_labels = False
+    name = "pca_alignment"
 
-    num_components: int = 16
-    C: float = 1.0
+    def most_axes(self, num_source: int, num_target: int) -> int:
+        return num_source + num_target - 2
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_components("pca_alignment", self.num_components, self.context)
-        require_positive("pca_alignment.C", self.C, usual=1.0)
-
-    def require_rows(self, num_source: int, num_target: int) -> None:
-        _require_rank("pca_alignment", self.num_components, num_source + num_target - 2)
-
-    def solve(self, domains: Domains, seed: int) -> State:
-        return aligned_state(domains, self._maps, self.C)
-
-    def _maps(self, source: Array, target: Array) -> tuple[Array, Array]:
+    def maps(self, source: Array, target: Array) -> tuple[Array, Array]:
         axes = principal_axes(np.vstack([source, target]), self.num_components, "joined")
         return axes, axes
 
