@@ -12,7 +12,7 @@ from torch import nn
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
 from ray_tl.models.pretrained import load_packaged_lite0, load_torchvision
-from ray_tl.models.stages import Normalisation, StagedBackbone
+from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.registry import Registry
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def tiny_cnn(context: BackboneContext, *, width: int = 8) -> StagedBackbone:
     """
     _require_width("tiny_cnn", width)
     stages = [_block(context.channels, width), _block(width, 2 * width), _mean_pool()]
-    return StagedBackbone(stages, ["conv1", "conv2", "pool"], 2 * width, _half(context.channels))
+    return StagedBackbone(stages, ["conv1", "conv2", "pool"], 2 * width, ImageEntry(_half(context.channels)))
 
 
 @BACKBONES.register("small_cnn", ranges={"width": {"choice": [16, 32]}})
@@ -85,7 +85,9 @@ def small_cnn(context: BackboneContext, *, width: int = 32) -> StagedBackbone:
     widths = [context.channels, width, 2 * width, 4 * width]
     blocks = [_block(a, b) for a, b in pairwise(widths)]
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16 * width, 128), nn.ReLU())
-    return StagedBackbone([*blocks, pool], ["conv1", "conv2", "conv3", "pool"], 128, _half(context.channels))
+    return StagedBackbone(
+        [*blocks, pool], ["conv1", "conv2", "conv3", "pool"], 128, ImageEntry(_half(context.channels))
+    )
 
 
 # torchvision and timm are imported inside the functions: each takes seconds, which a command line must not pay.
@@ -134,7 +136,7 @@ def mobilenet_v3_small(context: BackboneContext, *, weights: Weights = "imagenet
     blocks = [nn.Sequential(*network.features[a:b]) for a, b in [(0, 1), (1, 2), (2, 4), (4, 7), (7, 9), (9, 12)]]
     pool = nn.Sequential(network.features[12], _mean_pool(), *network.classifier[:2])
     names = ["stem", *(f"blocks{number}" for number in range(1, 6)), "pool"]
-    return StagedBackbone([*blocks, pool], names, network.classifier[0].out_features, IMAGENET)
+    return StagedBackbone([*blocks, pool], names, network.classifier[0].out_features, ImageEntry(IMAGENET))
 
 
 @BACKBONES.register("efficientnet_b0")
@@ -153,7 +155,7 @@ def efficientnet_b0(context: BackboneContext, *, weights: Weights = "imagenet") 
     _prepare("efficientnet_b0", network, network.features[0], url, context, weights)
     stages = [*network.features[:8], nn.Sequential(network.features[8], _mean_pool())]
     names = ["stem", *(f"blocks{number}" for number in range(1, 8)), "pool"]
-    return StagedBackbone(stages, names, network.classifier[1].in_features, IMAGENET)
+    return StagedBackbone(stages, names, network.classifier[1].in_features, ImageEntry(IMAGENET))
 
 
 @BACKBONES.register("efficientnet_lite0")
@@ -174,7 +176,7 @@ def efficientnet_lite0(context: BackboneContext, *, weights: Weights = "imagenet
     stem = nn.Sequential(network.conv_stem, network.bn1)
     pool = nn.Sequential(network.conv_head, network.bn2, _mean_pool())
     names = ["stem", *(f"blocks{number}" for number in range(1, 8)), "pool"]
-    return StagedBackbone([stem, *network.blocks, pool], names, network.num_features, LITE0)
+    return StagedBackbone([stem, *network.blocks, pool], names, network.num_features, ImageEntry(LITE0))
 
 
 def _resnet(
@@ -185,7 +187,7 @@ def _resnet(
     _prepare(name, network, stem, url, context, weights)
     layers = [network.layer1, network.layer2, network.layer3, network.layer4]
     names = ["stem", "layer1", "layer2", "layer3", "layer4", "pool"]
-    return StagedBackbone([stem, *layers, _mean_pool()], names, network.fc.in_features, IMAGENET)
+    return StagedBackbone([stem, *layers, _mean_pool()], names, network.fc.in_features, ImageEntry(IMAGENET))
 
 
 def _prepare(

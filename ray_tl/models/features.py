@@ -15,7 +15,6 @@ Pooling = Literal["mean", "max", "attention", "all"]
 
 REDUCTION = 16
 MIN_HIDDEN = 4
-BLANK_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -164,10 +163,10 @@ def _pool(name: Pooling, num_channels: int) -> nn.Module:
 
 @torch.no_grad()
 def _stage_shapes(backbone: StagedBackbone) -> list[torch.Size]:
-    """Of what each stage gives for one blank image: [1, C, H, W], or [1, D] where it is pooled."""
+    """Of what each stage gives for one blank row: [1, C, H, W], or [1, D] where it is pooled."""
     was_training = backbone.training
     backbone.eval()
-    x = torch.zeros(1, len(backbone.normalisation.mean), BLANK_SIDE, BLANK_SIDE)
+    x = backbone.entry(backbone.entry.blank())
     shapes = []
     for stage in range(backbone.num_stages):
         x = backbone(x, stage, stage + 1)

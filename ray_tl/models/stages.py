@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor, nn
+
+BLANK_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,52 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+class Entry(nn.Module):
+    """What stands before the first stage: from rows as a domain holds them to what the stages compute with.
+
+    It learns nothing, and counts as no stage.
+    """
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows of a domain, [N, ...], to the input of the first stage."""
+        raise NotImplementedError
+
+    def resume(self, activations: Tensor) -> Tensor:
+        """Activations as a cache holds them, to what the next stage computes with; the same, mostly."""
+        return activations
+
+    def blank(self) -> Tensor:
+        """One small row of a domain, to learn shapes from."""
+        raise NotImplementedError
+
+
+class ImageEntry(Entry):
+    """uint8 in 0..255 or float in 0..1, [N, C, H, W], to normalised floats.
+
+    Args:
+        normalisation: What the first stage expects.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.normalisation = normalisation
+        self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        scaled = rows.to(self.mean.dtype) / 255 if rows.dtype == torch.uint8 else rows
+        return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def blank(self) -> Tensor:
+        return torch.zeros(1, len(self.normalisation.mean), BLANK_SIDE, BLANK_SIDE)
+
+    def extra_repr(self) -> str:
+        return repr(self.normalisation)
 
 
 class StagedBackbone(nn.Module):
@@ -27,17 +76,15 @@ class StagedBackbone(nn.Module):
         stages: In the order of the forward pass; together they hold every parameter.
         names: One for each stage, for tables.
         feature_dim: D.
-        normalisation: Of the images that the first stage expects.
+        entry: From rows of a domain to the input of the first stage.
     """
 
-    def __init__(
-        self, stages: Sequence[nn.Module], names: Sequence[str], feature_dim: int, normalisation: Normalisation
-    ) -> None:
+    def __init__(self, stages: Sequence[nn.Module], names: Sequence[str], feature_dim: int, entry: Entry) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.names = tuple(names)
         self.feature_dim = feature_dim
-        self.normalisation = normalisation
+        self.entry = entry
         self.freeze_depth = 0
         assert len(self.names) == len(self.stages)
 
@@ -46,7 +93,7 @@ class StagedBackbone(nn.Module):
         return len(self.stages)
 
     def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run stages `start` to `stop` (exclusive); normalised images [N, C, H, W] in, features [N, D] out."""
+        """Run stages `start` to `stop` (exclusive); what `entry` gives in, features [N, D] out."""
         for stage in self.stages[start:stop]:
             x = stage(x)
         return x

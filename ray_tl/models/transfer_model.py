@@ -18,7 +18,7 @@ SHARED_NORM = Component(name="shared")
 
 
 class TransferModel(nn.Module):
-    """Images in, features and logits out; normalisation is inside, so that it can't differ at serving.
+    """Rows of a domain in, features and logits out; normalisation is inside, so that it can't differ at serving.
 
     Args:
         backbone: Ordered stages.
@@ -27,9 +27,6 @@ class TransferModel(nn.Module):
         num_classes: C.
         backbone_name: For messages.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -46,37 +43,30 @@ class TransferModel(nn.Module):
         self.adaptor = adaptor
         self.num_classes = num_classes
         self.head: nn.Module = nn.Linear(adaptor.feature_dim, num_classes)
-        self.register_buffer("mean", torch.tensor(backbone.normalisation.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.normalisation.std).view(1, -1, 1, 1), persistent=False)
 
     @property
     def feature_dim(self) -> int:
         """D, width of the features that methods and head see."""
         return self.adaptor.feature_dim
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 in 0..255 or float in 0..1, [N, C, H, W], to what the first stage expects."""
-        scaled = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
-        return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor, start: int = 0, domains: Sequence[Domain] = ("target",)) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, C].
+    def forward(self, rows: Tensor, start: int = 0, domains: Sequence[Domain] = ("target",)) -> tuple[Tensor, Tensor]:
+        """Rows of a domain, or activations before stage `start` > 0, to features [N, D] and logits [N, C].
 
         Args:
-            images: One batch, or several equally long ones joined into one.
+            rows: One batch, or several equally long ones joined into one.
             start: At most `features.max_start`.
             domains: Of each of these batches; what is served is of the target.
         """
         set_num_views(self, len(domains))
         set_domains(self, domains)
-        x = self.normalise(images) if start == 0 else images
+        x = self.backbone.entry(rows) if start == 0 else self.backbone.entry.resume(rows)
         features = self.adaptor(self.features(self.backbone, x, start))
         return features, self.head(features)
 
-    def prefix(self, images: Tensor, depth: int) -> Tensor:
+    def prefix(self, rows: Tensor, depth: int) -> Tensor:
         """Activations after `depth` stages that have never trained, and so normalise both domains alike."""
         set_domains(self, ("target",))
-        activations: Tensor = self.backbone(self.normalise(images), stop=depth)
+        activations: Tensor = self.backbone(self.backbone.entry(rows), stop=depth)
         return activations
 
 

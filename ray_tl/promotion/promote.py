@@ -73,7 +73,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     )
     trained = Bundle(store.folder, model_spec, lineage, "", model)
     strays = 0.0 if model_spec.head is None else STRAYS_OF_STEPS
-    decision = check_reproduces(trained.probabilities(pair.target.images), evidence["target"], strays=strays)
+    decision = check_reproduces(trained.probabilities(pair.target.inputs), evidence["target"], strays=strays)
     if not decision.accepted:
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
     folder = add_version(name, root, model, model_spec, lineage)

@@ -30,8 +30,8 @@ class TrialData:
         self.labels = torch.as_tensor(pair.source.labels.copy())
         few = pair.target_labelled
         self.target_labels = None if few is None else torch.as_tensor(few.labels.copy())
-        self.images = {
-            name: torch.as_tensor(domain.images) for name in DOMAINS if (domain := getattr(pair, name)) is not None
+        self.rows = {
+            name: torch.as_tensor(domain.inputs) for name in DOMAINS if (domain := getattr(pair, name)) is not None
         }
         self.cache = ActivationCache(CACHE_BYTES)
 
@@ -41,8 +41,8 @@ class TrialData:
         Frozen stages behind the first tap are computed at every step, because all taps are needed.
         """
         if depth == 0:
-            return Inputs(self.images, 0)
-        return self.cache.inputs(model, min(depth, model.features.max_start), self.images, self.device)
+            return Inputs(self.rows, 0)
+        return self.cache.inputs(model, min(depth, model.features.max_start), self.rows, self.device)
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class ActivationCache:
 
 
 def prefix_key(model: TransferModel, depth: int) -> str:
-    """SHA-256 of the first `depth` stages: their structure, weights, buffers, and the normalisation before them."""
-    digest = hashlib.sha256(repr((model.backbone.normalisation, model.backbone.stages[:depth])).encode())
+    """SHA-256 of the first `depth` stages: their structure, weights, buffers, and the entry before them."""
+    digest = hashlib.sha256(repr((model.backbone.entry, model.backbone.stages[:depth])).encode())
     for name, tensor in model.backbone.stages[:depth].state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

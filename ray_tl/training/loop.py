@@ -110,7 +110,7 @@ def evaluate_checkpoint(
         TrialFailed: If the trial left no checkpoint.
     """
     model = load_model(config, data, files)
-    evidence = gather_evidence(model, Inputs(data.images, 0), data.device)
+    evidence = gather_evidence(model, Inputs(data.rows, 0), data.device)
     scores, histogram = scores_of(evidence, data, validators)
     recorded = files.load_evidence()["target"].argmax(axis=1)
     agreement = float((evidence["target"].argmax(axis=1) == recorded).mean())
@@ -145,7 +145,7 @@ class TrialRun:
         self._gap = 0.0
         self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
-        self._inputs = Inputs(data.images, 0)
+        self._inputs = Inputs(data.rows, 0)
         self.evidence: Evidence = {}
 
     def epoch(self, epoch: int) -> EpochReport:
@@ -223,7 +223,7 @@ class TrialRun:
         set_freeze_depth(self.task.model, depth)
         self._depth = depth
         augmented = self.config.augmentation.name != "none"
-        self._inputs = Inputs(self.data.images, 0) if augmented else self.data.inputs(self.task.model, depth)
+        self._inputs = Inputs(self.data.rows, 0) if augmented else self.data.inputs(self.task.model, depth)
         if world_size() > 1:
             self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
 

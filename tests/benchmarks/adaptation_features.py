@@ -25,7 +25,7 @@ from ray_tl.models.adaptors import ADAPTORS, AdaptorContext
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.domain_norm import DOMAIN_NORMS, convert_norms
 from ray_tl.models.features import FEATURES, FeaturesContext
-from ray_tl.models.stages import Normalisation, StagedBackbone
+from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.batches import PairedBatches
 from ray_tl.training.evaluation import predict_outputs
@@ -203,7 +203,7 @@ def _network(features: Features, seed: int, norm: str) -> TransferModel:
     """Bottleneck and head as in a trial, behind a frozen stage that gives the features as they are."""
     torch.manual_seed(derive_seed(seed, "model"))
     width = features.source.shape[1]
-    stages = StagedBackbone([nn.Identity()], ["features"], width, Normalisation((0.0,), (1.0,)))
+    stages = StagedBackbone([nn.Identity()], ["features"], width, ImageEntry(Normalisation((0.0,), (1.0,))))
     bottleneck = ADAPTORS.create("bottleneck", {"norm": norm}, AdaptorContext(width))
     last = FEATURES.create("last", {}, FeaturesContext(stages, "features"))
     return TransferModel(stages, last, bottleneck, features.num_classes)
@@ -217,6 +217,6 @@ def _extract(emoji: Path, source: str, target: str, cache: Path) -> None:
     domains = {name: read_labelled_folder(folder, preprocessing) for name, folder in folders.items()}
     assert domains["source"].classes == domains["test"].classes
     for name, domain in domains.items():
-        arrays[name] = predict_outputs(model, torch.from_numpy(domain.images))[0].numpy()
+        arrays[name] = predict_outputs(model, torch.from_numpy(domain.inputs))[0].numpy()
     cache.parent.mkdir(parents=True, exist_ok=True)
     np.savez(cache, **arrays, labels=domains["source"].labels, test_labels=domains["test"].labels)

@@ -100,4 +100,4 @@ def _digits(load_source: object, load_target: object) -> Task:
 
 
 def _unlabelled(domain: LabelledDomain) -> UnlabelledDomain:
-    return UnlabelledDomain(domain.name, domain.images, domain.ids)
+    return UnlabelledDomain(domain.name, domain.inputs, domain.ids)

@@ -75,7 +75,7 @@ def bare(pair: DomainPair, name: str) -> DomainPair:
     if domain is None:
         return pair
     changes = {"labels": np.zeros_like(domain.labels)} if isinstance(domain, LabelledDomain) else {}
-    return replace(pair, **{name: replace(domain, images=np.zeros_like(domain.images), **changes)})
+    return replace(pair, **{name: replace(domain, inputs=np.zeros_like(domain.inputs), **changes)})
 
 
 def used(method: str) -> set[str]:

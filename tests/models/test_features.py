@@ -11,7 +11,7 @@ from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.features import FEATURES, AttentionPool, FeaturesContext
 from ray_tl.models.fine_tuning import parameter_groups
-from ray_tl.models.stages import Normalisation, StagedBackbone
+from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import build_transfer_model
 from tests.numeric import numeric_gradient
 
@@ -117,7 +117,7 @@ def test_looking_for_the_shapes_leaves_the_backbone_as_it_is():
 
 def test_rows_of_a_stage_are_taken_as_they_are():
     stages = [nn.Conv2d(1, 2, 3), nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), nn.Linear(5, 3)]
-    backbone = StagedBackbone(stages, "abc", 3, Normalisation((0.5,), (0.5,)))
+    backbone = StagedBackbone(stages, "abc", 3, ImageEntry(Normalisation((0.5,), (0.5,))))
     features = tapped(backbone, num_taps=2)
     x = torch.rand(4, 1, 32, 32)
     assert features.feature_dim == 3 * 2 + 5 + 3
