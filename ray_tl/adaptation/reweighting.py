@@ -33,7 +33,7 @@ def weighted_task_loss(logits: Tensor, weights: Tensor, *, labels: Tensor) -> Te
     Args:
         logits: [N, C].
         weights: [N], of mean 1 over all rows of which this batch is a part; detached.
-        labels: int64 [N].
+        labels: int64 [N], or the share of each class, [N, C].
     """
     return (weights.detach() * F.cross_entropy(logits, labels, reduction="none")).mean()
 
@@ -151,6 +151,7 @@ class KernelMeanMatching(AdaptationMethod):
 
     needs = ("source",)
     needs_domains = ("source", "target")
+    takes_mixed_source = False  # a weight belongs to one source row
     loss_names = ("task",)
     weights: Tensor
 
