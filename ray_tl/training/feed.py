@@ -1,6 +1,6 @@
 """What enters the network: which rows of which domains at each step, and how they are changed on the way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from ray_tl.adaptation.method import AdaptationMethod, View
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
-from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
+from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations, views_of
 from ray_tl.data.augmentation.base import Rows
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.mixing import MIXINGS, mixed_labels
@@ -29,15 +29,18 @@ class Feed:
 
     Attributes:
         inputs: Of every domain, at the stage at which they enter now.
+        evaluated: The same for each view over which predictions are averaged.
         batches: Of this rank.
     """
 
     def __init__(self, config: TrialConfig, data: TrialData) -> None:
         self.config, self.data = config, data
         self.inputs = Inputs(data.rows, 0)
+        self.evaluated: Sequence[Inputs] = [self.inputs]
         self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
         self._strong = AUGMENTATIONS.create("strong", {})
         self._mixing = MIXINGS.create(config.mixing.name, config.mixing.params)
+        self._looks = views_of(config.test_time_augmentation)
         sizes = len(data.pair.source), len(data.pair.target)
         self.batches = PairedBatches(
             *sizes, config.batch_size, rank(), world_size(), config.seed, num_labelled(data.pair)
@@ -48,6 +51,7 @@ class Feed:
         cuts = self._mixing is not None and not self._mixing.on_activations
         changed = cuts or self.config.augmentation.name != "none"
         self.inputs = Inputs(self.data.rows, 0) if changed else self.data.inputs(model, depth)
+        self.evaluated = self.data.evaluated(model, 0 if changed else depth, self._looks)
 
     def views(
         self, step: Step, method: AdaptationMethod, progress: float, epoch: int, index: int

@@ -74,6 +74,7 @@ def dropped_activations(
     return activations * kept.to(activations.device) / (1 - DROPPED)
 
 
-def require_within(field: str, value: float, low: float, high: float) -> None:
+def require_within(field: str, value: float, low: float, high: float, owner: str = "augmentation") -> None:
+    """Raise `InvalidInput` unless low <= value <= high."""
     if not low <= value <= high:
-        raise InvalidInput(f"augmentation.{field}={value} is out of range; choose {low}..{high}.")
+        raise InvalidInput(f"{owner}.{field}={value} is out of range; choose {low}..{high}.")
