@@ -67,6 +67,8 @@ def search(
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
     target_labelled: str | None = None,
+    intermediate: Sequence[str] = (),
+    auxiliary: str | None = None,
 ) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
@@ -81,6 +83,8 @@ def search(
         home: Folder of studies and models.
         watch: Called with a trial whenever it has changed.
         target_labelled: Folder of class folders with a few target examples, whose labels trials may train on.
+        intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
+        auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
 
     Raises:
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
@@ -88,7 +92,9 @@ def search(
     """
     from ray_tl.on_ray.search import run_search
 
-    plan = plan_search(space, source, target, target_test, name, settings, home, target_labelled)
+    plan = plan_search(
+        space, source, target, target_test, name, settings, home, target_labelled, intermediate, auxiliary
+    )
     return run_search(plan, cluster or ClusterConfig(), watch)
 
 
@@ -114,6 +120,8 @@ def plan_search(
     settings: Mapping[str, object] | None = None,
     home: Home = None,
     target_labelled: str | None = None,
+    intermediate: Sequence[str] = (),
+    auxiliary: str | None = None,
 ) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`."""
     from ray_tl.on_ray.search import plan_search
@@ -123,7 +131,8 @@ def plan_search(
     stem = "search" if isinstance(space, SearchFile) else Path(space).stem
     name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = {"source": source, "target": target, "target_test": target_test, "target_labelled": target_labelled}
-    data = DataSource.model_validate({**names, "options": file.data})
+    further = {"intermediate": tuple(intermediate), "auxiliary": auxiliary}
+    data = DataSource.model_validate({**names, **further, "options": file.data})
     return plan_search(file, data, name, studies_folder(home))
 
 

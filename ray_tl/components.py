@@ -11,7 +11,9 @@ from ray_tl.models.domain_norm import DOMAIN_NORMS
 from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.registry import Registry
+from ray_tl.training.multi_task import MULTI_TASKS
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
+from ray_tl.training.transfer import TRANSFERS
 from ray_tl.validation import VALIDATORS
 
 
@@ -26,6 +28,8 @@ def catalogue() -> dict[str, Registry]:
         "unfreezing": UNFREEZING,
         "method": METHODS.joined(CLOSED_FORM),
         "loss_weighting": LOSS_WEIGHTS,
+        "transfer": TRANSFERS,
+        "multi_task": MULTI_TASKS,
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,
         "augmentation": AUGMENTATIONS,

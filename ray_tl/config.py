@@ -44,6 +44,8 @@ class TrialConfig(BaseModel):
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
         mixing: Of source examples with one another, in training.
         test_time_augmentation: Views over which predictions are averaged, in validation and when served.
+        transfer: Way from source to target: at once, or over intermediate domains.
+        multi_task: Another labelled task that trains the same layers.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
@@ -61,6 +63,8 @@ class TrialConfig(BaseModel):
     unfreezing: Component = Component(name="fixed")
     method: Component = Component(name="source_only")
     loss_weighting: Component = Component(name="constant")
+    transfer: Component = Component(name="direct")
+    multi_task: Component = Component(name="none")
     optimizer: Component = Component(name="adamw")
     lr_schedule: Component = Component(name="cosine")
     augmentation: Component = Component(name="none")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ray_tl.registry import Registry
 
 LOSS_NAMES = ("task", "domain", "consistency", "reconstruction")
-View = Literal["source", "target", "strong", "target_labelled"]
+View = Literal["source", "target", "strong", "target_labelled", "auxiliary"]
 
 
 @dataclass(frozen=True)

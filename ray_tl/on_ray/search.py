@@ -18,6 +18,7 @@ from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
 from ray_tl.data.domains import DomainPair
+from ray_tl.data.further_domains import with_further_domains
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
@@ -36,6 +37,8 @@ from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
 from ray_tl.training.building import check_mixing
+from ray_tl.training.multi_task import MultiTaskContext
+from ray_tl.training.transfer import TransferContext
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
@@ -127,6 +130,7 @@ def plan_search(
     space = space.resolved(catalogue())
     configs = [*_corners(space), *(first or [])]
     check_configurations(configs, data)
+    _require_used(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
     spec = StudySpec(
@@ -142,6 +146,22 @@ def plan_search(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Plan(StudyStore.create(root / name, spec), pair)
+
+
+def _require_used(configs: Iterable[TrialConfig], data: DataSource) -> None:
+    """Raise `InvalidInput` if domains were given that no trial of the search would look at."""
+    configs = list(configs)
+    chosen = {"transfer": {config.transfer.name for config in configs}}
+    chosen["multi_task"] = {config.multi_task.name for config in configs}
+    found = []
+    if data.intermediate and "staged" not in chosen["transfer"]:
+        found.append(
+            "--intermediate is given, but no trial uses it; add transfer: staged to the file, or leave it out."
+        )
+    if data.auxiliary is not None and "auxiliary" not in chosen["multi_task"]:
+        found.append("--auxiliary is given, but no trial uses it; add multi_task: auxiliary, or leave it out.")
+    if found:
+        raise all_at_once("search space", found)
 
 
 def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
@@ -262,7 +282,12 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
-    contexts: dict[str, list[object]] = {"method": [_method_context(config, data)], "adaptor": [AdaptorContext(2)]}
+    contexts: dict[str, list[object]] = {
+        "method": [_method_context(config, data)],
+        "adaptor": [AdaptorContext(2)],
+        "transfer": [TransferContext(len(data.intermediate))],
+        "multi_task": [MultiTaskContext(2, 0 if data.auxiliary is None else 2)],
+    }
     for field, registry in catalogue().items():
         component = getattr(config, field)
         if field not in ("backbone", "features"):  # features are built with their backbone
@@ -378,11 +403,13 @@ def _shares(pair: DomainPair) -> list[float]:
 
 def _anywhere(data: DataSource) -> DataSource:
     """With absolute paths: a study may go on, or be promoted, from another folder than it was begun in."""
-    keys = ("source", "target", "target_test", "target_labelled")
+    keys = ("source", "target", "target_test", "target_labelled", "auxiliary")
     names = {key: name for key in keys if (name := getattr(data, key)) is not None}
     folders = {key: str(Path(name).absolute()) for key, name in names.items() if not name.startswith("digits:")}
-    return data.model_copy(update=folders)
+    between = tuple(str(Path(name).absolute()) for name in data.intermediate)
+    return data.model_copy(update={**folders, "intermediate": between})
 
 
 def _load(data: DataSource, seed: int) -> DomainPair:
-    return load_pair(data.source, data.target, data.target_test, data.options, seed, data.target_labelled)
+    pair = load_pair(data.source, data.target, data.target_test, data.options, seed, data.target_labelled)
+    return with_further_domains(pair, data.intermediate, data.auxiliary, data.options)

@@ -17,6 +17,7 @@ class Step:
         source_rows: Rows of the source, [B / W].
         target_rows: Rows of the target, [B / W].
         labelled_rows: Rows of the labelled target examples, [B / W]; none if there are none.
+        auxiliary_rows: Rows of the auxiliary task, [B / W]; none if there is none.
         source_before: The row that comes before these of the source in the joint batch, [1]; its last before its first.
         share: Which rows of the joint batch of B these are.
         total: B.
@@ -25,6 +26,7 @@ class Step:
     source_rows: Tensor
     target_rows: Tensor
     labelled_rows: Tensor
+    auxiliary_rows: Tensor
     source_before: Tensor
     share: slice
     total: int
@@ -46,6 +48,7 @@ class PairedBatches:
         world_size: W.
         seed: Of the trial.
         num_labelled: Labelled examples of the target; repeated as often as needed.
+        num_auxiliary: Examples of another task; repeated as often as needed.
     """
 
     num_source: int
@@ -55,6 +58,7 @@ class PairedBatches:
     world_size: int
     seed: int
     num_labelled: int = 0
+    num_auxiliary: int = 0
 
     @property
     def per_rank(self) -> int:
@@ -71,9 +75,10 @@ class PairedBatches:
         source = self._rows("source", self.num_source, epoch, total)
         target = self._rows("target", self.num_target, epoch, total)
         labelled = self._rows("target_labelled", self.num_labelled, epoch, total)
+        auxiliary = self._rows("auxiliary", self.num_auxiliary, epoch, total)
         for step in range(self.steps_per_epoch):
             joint = slice(step * total, (step + 1) * total)
-            mine = source[joint][share], target[joint][share], labelled[joint][share]
+            mine = source[joint][share], target[joint][share], labelled[joint][share], auxiliary[joint][share]
             yield Step(*mine, source[joint].roll(1)[share][:1], share, total)
 
     def _rows(self, domain: str, num_rows: int, epoch: int, total: int) -> Tensor:

@@ -132,4 +132,8 @@ class ClosedFormRun:
             "of the backbone."
             for field in BARE
             if (stated := getattr(self.config, field)) != getattr(taken, field)
+        ] + [
+            f"{field} {stated!r} was left out: {self.config.method.name!r} trains nothing."
+            for field, usual in (("transfer", "direct"), ("multi_task", "none"), ("mixing", "none"))
+            if (stated := getattr(self.config, field).name) != usual
         ]

@@ -17,7 +17,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.errors import TrialFailed
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import UNFREEZING, set_freeze_depth
-from ray_tl.training.batches import Step
+from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.building import build_optimizer, build_task
 from ray_tl.training.data import TrialData
 from ray_tl.training.doctor import findings, gradient_norms
@@ -58,7 +58,6 @@ class TrialRun:
         self._optimizer, self._base_rates = build_optimizer(config, self.task, self._choice)
         self._lr = self._choice.lr
         self._feed = Feed(config, data)
-        self._batches = self._feed.batches
         self._depth = -1
         self._gap = 0.0
         self._accuracy_before: float | None = None
@@ -89,7 +88,8 @@ class TrialRun:
             cached_stages=self._feed.inputs.start,
         )
         method, progress = self.task.method, (epoch + 1) / self.config.epochs
-        found = findings(report, progress, method.aligns_features, method.idle_losses(progress))
+        idle = method.idle_losses(progress) if self._feed.leg.adapts else method.loss_names
+        found = findings(report, progress, method.aligns_features, idle)
         return replace(report, findings=[*self._feed.notes(), *found])
 
     def state(self, report: EpochReport) -> State:
@@ -107,8 +107,13 @@ class TrialRun:
         self._accuracy_before = report.health["domain_accuracy_before"]
         return report
 
+    @property
+    def _batches(self) -> PairedBatches:
+        return self._feed.batches
+
     def _enter_phase(self, progress: float) -> None:
         """Unfreeze what this epoch trains, and wrap in DDP anew: DDP does not see a parameter unfrozen later."""
+        self._feed.go_to(progress)
         num_stages = self.task.model.backbone.num_stages
         depth = self._unfreezing.depth_at(progress, self.config.freeze_depth, num_stages)
         if depth == self._depth:
@@ -166,7 +171,8 @@ class TrialRun:
     def _step_inputs(self, step: Step, progress: float, epoch: int, index: int) -> tuple[Any, ...]:
         """The arguments of `AdaptationTask.forward`, on the device."""
         views, rows, labels, few = self._feed.views(step, self.task.method, progress, epoch, index)
-        return views, rows, labels, self._feed.inputs.start, progress, self._gap, few
+        other, adapts = self._feed.auxiliary_labels(step), self._feed.leg.adapts
+        return views, rows, labels, self._feed.inputs.start, progress, self._gap, few, other, adapts
 
     def _mean_over_ranks(self, totals: dict[str, Tensor], steps: int) -> dict[str, float]:
         means = torch.stack(list(totals.values())) / steps
@@ -201,10 +207,11 @@ class TrialRun:
             "domain_accuracy_before": float(self._accuracy_before or 0.0),
             "histogram_drift": histogram_drift(histogram, self.data),
         }
-        adaptation = math.hypot(*(norm for name, norm in norms.items() if name != "task"))
-        if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
+        pulls = [norm for name, norm in norms.items() if name not in ("task", "auxiliary")]
+        adaptation = math.hypot(*pulls)
+        if pulls and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 
     def _domain_accuracy(self) -> float:
-        return domains_told_apart(self.task.model, self._feed.inputs, self.data.device, self.config.seed)
+        return domains_told_apart(self.task.model, self._feed.evaluated[0], self.data.device, self.config.seed)

@@ -10,6 +10,7 @@ from ray_tl.adaptation.loss_weights import LossWeights
 from ray_tl.adaptation.method import AdaptationMethod, Outputs, StepOutputs, View
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
+from ray_tl.training.multi_task import Auxiliary
 
 
 class AdaptationTask(nn.Module):
@@ -24,6 +25,7 @@ class AdaptationTask(nn.Module):
         target_label_weight: Share in the task loss of labelled target examples, in [0, 1], if a method does not name
             them as its own need and they are given: "S+T" of Saito et al., "Semi-supervised Domain Adaptation via
             Minimax Entropy", 2019, https://arxiv.org/abs/1904.06487.
+        auxiliary: Another task, with a head of its own.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class AdaptationTask(nn.Module):
         method: AdaptationMethod,
         loss_weights: LossWeights,
         target_label_weight: float = 0.5,
+        auxiliary: Auxiliary | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.method = method
         self.loss_weights = loss_weights
         self.target_label_weight = target_label_weight
+        self.auxiliary = auxiliary
         method.attach(model)
 
     def forward(
@@ -49,6 +53,8 @@ class AdaptationTask(nn.Module):
         progress: float,
         gap: float,
         target_labels: Tensor | None = None,
+        auxiliary_labels: Tensor | None = None,
+        adapts: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         """The weighted loss of one step, the named losses, and the weights used.
 
@@ -60,6 +66,8 @@ class AdaptationTask(nn.Module):
             progress: In [0, 1] of full fidelity.
             gap: Between source and target, after the last epoch; see `EpochReport`.
             target_labels: Of the rows of the view `target_labelled`, if it is there, [N], int64.
+            auxiliary_labels: Of the rows of the view `auxiliary`, [N], int64; given if there is another task.
+            adapts: Whether other losses of the method than `task` count; else they are 0, with gradients of 0.
         """
         domains = [domain_of(view) for view in views]
         features, logits = self.model(torch.cat(list(views.values())), start, domains)
@@ -71,5 +79,11 @@ class AdaptationTask(nn.Module):
         if target_labels is not None and "target_labelled" not in self.method.needs:
             given = F.cross_entropy(step.target_labelled.logits, target_labels)
             losses["task"] = torch.lerp(losses["task"], given, self.target_label_weight)
+        if not adapts:
+            losses = {name: loss if name == "task" else 0 * loss for name, loss in losses.items()}
         total, weights = self.loss_weights.combine(losses, progress, gap)
+        if self.auxiliary is not None and auxiliary_labels is not None:
+            other = self.auxiliary(outputs["auxiliary"].features, auxiliary_labels)
+            losses, weights = {**losses, "auxiliary": other}, {**weights, "auxiliary": self.auxiliary.weight}
+            total = total + self.auxiliary.weight * other
         return total, losses, weights
