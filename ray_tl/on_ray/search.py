@@ -15,6 +15,7 @@ import torch
 
 from ray_tl.adaptation import MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
+from ray_tl.advisor import advise, examine
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
 from ray_tl.data.domains import DomainPair
@@ -33,11 +34,13 @@ from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
-from ray_tl.study.records import DataSource, StudySpec, TrialRecord
+from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
+from ray_tl.training.data import TrialData
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
+MAX_ADVICE = 3
 MIN_AGREEMENT = 0.99
 NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth"}
 Say = Callable[[str], None]
@@ -128,12 +131,15 @@ def plan_search(
     check_configurations(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
+    baselines = tuple(first) if first is not None else _baselines(space, data)
+    room = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
         search=file.search,
         trees=space.trees,
-        first=tuple(first) if first is not None else _baselines(space, data),
+        first=baselines,
+        advice=_advice(space, baselines[0], pair, room // 4) if room > 3 else (),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
@@ -149,6 +155,12 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     if data.target_labelled is None:
         return (source_only,)
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
+
+
+def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
+    """What to try first; the sampler gets most of a search, and of a short one all."""
+    data = TrialData(pair.for_trials(), torch.device("cpu"))
+    return advise(space, examine(baseline, data), min(limit, MAX_ADVICE))
 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
