@@ -51,7 +51,7 @@ def trained(run: TrialRun, epoch: int) -> tuple[dict[str, float], dict[str, floa
     run._enter_phase(progress)
     run._begin_epoch(progress)
     found = run._train(epoch)
-    run.task.method.before_evaluation(run.task.model, run._target_batches(), run._inputs.start)
+    run.task.method.before_evaluation(run.task.model, run._feed.target_batches(), run._feed.inputs.start)
     return found
 
 
