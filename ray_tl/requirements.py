@@ -9,7 +9,7 @@ PACKAGES = ("ray-tl", "torchvision")  # torchvision fits one torch alone, and sa
 
 
 def requirement_problems(packages: Sequence[str] = PACKAGES) -> list[str]:
-    """What is missing or of a version that does not fit, in words; nothing of a package that is not installed itself."""
+    """What is missing or does not fit, in words; a package that is not installed itself asks for nothing."""
     required = {package: _requirements(package) for package in packages}
     installed = {item.name: _version(item.name) for items in required.values() for item in items}
     return list(unmet(required, installed))
