@@ -31,7 +31,7 @@ def test_images_too_small_for_a_network_are_refused_with_a_size_that_fits():
 
 
 def test_a_network_that_refuses_by_itself_says_so_in_its_own_words():
-    instance = config(backbone={"small_cnn": {"width": 4}}, domain_norm="instance")
+    instance = config(domain_norm="instance")
     (line,) = network_problems([instance], DataOptions(image_size=8))
     assert "needs feature maps of more than one position" in line
 
