@@ -11,6 +11,7 @@ from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.registry import Registry
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
+from ray_tl.training.regularisers import REGULARISERS
 from ray_tl.validation import VALIDATORS
 
 
@@ -24,6 +25,7 @@ def catalogue() -> dict[str, Registry]:
         "lr_multipliers": LR_MULTIPLIERS,
         "unfreezing": UNFREEZING,
         "method": METHODS.joined(CLOSED_FORM),
+        "regulariser": REGULARISERS,
         "loss_weighting": LOSS_WEIGHTS,
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,

@@ -34,6 +34,7 @@ from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import EpochReport
 
 MAX_GRADIENT_NORM = 1.0
@@ -201,8 +202,9 @@ class TrialRun:
             "domain_accuracy_before": float(self._accuracy_before or 0.0),
             "histogram_drift": histogram_drift(histogram, self.data),
         }
-        adaptation = math.hypot(*(norm for name, norm in norms.items() if name != "task"))
-        if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
+        others = [norm for name, norm in norms.items() if name not in ("task", REGULARISER)]
+        adaptation = math.hypot(*others)
+        if others and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 
