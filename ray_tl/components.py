@@ -10,6 +10,7 @@ from ray_tl.models.domain_norm import DOMAIN_NORMS
 from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.registry import Registry
+from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
 from ray_tl.training.regularisers import REGULARISERS
 from ray_tl.validation import VALIDATORS
@@ -26,6 +27,7 @@ def catalogue() -> dict[str, Registry]:
         "unfreezing": UNFREEZING,
         "method": METHODS.joined(CLOSED_FORM),
         "regulariser": REGULARISERS,
+        "gradient_masking": GRADIENT_MASKING,
         "loss_weighting": LOSS_WEIGHTS,
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,

@@ -44,6 +44,7 @@ class TrialConfig(BaseModel):
         regulariser: What joins the losses to keep of the pretrained network what transfers.
         label_smoothing: Share of each label that the task loss spreads over all classes, in [0, 1).
         dropout: Share of the features that is hidden from the head in training, in [0, 1).
+        gradient_masking: What becomes of adaptation gradients that oppose the task's.
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
@@ -64,6 +65,7 @@ class TrialConfig(BaseModel):
     regulariser: Component = Component(name="none")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    gradient_masking: Component = Component(name="none")
     loss_weighting: Component = Component(name="constant")
     optimizer: Component = Component(name="adamw")
     lr_schedule: Component = Component(name="cosine")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,35 @@ from ray_tl.adaptation.target_labels import target_task_loss
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.regularisers import REGULARISER, Activations, Pass, Regulariser, recorded
+
+
+class StepLosses(NamedTuple):
+    """What one step minimises.
+
+    Attributes:
+        total: The weighted sum, with gradient.
+        named: Scalars by name; the regulariser's among them.
+        weights: That were used, by the same names.
+        of_target: What labelled target examples contribute to the loss `task`; `None` if it can't be told apart.
+    """
+
+    total: Tensor
+    named: dict[str, Tensor]
+    weights: dict[str, float]
+    of_target: Tensor | None = None
+
+    @property
+    def regulariser(self) -> Tensor | None:
+        return self.named.get(REGULARISER)
+
+    def parts(self) -> list[Tensor]:
+        """All but the regulariser, as terms of the total: task of the target, task of the source, adaptation."""
+        task = self.weights["task"] * self.named["task"]
+        rest = self.total - task if self.regulariser is None else self.total - task - self.regulariser
+        if self.of_target is None:
+            return [task, rest]
+        of_target = self.weights["task"] * self.of_target
+        return [of_target, task - of_target, rest]
 
 
 class AdaptationTask(nn.Module):
@@ -59,8 +89,8 @@ class AdaptationTask(nn.Module):
         progress: float,
         gap: float,
         target_labels: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
-        """The weighted loss of one step, the named losses, and the weights used.
+    ) -> StepLosses:
+        """The losses of one step.
 
         Args:
             views: Images, or activations before stage `start`, [N, ...] for each view that the method needs.
@@ -79,15 +109,17 @@ class AdaptationTask(nn.Module):
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}
         step = StepOutputs(outputs, labels, progress, start, target_labels, self.label_smoothing)
         losses = self.method.losses(step)
+        of_target = None
         if target_labels is not None and "target_labelled" not in self.method.needs:
             given = target_task_loss(step)
             losses["task"] = torch.lerp(losses["task"], given, self.target_label_weight)
+            of_target = self.target_label_weight * given
         total, weights = self.loss_weights.combine(losses, progress, gap)
         if self.regulariser is not None:
             losses[REGULARISER] = self.regulariser.loss(self.model, Pass(features, stages))
             weights[REGULARISER] = 1.0
             total = total + losses[REGULARISER]
-        return total, losses, weights
+        return StepLosses(total, losses, weights, of_target)
 
     def _watched(self) -> AbstractContextManager[Activations]:
         """Meanwhile, what passes through the stages is kept, if a regulariser watches them."""

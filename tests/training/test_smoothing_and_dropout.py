@@ -46,7 +46,7 @@ def test_a_methods_task_loss_rises_with_smoothing_once_it_is_sure(method):
         with torch.no_grad():
             run.task.model.head.weight *= 20
         inputs = run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0)
-        losses.append(run.task.eval()(*inputs)[1]["task"].item())
+        losses.append(run.task.eval()(*inputs).named["task"].item())
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
