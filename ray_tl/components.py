@@ -9,6 +9,7 @@ from ray_tl.models.backbones import BACKBONES
 from ray_tl.models.domain_norm import DOMAIN_NORMS
 from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
+from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT
 from ray_tl.registry import Registry
 from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
@@ -23,6 +24,7 @@ def catalogue() -> dict[str, Registry]:
         "features": FEATURES,
         "adaptor": ADAPTORS,
         "domain_norm": DOMAIN_NORMS,
+        "parameter_efficient": PARAMETER_EFFICIENT,
         "lr_multipliers": LR_MULTIPLIERS,
         "unfreezing": UNFREEZING,
         "method": METHODS.joined(CLOSED_FORM),

@@ -39,6 +39,7 @@ class TrialConfig(BaseModel):
         adaptor: Layers between features and head, in which domains are aligned.
         domain_norm: Statistics by which stages that train, and the adaptor, normalise each domain.
         freeze_depth: Stages frozen, counted from the input; the backbone's number of stages means "head only".
+        parameter_efficient: What trains of the stages behind `freeze_depth`: all weights, or a few new ones.
         lr_multipliers: Learning rate of each stage and of the head, relative to the optimiser's.
         unfreezing: Depth as a function of progress, ending at `freeze_depth`.
         regulariser: What joins the losses to keep of the pretrained network what transfers.
@@ -59,6 +60,7 @@ class TrialConfig(BaseModel):
     adaptor: Component = Component(name="none")
     domain_norm: Component = Component(name="shared")
     freeze_depth: int = Field(default=0, ge=0)
+    parameter_efficient: Component = Component(name="none")
     lr_multipliers: Component = Component(name="uniform")
     unfreezing: Component = Component(name="fixed")
     method: Component = Component(name="source_only")

@@ -10,6 +10,7 @@ from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, JointDropo
 from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS, PARAMETER_EFFICIENT
 from ray_tl.models.stages import StagedBackbone
 
 LAST_STAGE = Component(name="last")
@@ -84,6 +85,7 @@ def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) 
         config.domain_norm,
         config.freeze_depth,
         config.dropout,
+        config.parameter_efficient,
     )
 
 
@@ -96,6 +98,7 @@ def build_transfer_model(
     domain_norm: Component = SHARED_NORM,
     freeze_depth: int = 0,
     dropout: float = 0.0,
+    parameter_efficient: Component = ALL_WEIGHTS,
 ) -> TransferModel:
     """The network that a configuration names.
 
@@ -108,6 +111,7 @@ def build_transfer_model(
         domain_norm: Of adaptor and stages that train.
         freeze_depth: Stages that never train; nothing is frozen here.
         dropout: Before the head, in training.
+        parameter_efficient: What trains of the stages behind `freeze_depth`.
 
     Raises:
         InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
@@ -117,6 +121,9 @@ def build_transfer_model(
     taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))
     layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
     model = TransferModel(stages, taps, layers, num_classes, backbone.name, dropout)
+    isolation = PARAMETER_EFFICIENT.create(parameter_efficient.name, parameter_efficient.params)
+    if isolation is not None:
+        isolation.apply(stages, freeze_depth)
     norm = DOMAIN_NORMS.create(domain_norm.name, domain_norm.params)
     convert_norms([*stages.stages[freeze_depth:], layers], norm.convert)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.

@@ -15,7 +15,9 @@ from torch.func import functional_call
 
 from ray_tl.adaptation.numerics import full_precision
 from ray_tl.collectives import gather_rows
+from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.registry import Registry
@@ -50,14 +52,15 @@ def feature_map_distance(maps: Tensor, reference: Tensor) -> Tensor:
     Li et al., "DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional Networks", 2019,
     https://arxiv.org/abs/1901.09229, section 3: sum_j D_j ||FM_j(w, x) - FM_j(w*, x)||^2 with equal weights D_j for
     all filters j, their DELTA "without attention". As in
-    the authors' code the square is a mean over positions. A mean over rows: DDP's average is that of the joint batch.
+    the authors' code the square is a mean over positions; of a text, over its tokens, since padding, which is 0 all
+    through, is none. A mean over rows: DDP's average is that of the joint batch.
 
     Args:
         maps: [N, ...]; of rows [N, D], maps [N, C, H, W] and tokens [N, T, D] the filters are D, C and D.
         reference: Of the same shape; no gradient flows.
     """
-    positions = maps[0].numel() // maps.shape[-1 if maps.ndim < 4 else 1]
-    return (maps - reference.detach()).square().sum() / (2 * positions * len(maps))
+    squares = (maps - reference.detach()).square().flatten(1).sum(dim=1)
+    return (squares / _num_positions(reference)).mean() / 2
 
 
 @full_precision
@@ -104,7 +107,7 @@ class Regulariser(nn.Module):
 
     Attributes:
         watches_stages: Whether it looks at what goes into and comes out of the stages.
-        holds_weights: Whether it pulls the stages' weights themselves, which must train then.
+        holds_weights: Whether it pulls the stages' own weights, which must train then.
     """
 
     watches_stages = False
@@ -304,6 +307,22 @@ def delta_bss(*, alpha: float = 0.01, beta: float = 0.01, eta: float = 1e-3, num
     return Both(Delta(alpha=alpha, beta=beta), BSS(eta=eta, num_values=num_values))
 
 
+def regulariser_of(config: TrialConfig) -> Regulariser | None:
+    """The regulariser that a configuration names.
+
+    Raises:
+        InvalidInput: If a parameter is out of range, or it pulls weights that never train.
+    """
+    built = REGULARISERS.create(config.regulariser.name, config.regulariser.params)
+    if built is not None and built.holds_weights and config.parameter_efficient != ALL_WEIGHTS:
+        raise InvalidInput(
+            f"regulariser={config.regulariser.name} pulls the weights of the stages to their start, where "
+            f"parameter_efficient={config.parameter_efficient.name} keeps them anyway; choose bss, delta or none, or "
+            "parameter_efficient: none."
+        )
+    return built
+
+
 class Start(nn.Module):
     """Parameters and buffers of a module as they are now, kept by name; part of no checkpoint.
 
@@ -346,6 +365,13 @@ def recorded(backbone: StagedBackbone) -> Iterator[dict[int, tuple[Tensor, Tenso
 def _new_parameters(model: TransferModel) -> list[nn.Parameter]:
     """Those of taps, adaptor and head, which start from nothing."""
     return [value for part in (model.features, model.adaptor, model.head) for value in part.parameters()]
+
+
+def _num_positions(maps: Tensor) -> Tensor:
+    """Of each row, [N], or of all."""
+    if maps.ndim == 3:
+        return (maps != 0).any(dim=2).sum(dim=1).clamp_min(1)
+    return torch.tensor(maps.shape[2:].numel(), device=maps.device)
 
 
 def _trains(stage: nn.Module) -> bool:

@@ -87,7 +87,15 @@ def test_feature_map_distance_and_its_gradient_are_those_of_a_loop_over_filters(
 
 def test_rows_have_one_position_and_tokens_as_many_as_there_are():
     rows, tokens = torch.ones(2, 4), torch.ones(2, 7, 4)
-    assert feature_map_distance(rows, 0 * rows) == feature_map_distance(tokens, 0 * tokens) == 4 / 2
+    assert feature_map_distance(rows, 2 * rows) == feature_map_distance(tokens, 2 * tokens) == 4 / 2
+
+
+def test_padding_of_texts_is_no_position():
+    now = torch.ones(2, 4, 3)
+    now[1, 2:] = 0  # a text of two tokens
+    reference = 2 * now
+    assert feature_map_distance(now, reference) == 3 / 2
+    assert feature_map_distance(now[:, :3], reference[:, :3]) == 3 / 2
 
 
 def weakest_reference(features, num_values):
@@ -208,6 +216,14 @@ def test_a_strong_pull_keeps_the_network_where_it_was():
 def test_a_parameter_that_makes_no_sense_is_refused(name, params, message):
     with pytest.raises(InvalidInput, match=message):
         REGULARISERS.create(name, params)
+
+
+def test_l2_sp_has_nothing_to_hold_where_weights_are_kept():
+    config = tiny_config(regulariser="l2_sp_bss", parameter_efficient="lora")
+    with pytest.raises(
+        InvalidInput, match="where parameter_efficient=lora keeps them anyway; choose bss, delta or none"
+    ):
+        TrialRun(config, tiny_data(), VALIDATORS)
 
 
 def test_more_singular_values_than_features_are_refused_before_the_first_step():
