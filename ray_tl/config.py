@@ -39,8 +39,13 @@ class TrialConfig(BaseModel):
         adaptor: Layers between features and head, in which domains are aligned.
         domain_norm: Statistics by which stages that train, and the adaptor, normalise each domain.
         freeze_depth: Stages frozen, counted from the input; the backbone's number of stages means "head only".
+        parameter_efficient: What trains of the stages behind `freeze_depth`: all weights, or a few new ones.
         lr_multipliers: Learning rate of each stage and of the head, relative to the optimiser's.
         unfreezing: Depth as a function of progress, ending at `freeze_depth`.
+        regulariser: What joins the losses to keep of the pretrained network what transfers.
+        label_smoothing: Share of each label that the task loss spreads over all classes, in [0, 1).
+        dropout: Share of the features that is hidden from the head in training, in [0, 1).
+        gradient_masking: What becomes of adaptation gradients that oppose the task's.
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
@@ -55,9 +60,14 @@ class TrialConfig(BaseModel):
     adaptor: Component = Component(name="none")
     domain_norm: Component = Component(name="shared")
     freeze_depth: int = Field(default=0, ge=0)
+    parameter_efficient: Component = Component(name="none")
     lr_multipliers: Component = Component(name="uniform")
     unfreezing: Component = Component(name="fixed")
     method: Component = Component(name="source_only")
+    regulariser: Component = Component(name="none")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    gradient_masking: Component = Component(name="none")
     loss_weighting: Component = Component(name="constant")
     optimizer: Component = Component(name="adamw")
     lr_schedule: Component = Component(name="cosine")

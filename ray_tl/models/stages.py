@@ -98,6 +98,7 @@ class StagedBackbone(nn.Module):
         self.entry = entry
         self.architecture = architecture
         self.freeze_depth = 0
+        self._kept: tuple[nn.Parameter, ...] = ()
         assert len(self.names) == len(self.stages)
 
     @property
@@ -116,7 +117,14 @@ class StagedBackbone(nn.Module):
         self.freeze_depth = depth
         for number, stage in enumerate(self.stages):
             stage.requires_grad_(number >= depth)
+        self.keep(self._kept)
         self.train(self.training)
+
+    def keep(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Never train these, whatever `freeze` says."""
+        self._kept = tuple(parameters)
+        for value in self._kept:
+            value.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

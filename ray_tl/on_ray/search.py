@@ -24,6 +24,7 @@ from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
 from ray_tl.models.backbones import BackboneContext, feature_dim, num_stages
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
@@ -37,12 +38,13 @@ from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData
+from ray_tl.training.regularisers import regulariser_of
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
 MAX_ADVICE = 3
 MIN_AGREEMENT = 0.99
-NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth"}
+NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth", "parameter_efficient"}
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
 Data = TypeVar("Data", DataSource, DomainPair)
@@ -166,7 +168,8 @@ def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
     bound = {"backbone", "freeze_depth", "lr_multipliers", "domain_norm"}
-    for fields in (bound, *({field} for field in space.trees if field not in bound)):
+    pairs = {"freeze_depth", "parameter_efficient"}, {"parameter_efficient", "regulariser"}
+    for fields in (bound, *pairs, *({field} for field in space.trees if field not in bound)):
         yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
 
 
@@ -276,11 +279,13 @@ def _build_components(config: TrialConfig, data: DataSource) -> None:
         component = getattr(config, field)
         if field not in ("backbone", "features"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
+    regulariser_of(config)
 
 
 def _is_remade(config: TrialConfig) -> bool:
     """Whether the network is more than backbone and layers behind it, so that only building it tells if it fits."""
-    return config.features != LAST_STAGE or config.domain_norm != SHARED_NORM
+    fields = config.features, config.domain_norm, config.parameter_efficient
+    return fields != (LAST_STAGE, SHARED_NORM, ALL_WEIGHTS)
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:

@@ -32,6 +32,7 @@ from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS, left_after_merge
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
 from ray_tl.training.network import load_network
@@ -58,7 +59,8 @@ class ModelSpec(BaseModel):
     Attributes:
         head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
-        freeze_depth: Of the trial; `domain_norm` is that of the stages behind it.
+        parameter_efficient: What the trial put into stages and can't be merged with their weights.
+        freeze_depth: Of the trial; `domain_norm` and `parameter_efficient` are those of the stages behind it.
         architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
         classes: Names in the order of the logits; unique.
     """
@@ -70,6 +72,7 @@ class ModelSpec(BaseModel):
     adaptor: Component = NO_ADAPTOR
     head: Component | None = None
     domain_norm: Component = SHARED_NORM
+    parameter_efficient: Component = ALL_WEIGHTS
     freeze_depth: int = Field(default=0, ge=0)
     architecture: dict[str, JsonValue] | None = None
     preprocessing: Preprocessing
@@ -191,6 +194,7 @@ def spec_of(
         adaptor=config.adaptor,
         head=head,
         domain_norm=config.domain_norm,
+        parameter_efficient=left_after_merge(config.parameter_efficient),
         freeze_depth=config.freeze_depth,
         architecture=architecture,
         preprocessing=preprocessing,
@@ -317,7 +321,14 @@ def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
         context = BackboneContext(spec.channels, False, spec.preprocessing.image_size, spec.architecture)
         components = spec.adaptor, spec.features, spec.domain_norm
-        model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
+        model = build_transfer_model(
+            spec.backbone,
+            spec.num_classes,
+            context,
+            *components,
+            spec.freeze_depth,
+            parameter_efficient=spec.parameter_efficient,
+        )
         keep_target_norms(model)
         load_network(model, safetensors.torch.load(weights), spec.head)
     except (InvalidInput, RuntimeError, SafetensorError) as error:

@@ -15,6 +15,7 @@ from ray_tl.training.feed import num_labelled
 from ray_tl.training.network import build_model
 from ray_tl.training.optimisation import OptimizerChoice
 from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import regulariser_of
 from ray_tl.training.task import AdaptationTask
 
 
@@ -27,7 +28,8 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
         context = MethodContext(model.feature_dim, data.pair.num_classes, *rows)
         method = METHODS.create(config.method.name, config.method.params, context)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
-    task = AdaptationTask(model, method, weights, config.target_label_weight)
+    regulariser = regulariser_of(config)
+    task = AdaptationTask(model, method, weights, config.target_label_weight, config.label_smoothing, regulariser)
     if world_size() > 1:
         convert_batch_norm(task)
     return task.to(data.device)

@@ -32,8 +32,10 @@ from ray_tl.training.examination import (
 )
 from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
+from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import EpochReport
 
 MAX_GRADIENT_NORM = 1.0
@@ -56,6 +58,7 @@ class TrialRun:
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
         self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)
         self._optimizer, self._base_rates = build_optimizer(config, self.task, self._choice)
+        self._masking = GRADIENT_MASKING.create(config.gradient_masking.name, config.gradient_masking.params)
         self._lr = self._choice.lr
         self._feed = Feed(config, data)
         self._batches = self._feed.batches
@@ -116,7 +119,7 @@ class TrialRun:
         set_freeze_depth(self.task.model, depth)
         self._depth = depth
         self._feed.enter_at(self.task.model, depth)
-        if world_size() > 1:
+        if world_size() > 1 and not self._masking.joins_ranks:
             self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
 
     def _begin_epoch(self, progress: float) -> None:
@@ -155,13 +158,13 @@ class TrialRun:
         self._lr = self._choice.lr * factor
         set_learning_rates(self._optimizer, self._base_rates, factor)
         self._optimizer.zero_grad(set_to_none=True)
-        total, losses, weights = self._step_module(*inputs)
-        total.backward()
+        found = self._step_module(*inputs)
+        self._masking.backward(self.task, found)
         self.task.method.before_step(self.task.model, progress)
         nn.utils.clip_grad_norm_(self.task.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()
         self.task.method.after_step(self.task.model, progress)
-        return losses, weights
+        return found.named, found.weights
 
     def _step_inputs(self, step: Step, progress: float, epoch: int, index: int) -> tuple[Any, ...]:
         """The arguments of `AdaptationTask.forward`, on the device."""
@@ -192,17 +195,19 @@ class TrialRun:
         step = next(self._batches.epoch(epoch))
         progress = (epoch + 1) / self.config.epochs
         self.task.eval()
-        _, losses, weights = self.task(*self._step_inputs(step, progress, epoch, 0))
+        found = self.task(*self._step_inputs(step, progress, epoch, 0))
         trained = [value for value in self.task.model.parameters() if value.requires_grad]
-        norms = gradient_norms(losses, weights, trained)
+        norms = gradient_norms(found.named, found.weights, trained)
         measured = {
             **{f"gradient_{name}": norm for name, norm in norms.items() if math.isfinite(norm)},
             "domain_accuracy": self._domain_accuracy(),
             "domain_accuracy_before": float(self._accuracy_before or 0.0),
             "histogram_drift": histogram_drift(histogram, self.data),
+            **self._masking.figures(),
         }
-        adaptation = math.hypot(*(norm for name, norm in norms.items() if name != "task"))
-        if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
+        others = [norm for name, norm in norms.items() if name not in ("task", REGULARISER)]
+        adaptation = math.hypot(*others)
+        if others and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 
