@@ -3,7 +3,8 @@
 from ray_tl.adaptation import METHODS
 from ray_tl.adaptation.closed_form import CLOSED_FORM
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
-from ray_tl.data.augmentation import AUGMENTATIONS
+from ray_tl.data.augmentation import AUGMENTATIONS, TEST_TIME_AUGMENTATIONS
+from ray_tl.data.mixing import MIXINGS
 from ray_tl.models.adaptors import ADAPTORS
 from ray_tl.models.backbones import BACKBONES
 from ray_tl.models.domain_norm import DOMAIN_NORMS
@@ -34,6 +35,8 @@ def catalogue() -> dict[str, Registry]:
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,
         "augmentation": AUGMENTATIONS,
+        "mixing": MIXINGS,
+        "test_time_augmentation": TEST_TIME_AUGMENTATIONS,
     }
 
 

@@ -47,6 +47,8 @@ class TrialConfig(BaseModel):
         dropout: Share of the features that is hidden from the head in training, in [0, 1).
         gradient_masking: What becomes of adaptation gradients that oppose the task's.
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
+        mixing: Of source examples with one another, in training.
+        test_time_augmentation: Views over which predictions are averaged, in validation and when served.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
@@ -72,6 +74,8 @@ class TrialConfig(BaseModel):
     optimizer: Component = Component(name="adamw")
     lr_schedule: Component = Component(name="cosine")
     augmentation: Component = Component(name="none")
+    mixing: Component = Component(name="none")
+    test_time_augmentation: Component = Component(name="none")
     target_label_weight: float = Field(default=0.5, ge=0, le=1)
     batch_size: int = Field(default=64, ge=2)
     epochs: int = Field(default=10, ge=1)

@@ -37,7 +37,7 @@ class StepOutputs:
     Attributes:
         views: Outputs by view: `source`; `target`; `strong`, the target's rows again under a stronger random change;
             `target_labelled`, the few examples of the target whose labels are known.
-        labels: Of the source rows, int64 [N].
+        labels: Of the source rows, int64 [N]; of mixtures the share of each class, [N, C].
         progress: In [0, 1] of full fidelity.
         start: Stage at which the inputs entered the backbone; 0 for images.
         target_labels: Of the rows of `target_labelled`, int64 [N]; `None` if there are none.
@@ -115,6 +115,7 @@ class AdaptationMethod(nn.Module):
         needs_domains: The whole domains that `begin_epoch` looks at: `source`, `target`, `target_labelled`.
         sets_statistics: Whether `before_evaluation` sets statistics from the target; it is not called otherwise.
         takes_target_labels: Whether labelled examples of the target, where there are some, join its task loss.
+        takes_mixed_source: Whether source examples may be mixtures of two, with labels to match.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
     """
@@ -123,6 +124,7 @@ class AdaptationMethod(nn.Module):
     needs_domains: tuple[str, ...] = ()
     sets_statistics: bool = False
     takes_target_labels: bool = True
+    takes_mixed_source: bool = True
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
 

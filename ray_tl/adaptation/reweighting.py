@@ -33,7 +33,7 @@ def weighted_task_loss(logits: Tensor, weights: Tensor, *, labels: Tensor, smoot
     Args:
         logits: [N, C].
         weights: [N], of mean 1 over all rows of which this batch is a part; detached.
-        labels: int64 [N].
+        labels: int64 [N], or the share of each class, [N, C].
         smoothing: Share of each label that is spread over all classes, in [0, 1).
     """
     return (weights.detach() * F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)).mean()
@@ -152,6 +152,7 @@ class KernelMeanMatching(AdaptationMethod):
 
     needs = ("source",)
     needs_domains = ("source", "target")
+    takes_mixed_source = False  # a weight belongs to one source row
     loss_names = ("task",)
     weights: Tensor
 

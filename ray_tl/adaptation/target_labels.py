@@ -28,6 +28,7 @@ class FineTune(AdaptationMethod):
     """
 
     needs = ("target_labelled",)
+    takes_mixed_source = False
     loss_names = ("task",)
 
     def __init__(self, context: MethodContext) -> None:
@@ -111,6 +112,7 @@ class TrAdaBoost(AdaptationMethod):
 
     needs = ("source", "target_labelled")
     needs_domains = ("source", "target_labelled")
+    takes_mixed_source = False  # a weight belongs to one source row
     loss_names = ("task",)
     source_weights: Tensor
     target_weights: Tensor

@@ -13,7 +13,7 @@ import numpy as np
 import ray
 import torch
 
-from ray_tl.adaptation import MethodContext
+from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.advisor import advise, examine
 from ray_tl.components import catalogue
@@ -39,6 +39,7 @@ from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData
 from ray_tl.training.regularisers import regulariser_of
+from ray_tl.training.building import check_mixing
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
@@ -168,8 +169,10 @@ def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
     bound = {"backbone", "freeze_depth", "lr_multipliers", "domain_norm"}
-    pairs = {"freeze_depth", "parameter_efficient"}, {"parameter_efficient", "regulariser"}
-    for fields in (bound, *pairs, *({field} for field in space.trees if field not in bound)):
+    pairs = [{"freeze_depth", "parameter_efficient"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
+    together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
+    alone = ({field} for field in space.trees if not any(field in fields for fields in together))
+    for fields in (*together, *alone):
         yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
 
 
@@ -249,8 +252,11 @@ def run_search(
 def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> None:
     """Raise `InvalidInput` with every rule that a component of these configurations would break when it is built."""
     configs = list(configs)
-    networks = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
-    checks = [(_build_components, configs), (_fit_backbone, configs), (_try_network, networks.values())]
+    remade = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
+    networks = list(remade.values())
+    mixed = [config for config in configs if _mixes(config)]
+    checks = [(_build_components, configs), (_require_mixable, mixed)]
+    checks += [(_fit_backbone, configs), (_try_network, networks)]
     _check_all((check, config, data) for check, each in checks for config in each)
 
 
@@ -271,15 +277,26 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
-    few = int(data.target_labelled is not None)
-    width = feature_dim(config.backbone, data.options.channels, data.options.image_size)
-    method = MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
-    contexts: dict[str, list[object]] = {"method": [method], "adaptor": [AdaptorContext(2)]}
+    contexts: dict[str, list[object]] = {"method": [_method_context(config, data)], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
         component = getattr(config, field)
         if field not in ("backbone", "features"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
     regulariser_of(config)
+
+
+def _method_context(config: TrialConfig, data: DataSource) -> MethodContext:
+    few = int(data.target_labelled is not None)
+    width = feature_dim(config.backbone, data.options.channels, data.options.image_size)
+    return MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
+
+
+def _mixes(config: TrialConfig) -> bool:
+    return config.mixing.name != "none" and not is_closed_form(config.method.name)  # these train nothing
+
+
+def _require_mixable(config: TrialConfig, data: DataSource) -> None:
+    check_mixing(config, METHODS.create(config.method.name, config.method.params, _method_context(config, data)))
 
 
 def _is_remade(config: TrialConfig) -> bool:

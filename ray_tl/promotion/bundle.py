@@ -26,8 +26,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ray_tl.config import Component, TrialConfig
+from ray_tl.data.augmentation import views_of
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
@@ -43,6 +45,7 @@ LINEAGE = "lineage.json"
 MANIFEST = "MANIFEST.json"
 
 BATCH_SIZE = 64
+ONE_VIEW = Component(name="none")
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
 _LIBRARIES = ("torch", "torchvision", "timm", "ray", "ray-tl")
@@ -61,6 +64,7 @@ class ModelSpec(BaseModel):
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
         parameter_efficient: What the trial put into stages and can't be merged with their weights.
         freeze_depth: Of the trial; `domain_norm` and `parameter_efficient` are those of the stages behind it.
+        test_time_augmentation: Views of an image over which probabilities are averaged.
         architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
         classes: Names in the order of the logits; unique.
     """
@@ -74,6 +78,7 @@ class ModelSpec(BaseModel):
     domain_norm: Component = SHARED_NORM
     parameter_efficient: Component = ALL_WEIGHTS
     freeze_depth: int = Field(default=0, ge=0)
+    test_time_augmentation: Component = ONE_VIEW
     architecture: dict[str, JsonValue] | None = None
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
@@ -85,6 +90,12 @@ class ModelSpec(BaseModel):
     @property
     def channels(self) -> int:
         return self.preprocessing.channels
+
+    @field_validator("test_time_augmentation")
+    @classmethod
+    def _known(cls, averaged: Component) -> Component:
+        views_of(averaged)
+        return averaged
 
     @field_validator("classes")
     @classmethod
@@ -169,10 +180,14 @@ class Bundle:
         return [self._prediction(row.tolist()) for row in self.probabilities(images, batch_size)]
 
     def probabilities(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
-        """Softmax [N, classes] of decoded images [N, C, S, S]."""
+        """Softmax [N, classes] of decoded images [N, C, S, S], averaged over the views that the trial had."""
         with torch.inference_mode():
-            parts = [self.model(part)[1].softmax(1) for part in torch.from_numpy(images).split(batch_size)]
+            parts = [self._mean_probabilities(part) for part in torch.from_numpy(images).split(batch_size)]
             return torch.cat(parts).numpy()
+
+    def _mean_probabilities(self, images: Tensor) -> Tensor:
+        views = [self.model(view.change(images))[1].softmax(1) for view in views_of(self.spec.test_time_augmentation)]
+        return torch.stack(views).mean(0) if len(views) > 1 else views[0]
 
     def _prediction(self, row: list[float]) -> Prediction:
         best = max(range(len(row)), key=row.__getitem__)
@@ -196,6 +211,7 @@ def spec_of(
         domain_norm=config.domain_norm,
         parameter_efficient=left_after_merge(config.parameter_efficient),
         freeze_depth=config.freeze_depth,
+        test_time_augmentation=config.test_time_augmentation,
         architecture=architecture,
         preprocessing=preprocessing,
         classes=classes,

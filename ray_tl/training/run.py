@@ -186,7 +186,7 @@ class TrialRun:
         model, inputs = self.task.model, self._feed.inputs
         if self.task.method.sets_statistics:
             self.task.method.before_evaluation(model, self._feed.target_batches(), inputs.start)
-        self.evidence = gather_evidence(model, inputs, self.data.device)
+        self.evidence = gather_evidence(model, self._feed.evaluated, self.data.device)
         self._gap = confidence_gap(self.evidence)
         return scores_of(self.evidence, self.data, self.validators)
 

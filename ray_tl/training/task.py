@@ -95,7 +95,7 @@ class AdaptationTask(nn.Module):
         Args:
             views: Images, or activations before stage `start`, [N, ...] for each view that the method needs.
             rows: Number of each example in its domain, [N] for each view.
-            labels: Of the source rows, [N], int64.
+            labels: Of the source rows, [N], int64; of mixtures the share of each class, [N, C].
             start: Stage at which the inputs enter the backbone; 0 for images.
             progress: In [0, 1] of full fidelity.
             gap: Between source and target, after the last epoch; see `EpochReport`.
