@@ -45,6 +45,11 @@ def num_stages(backbone: Component, channels: int) -> int:
     Raises:
         InvalidInput: As `build_transfer_model`.
     """
+    return len(stage_sizes(backbone, channels))
+
+
+def stage_sizes(backbone: Component, channels: int) -> tuple[int, ...]:
+    """Parameters of each stage of the backbone that a configuration names, as cheaply as `num_stages`."""
     return _sizes(backbone.model_dump_json(), channels)[0]
 
 
@@ -54,12 +59,12 @@ def feature_dim(backbone: Component, channels: int) -> int:
 
 
 @cache  # every corner of a search space asks
-def _sizes(backbone: str, channels: int) -> tuple[int, int]:
-    """Depth and width of a backbone that is given as JSON, which can be a key."""
+def _sizes(backbone: str, channels: int) -> tuple[tuple[int, ...], int]:
+    """Stages and width of a backbone that is given as JSON, which can be a key."""
     component = Component.model_validate_json(backbone)
     with torch.device("meta"):
         built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False))
-    return built.num_stages, built.feature_dim
+    return built.stage_sizes, built.feature_dim
 
 
 @BACKBONES.register("tiny_cnn", ranges={"width": {"choice": [4, 8]}})

@@ -85,12 +85,17 @@ class StagedBackbone(nn.Module):
         self.names = tuple(names)
         self.feature_dim = feature_dim
         self.entry = entry
-        self.freeze_depth = 0
+        self.trained = range(len(self.stages))
         assert len(self.names) == len(self.stages)
 
     @property
     def num_stages(self) -> int:
         return len(self.stages)
+
+    @property
+    def stage_sizes(self) -> tuple[int, ...]:
+        """Number of parameters of each stage; a pooling stage has none."""
+        return tuple(sum(value.numel() for value in stage.parameters()) for stage in self.stages)
 
     def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages `start` to `stop` (exclusive); what `entry` gives in, features [N, D] out."""
@@ -98,16 +103,17 @@ class StagedBackbone(nn.Module):
             x = stage(x)
         return x
 
-    def freeze(self, depth: int) -> None:
-        """Freeze stages [0, depth) and unfreeze the others."""
-        assert 0 <= depth <= self.num_stages
-        self.freeze_depth = depth
+    def freeze(self, depth: int, stop: int | None = None) -> None:
+        """Unfreeze stages [depth, stop) and freeze the others; `None` for all behind `depth`."""
+        self.trained = range(depth, self.num_stages if stop is None else stop)
+        assert 0 <= self.trained.start <= self.trained.stop <= self.num_stages
         for number, stage in enumerate(self.stages):
-            stage.requires_grad_(number >= depth)
+            stage.requires_grad_(number in self.trained)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for stage in self.stages[: self.freeze_depth]:
-            stage.eval()
+        for number, stage in enumerate(self.stages):
+            if number not in self.trained:
+                stage.eval()
         return self

@@ -10,6 +10,7 @@ from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, set_num_vi
 from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
+from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.stages import StagedBackbone
 
 LAST_STAGE = Component(name="last")
@@ -80,7 +81,18 @@ def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) 
         config.features,
         config.domain_norm,
         config.freeze_depth,
+        config.trained_stages,
     )
+
+
+def stages_of(config: TrialConfig, model: TransferModel) -> range:
+    """The stages of its network that a trial trains, once everything that ever trains does.
+
+    Raises:
+        InvalidInput: If the backbone has too few stages.
+    """
+    sizes = model.backbone.stage_sizes
+    return stages_that_train(config.freeze_depth, config.trained_stages, sizes, model.backbone_name)
 
 
 def build_transfer_model(
@@ -90,7 +102,8 @@ def build_transfer_model(
     adaptor: Component = NO_ADAPTOR,
     features: Component = LAST_STAGE,
     domain_norm: Component = SHARED_NORM,
-    freeze_depth: int = 0,
+    freeze_depth: int | str = 0,
+    trained_stages: int | None = None,
 ) -> TransferModel:
     """The network that a configuration names.
 
@@ -101,7 +114,8 @@ def build_transfer_model(
         adaptor: Between features and head.
         features: Of which stages they are.
         domain_norm: Of adaptor and stages that train.
-        freeze_depth: Stages that never train; nothing is frozen here.
+        freeze_depth: Of the trial; nothing is frozen here.
+        trained_stages: Of the trial.
 
     Raises:
         InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
@@ -112,6 +126,7 @@ def build_transfer_model(
     layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
     model = TransferModel(stages, taps, layers, num_classes, backbone.name)
     norm = DOMAIN_NORMS.create(domain_norm.name, domain_norm.params)
-    convert_norms([*stages.stages[freeze_depth:], layers], norm.convert)
+    trained = stages_that_train(freeze_depth, trained_stages, stages.stage_sizes, backbone.name)
+    convert_norms([*(stages.stages[number] for number in trained), layers], norm.convert)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

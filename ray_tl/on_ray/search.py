@@ -21,8 +21,9 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, num_stages
-from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
+from ray_tl.models.backbones import BackboneContext, feature_dim, stage_sizes
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS
+from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
@@ -39,7 +40,7 @@ from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
-NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth"}
+NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth", "trained_stages"}
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
 Data = TypeVar("Data", DataSource, DomainPair)
@@ -153,7 +154,7 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
-    bound = {"backbone", "freeze_depth", "lr_multipliers", "domain_norm"}
+    bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
     for fields in (bound, *({field} for field in space.trees if field not in bound)):
         yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
 
@@ -278,9 +279,9 @@ def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    stages = num_stages(config.backbone, data.options.channels)
-    check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
-    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
+    sizes = stage_sizes(config.backbone, data.options.channels)
+    stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
+    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:

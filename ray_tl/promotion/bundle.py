@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 
-from ray_tl.config import Component, TrialConfig
+from ray_tl.config import Component, FreezeDepth, TrialConfig
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
@@ -58,7 +58,8 @@ class ModelSpec(BaseModel):
     Attributes:
         head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
-        freeze_depth: Of the trial; `domain_norm` is that of the stages behind it.
+        freeze_depth: Of the trial; `domain_norm` is that of the stages that it trained.
+        trained_stages: Of the trial.
         classes: Names in the order of the logits; unique.
     """
 
@@ -69,7 +70,8 @@ class ModelSpec(BaseModel):
     adaptor: Component = NO_ADAPTOR
     head: Component | None = None
     domain_norm: Component = SHARED_NORM
-    freeze_depth: int = Field(default=0, ge=0)
+    freeze_depth: FreezeDepth = 0
+    trained_stages: int | None = Field(default=None, ge=1)
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -186,6 +188,7 @@ def spec_of(
         head=head,
         domain_norm=config.domain_norm,
         freeze_depth=config.freeze_depth,
+        trained_stages=config.trained_stages,
         preprocessing=preprocessing,
         classes=classes,
     )
@@ -310,7 +313,8 @@ def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
         context = BackboneContext(spec.channels, load_weights=False)
         components = spec.adaptor, spec.features, spec.domain_norm
-        model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
+        trained = spec.freeze_depth, spec.trained_stages
+        model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, *trained)
         keep_target_norms(model)
         load_network(model, safetensors.torch.load(weights), spec.head)
     except (InvalidInput, RuntimeError, SafetensorError) as error:

@@ -16,7 +16,8 @@ from ray_tl.collectives import world_size
 from ray_tl.config import TrialConfig
 from ray_tl.errors import TrialFailed
 from ray_tl.models.domain_norm import domain_of
-from ray_tl.models.fine_tuning import UNFREEZING, set_freeze_depth
+from ray_tl.models.fine_tuning import UNFREEZING, stages_at
+from ray_tl.models.transfer_model import stages_of
 from ray_tl.training.batches import Step
 from ray_tl.training.building import build_optimizer, build_task
 from ray_tl.training.data import TrialData
@@ -59,7 +60,8 @@ class TrialRun:
         self._lr = self._choice.lr
         self._feed = Feed(config, data)
         self._batches = self._feed.batches
-        self._depth = -1
+        self._stages: range | None = None
+        self._rate = 1.0
         self._gap = 0.0
         self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
@@ -81,7 +83,7 @@ class TrialRun:
             histogram=histogram,
             losses=losses,
             weights=weights,
-            freeze_depth=self._depth,
+            freeze_depth=0 if self._stages is None else self._stages.start,
             lr=self._lr,
             seconds=time.perf_counter() - start,
             gap=self._gap,
@@ -109,13 +111,14 @@ class TrialRun:
 
     def _enter_phase(self, progress: float) -> None:
         """Unfreeze what this epoch trains, and wrap in DDP anew: DDP does not see a parameter unfrozen later."""
-        num_stages = self.task.model.backbone.num_stages
-        depth = self._unfreezing.depth_at(progress, self.config.freeze_depth, num_stages)
-        if depth == self._depth:
+        model = self.task.model
+        self._rate = self._unfreezing.rate_at(progress)
+        stages = stages_at(self._unfreezing, progress, stages_of(self.config, model), model.backbone.num_stages)
+        if stages == self._stages:
             return
-        set_freeze_depth(self.task.model, depth)
-        self._depth = depth
-        self._feed.enter_at(self.task.model, depth)
+        self._stages = stages
+        model.backbone.freeze(stages.start, stages.stop)
+        self._feed.enter_at(model, stages.start)
         if world_size() > 1:
             self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
 
@@ -151,7 +154,7 @@ class TrialRun:
 
     def _step(self, step: Step, progress: float, epoch: int, index: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         inputs = self._step_inputs(step, progress, epoch, index)
-        factor = self._schedule(progress)
+        factor = self._rate * self._schedule(progress)
         self._lr = self._choice.lr * factor
         set_learning_rates(self._optimizer, self._base_rates, factor)
         self._optimizer.zero_grad(set_to_none=True)
