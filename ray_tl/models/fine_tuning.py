@@ -221,12 +221,16 @@ def parameter_groups(model: TransferModel, lr: float, multipliers: list[float]) 
         lr: Learning rate that the multipliers are relative to.
         multipliers: `num_stages + 1` numbers, the head's last.
     """
-    new = nn.ModuleList([model.features, model.adaptor, model.head])
-    parts = [*zip(model.backbone.names, model.backbone.stages, strict=True), ("head", new)]
     return [
         ParameterGroup(name=name, params=list(part.parameters()), lr=lr * multiplier)
-        for (name, part), multiplier in zip(parts, multipliers, strict=True)
+        for (name, part), multiplier in zip(named_parts(model), multipliers, strict=True)
     ]
+
+
+def named_parts(model: TransferModel) -> list[tuple[str, nn.Module]]:
+    """The stages by name, then taps, adaptor and head together as `head`: every parameter once."""
+    new = nn.ModuleList([model.features, model.adaptor, model.head])
+    return [*zip(model.backbone.names, model.backbone.stages, strict=True), ("head", new)]
 
 
 def _require_positive(field: str, value: float) -> None:

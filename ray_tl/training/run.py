@@ -33,6 +33,7 @@ from ray_tl.training.examination import (
 )
 from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
+from ray_tl.training.layer_plan import FirstStep, layer_plan
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.randomness import derive_seed
 from ray_tl.training.report import EpochReport
@@ -60,6 +61,8 @@ class TrialRun:
         self._lr = self._choice.lr
         self._feed = Feed(config, data)
         self._batches = self._feed.batches
+        self.plan = layer_plan(config, self.task.model)
+        self._first_step: FirstStep | None = None
         self._stages: range | None = None
         self._rate = 1.0
         self._gap = 0.0
@@ -119,6 +122,7 @@ class TrialRun:
         self._stages = stages
         model.backbone.freeze(stages.start, stages.stop)
         self._feed.enter_at(model, stages.start)
+        self._first_step = FirstStep(model, self.plan, self.plan.phase_at(progress))
         if world_size() > 1:
             self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
 
@@ -163,6 +167,9 @@ class TrialRun:
         self.task.method.before_step(self.task.model, progress)
         nn.utils.clip_grad_norm_(self.task.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()
+        if self._first_step is not None:
+            self._first_step.check(self._optimizer, factor / self._rate)
+            self._first_step = None
         self.task.method.after_step(self.task.model, progress)
         return losses, weights
 
