@@ -38,8 +38,6 @@ from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_
 from ray_tl.training.randomness import derive_seed
 from ray_tl.training.report import EpochReport
 
-MAX_GRADIENT_NORM = 1.0
-
 
 class TrialRun:
     """State of a trial between epochs.
@@ -165,7 +163,8 @@ class TrialRun:
         total, losses, weights = self._step_module(*inputs)
         total.backward()
         self.task.method.before_step(self.task.model, progress)
-        nn.utils.clip_grad_norm_(self.task.parameters(), MAX_GRADIENT_NORM)
+        if self.config.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.task.parameters(), self.config.max_gradient_norm)
         self._optimizer.step()
         if self._first_step is not None:
             self._first_step.check(self._optimizer, factor / self._rate)
