@@ -178,7 +178,12 @@ def _at_depth(share: float, num_stages: int) -> Preference:
 
 
 def _depth(value: Scalar, num_stages: int) -> float:
-    return float(value) if isinstance(value, int) else float(num_stages)
+    """Of a number of stages, or of one of the words that fit any backbone."""
+    if not isinstance(value, str):
+        return float(value or 0)
+    if value in ("head_only", "everything"):
+        return float(num_stages if value == "head_only" else 0)
+    return float(num_stages - int(value.removeprefix("last_")))
 
 
 def _some_rows(data: TrialData, domain: str, seed: int) -> torch.Tensor:

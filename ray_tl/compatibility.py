@@ -10,14 +10,15 @@ from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
-from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.backbones import BackboneContext, stage_sizes
+from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.memory import GIB, StepMemory, step_memory
-from ray_tl.models.transfer_model import TransferModel, network_of
+from ray_tl.models.transfer_model import TransferModel, network_of, stages_of
 from ray_tl.registry import Value
 from ray_tl.search_space import DataOptions
 from ray_tl.training.network import built
 
-NETWORK_FIELDS = ("backbone", "features", "adaptor", "domain_norm")
+NETWORK_FIELDS = ("backbone", "features", "adaptor", "domain_norm", "parameter_efficient")
 SIDES = (32, 64, 96, 128, 192, 224, 299, 384, 512)
 
 
@@ -40,7 +41,7 @@ class Room:
 
 def network_problems(configs: Iterable[TrialConfig], options: DataOptions) -> list[str]:
     """Networks that can't take what the data are, each named once with a remedy."""
-    found = (_network_problem(config, options) for config in _largest(configs))
+    found = (_network_problem(config, options) for config in _largest(configs, options))
     return [line for line in found if line is not None]
 
 
@@ -49,7 +50,7 @@ def memory_problems(configs: Iterable[TrialConfig], options: DataOptions, room: 
 
     What a worker holds beside that, of libraries and data, is not counted: who passes may still run out of memory.
     """
-    networks = _largest(configs)
+    networks = _largest(configs, options)
     return [line for config in networks if (line := _memory_problem(config, options, room)) is not None]
 
 
@@ -62,7 +63,8 @@ def memory_of(config: TrialConfig, options: DataOptions, ranks: int = 1) -> Step
     rows = _num_views(config) * max(1, config.batch_size // ranks)
     with torch.device("meta"):
         network = _network(config, options).train()
-        network.backbone.freeze(config.freeze_depth)
+        trained = stages_of(config, network)
+        network.backbone.freeze(trained.start, trained.stop)
         return step_memory(network, _blank(options, rows))
 
 
@@ -94,14 +96,14 @@ def _memory_problem(config: TrialConfig, options: DataOptions, room: Room) -> st
     if needed.total * room.num_workers <= room.free_bytes:
         return None
     workers = f" and {room.num_workers} workers run at a time" if room.num_workers > 1 else ""
-    stated = f"batch_size={config.batch_size} on {config.backbone.name!r} from stage {config.freeze_depth} on"
+    stated = f"batch_size={config.batch_size} on {config.backbone.name!r} from stage {_start(config, options)} on"
     return (
         f"{stated} needs {needed} a worker{workers}, but {room.name} has {room.free_bytes / GIB:.1f} GiB free; lower "
         "batch_size or data.image_size, raise freeze_depth, or run fewer trials at a time (--max-slots)."
     )
 
 
-def _largest(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+def _largest(configs: Iterable[TrialConfig], options: DataOptions) -> list[TrialConfig]:
     """One configuration for each network: what needs the most memory of all that the space allows.
 
     Fields are varied apart from one another, so the batch and the method that need most are those of the whole space.
@@ -114,9 +116,15 @@ def _largest(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
     networks: dict[str, TrialConfig] = {}
     for config in trained:
         key = config.model_dump_json(include=set(NETWORK_FIELDS))
-        if key not in networks or config.freeze_depth < networks[key].freeze_depth:
+        if key not in networks or _start(config, options) < _start(networks[key], options):
             networks[key] = config.model_copy(update={"batch_size": batch, "method": method})
     return list(networks.values())
+
+
+def _start(config: TrialConfig, options: DataOptions) -> int:
+    """First stage that trains; all before it are computed without keeping anything."""
+    sizes = stage_sizes(config.backbone, options.channels, options.image_size)
+    return stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name).start
 
 
 def _num_views(config: TrialConfig) -> int:
@@ -130,7 +138,7 @@ def _views_of(name: str, params: Mapping[str, Value]) -> int:
 
 
 def _network(config: TrialConfig, options: DataOptions) -> TransferModel:
-    return network_of(config, 2, BackboneContext(options.channels, load_weights=False))
+    return network_of(config, 2, BackboneContext(options.channels, False, options.image_size))
 
 
 def _blank(options: DataOptions, rows: int) -> Tensor:

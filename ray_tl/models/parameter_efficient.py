@@ -28,8 +28,8 @@ class ParameterEfficient(Protocol):
 
     merges: bool
 
-    def apply(self, backbone: StagedBackbone, depth: int) -> None:
-        """Give the stages from `depth` on new weights, and never train others; the outputs stay as they are.
+    def apply(self, backbone: StagedBackbone, trained: range) -> None:
+        """Give the stages that train new weights, and never train others; the outputs stay as they are.
 
         Raises:
             InvalidInput: If there is nothing that new weights could be given to.
@@ -78,14 +78,14 @@ class Lora:
         if not 0 <= self.dropout < 1:
             raise InvalidInput(f"lora.dropout={self.dropout} is out of range; choose 0 up to, not including, 1.")
 
-    def apply(self, backbone: StagedBackbone, depth: int) -> None:
+    def apply(self, backbone: StagedBackbone, trained: range) -> None:
         from peft import LoraConfig, inject_adapter_in_model  # takes seconds, which a command line must not pay
 
-        names = [name for name, layer in _inside(backbone, depth) if _takes_update(layer)]
+        names = [name for name, layer in _inside(backbone, trained) if _takes_update(layer)]
         if not names:
             raise InvalidInput(
-                f"parameter_efficient=lora finds no linear layer or convolution in the stages behind "
-                f"freeze_depth={depth}; lower freeze_depth, or choose parameter_efficient: none."
+                "parameter_efficient=lora finds no linear layer or convolution in the stages that train; lower "
+                "freeze_depth, or choose parameter_efficient: none."
             )
         config = LoraConfig(
             r=self.rank,
@@ -94,7 +94,7 @@ class Lora:
         )
         with warnings.catch_warnings(action="ignore"):  # that GPT-2 stores its weights transposed
             inject_adapter_in_model(config, backbone.stages)
-        for name, layer in _inside(backbone, depth):
+        for name, layer in _inside(backbone, trained):
             if name.endswith("lora_dropout"):
                 assert isinstance(layer, nn.ModuleDict)
                 layer["default"] = JointChannelDropout(self.dropout)
@@ -122,15 +122,15 @@ class BottleneckAdapters:
         if self.width < 1:
             raise InvalidInput(f"bottleneck_adapter.width={self.width} is too narrow; choose 1 or more, 16 is usual.")
 
-    def apply(self, backbone: StagedBackbone, depth: int) -> None:
-        if depth == backbone.num_stages:
+    def apply(self, backbone: StagedBackbone, trained: range) -> None:
+        if not trained:
             raise InvalidInput(
-                f"parameter_efficient=bottleneck_adapter finds no stage behind freeze_depth={depth}; lower "
-                "freeze_depth, or choose parameter_efficient: none."
+                "parameter_efficient=bottleneck_adapter finds no stage that trains; lower freeze_depth, or choose "
+                "parameter_efficient: none."
             )
         backbone.keep(list(backbone.stages.parameters()))
         shapes = stage_shapes(backbone)
-        for number in range(depth, backbone.num_stages):
+        for number in trained:
             adapter = BottleneckAdapter(shapes[number], self.width)
             backbone.stages[number] = nn.Sequential(backbone.stages[number], adapter)
 
@@ -162,8 +162,8 @@ def merge_adapters(module: nn.Module) -> None:
     """Put plain layers, with their update added to the weights, in the place of all that have one of `Lora`."""
     for name, child in module.named_children():
         if hasattr(child, "get_base_layer"):  # as peft calls it, which need not be there otherwise
-            child.merge(safe_merge=True)
-            setattr(module, name, child.get_base_layer())
+            child.merge(safe_merge=True)  # type: ignore[operator]
+            setattr(module, name, child.get_base_layer())  # type: ignore[operator]
         else:
             merge_adapters(child)
 
@@ -174,10 +174,10 @@ def left_after_merge(component: Component) -> Component:
     return ALL_WEIGHTS if chosen is None or chosen.merges else component
 
 
-def _inside(backbone: StagedBackbone, depth: int) -> list[tuple[str, nn.Module]]:
-    """Name and module of everything in the stages from `depth` on."""
+def _inside(backbone: StagedBackbone, trained: range) -> list[tuple[str, nn.Module]]:
+    """Name and module of everything in these stages."""
     named = [(name, part) for name, part in backbone.stages.named_modules() if name]
-    return [(name, part) for name, part in named if int(name.split(".")[0]) >= depth]
+    return [(name, part) for name, part in named if int(name.split(".")[0]) in trained]
 
 
 def _takes_update(layer: nn.Module) -> bool:

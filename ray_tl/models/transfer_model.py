@@ -10,6 +10,7 @@ from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, JointDropo
 from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
+from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS, PARAMETER_EFFICIENT
 from ray_tl.models.stages import StagedBackbone
 
@@ -84,9 +85,20 @@ def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) 
         config.features,
         config.domain_norm,
         config.freeze_depth,
+        config.trained_stages,
         config.dropout,
         config.parameter_efficient,
     )
+
+
+def stages_of(config: TrialConfig, model: TransferModel) -> range:
+    """The stages of its network that a trial trains, once everything that ever trains does.
+
+    Raises:
+        InvalidInput: If the backbone has too few stages.
+    """
+    sizes = model.backbone.stage_sizes
+    return stages_that_train(config.freeze_depth, config.trained_stages, sizes, model.backbone_name)
 
 
 def build_transfer_model(
@@ -96,7 +108,8 @@ def build_transfer_model(
     adaptor: Component = NO_ADAPTOR,
     features: Component = LAST_STAGE,
     domain_norm: Component = SHARED_NORM,
-    freeze_depth: int = 0,
+    freeze_depth: int | str = 0,
+    trained_stages: int | None = None,
     dropout: float = 0.0,
     parameter_efficient: Component = ALL_WEIGHTS,
 ) -> TransferModel:
@@ -109,9 +122,10 @@ def build_transfer_model(
         adaptor: Between features and head.
         features: Of which stages they are.
         domain_norm: Of adaptor and stages that train.
-        freeze_depth: Stages that never train; nothing is frozen here.
+        freeze_depth: Of the trial; nothing is frozen here.
+        trained_stages: Of the trial.
         dropout: Before the head, in training.
-        parameter_efficient: What trains of the stages behind `freeze_depth`.
+        parameter_efficient: What trains of the stages that do.
 
     Raises:
         InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
@@ -121,10 +135,11 @@ def build_transfer_model(
     taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))
     layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
     model = TransferModel(stages, taps, layers, num_classes, backbone.name, dropout)
+    trained = stages_that_train(freeze_depth, trained_stages, stages.stage_sizes, backbone.name)
     isolation = PARAMETER_EFFICIENT.create(parameter_efficient.name, parameter_efficient.params)
     if isolation is not None:
-        isolation.apply(stages, freeze_depth)
+        isolation.apply(stages, trained)
     norm = DOMAIN_NORMS.create(domain_norm.name, domain_norm.params)
-    convert_norms([*stages.stages[freeze_depth:], layers], norm.convert)
+    convert_norms([*(stages.stages[number] for number in trained), layers], norm.convert)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -22,8 +22,9 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, num_stages
-from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
+from ray_tl.models.backbones import BackboneContext, feature_dim, stage_sizes
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS
+from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
 from ray_tl.on_ray.cluster_file import ClusterConfig
@@ -37,15 +38,23 @@ from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
+from ray_tl.training.building import check_mixing
 from ray_tl.training.data import TrialData
 from ray_tl.training.regularisers import regulariser_of
-from ray_tl.training.building import check_mixing
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
 MAX_ADVICE = 3
 MIN_AGREEMENT = 0.99
-NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth", "parameter_efficient"}
+NETWORK_FIELDS = {
+    "backbone",
+    "features",
+    "adaptor",
+    "domain_norm",
+    "freeze_depth",
+    "trained_stages",
+    "parameter_efficient",
+}
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
 Data = TypeVar("Data", DataSource, DomainPair)
@@ -168,7 +177,7 @@ def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
-    bound = {"backbone", "freeze_depth", "lr_multipliers", "domain_norm"}
+    bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
     pairs = [{"freeze_depth", "parameter_efficient"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
     together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
     alone = ({field} for field in space.trees if not any(field in fields for fields in together))
@@ -312,9 +321,9 @@ def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    stages = num_stages(config.backbone, data.options.channels, data.options.image_size)
-    check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
-    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
+    sizes = stage_sizes(config.backbone, data.options.channels, data.options.image_size)
+    stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
+    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:

@@ -28,7 +28,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ray_tl.config import Component, TrialConfig
+from ray_tl.config import Component, FreezeDepth, TrialConfig
 from ray_tl.data.augmentation import views_of
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
@@ -63,7 +63,8 @@ class ModelSpec(BaseModel):
         head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
         parameter_efficient: What the trial put into stages and can't be merged with their weights.
-        freeze_depth: Of the trial; `domain_norm` and `parameter_efficient` are those of the stages behind it.
+        freeze_depth: Of the trial; `domain_norm` and `parameter_efficient` are those of the stages that it trained.
+        trained_stages: Of the trial.
         test_time_augmentation: Views of an image over which probabilities are averaged.
         architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
         classes: Names in the order of the logits; unique.
@@ -77,7 +78,8 @@ class ModelSpec(BaseModel):
     head: Component | None = None
     domain_norm: Component = SHARED_NORM
     parameter_efficient: Component = ALL_WEIGHTS
-    freeze_depth: int = Field(default=0, ge=0)
+    freeze_depth: FreezeDepth = 0
+    trained_stages: int | None = Field(default=None, ge=1)
     test_time_augmentation: Component = ONE_VIEW
     architecture: dict[str, JsonValue] | None = None
     preprocessing: Preprocessing
@@ -213,6 +215,7 @@ def spec_of(
         freeze_depth=config.freeze_depth,
         test_time_augmentation=config.test_time_augmentation,
         architecture=architecture,
+        trained_stages=config.trained_stages,
         preprocessing=preprocessing,
         classes=classes,
     )
@@ -337,12 +340,13 @@ def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
         context = BackboneContext(spec.channels, False, spec.preprocessing.image_size, spec.architecture)
         components = spec.adaptor, spec.features, spec.domain_norm
+        trained = spec.freeze_depth, spec.trained_stages
         model = build_transfer_model(
             spec.backbone,
             spec.num_classes,
             context,
             *components,
-            spec.freeze_depth,
+            *trained,
             parameter_efficient=spec.parameter_efficient,
         )
         keep_target_norms(model)

@@ -56,4 +56,5 @@ def build_optimizer(
     others = [value for name, value in task.named_parameters() if not name.startswith("model.")]
     learned = [value for value in others if value.requires_grad]
     groups += [{"params": learned, "lr": choice.lr, "name": "method"}] if learned else []
+    groups = choice.groups(groups)
     return choice.build(groups), [float(group["lr"]) for group in groups]

@@ -93,7 +93,7 @@ class Layers(nn.Module):
 
 def test_an_update_is_alpha_over_rank_times_b_a():
     backbone = StagedBackbone([Layers()], ["all"], 6, ImageEntry(Normalisation((0.5,) * 3, (0.5,) * 3))).double()
-    PARAMETER_EFFICIENT.create("lora", LORA.params).apply(backbone, 0)
+    PARAMETER_EFFICIENT.create("lora", LORA.params).apply(backbone, range(1))
     state = backbone.double().state_dict()
     for name, value in state.items():
         value.copy_(torch.from_numpy(np.random.default_rng(len(name)).normal(size=value.shape)))
@@ -150,8 +150,8 @@ def test_what_can_be_merged_is_not_part_of_what_is_served():
 
 @pytest.mark.parametrize(
     ("isolation", "message"),
-    [(LORA, "lora finds no linear layer or convolution in the stages behind freeze_depth=3"),
-     (ADAPTERS, "bottleneck_adapter finds no stage behind freeze_depth=3; lower freeze_depth")],
+    [(LORA, "lora finds no linear layer or convolution in the stages that train"),
+     (ADAPTERS, "bottleneck_adapter finds no stage that trains; lower freeze_depth")],
 )  # fmt: skip
 def test_nothing_to_isolate_is_refused(isolation, message):
     with pytest.raises(InvalidInput, match=message):

@@ -1,7 +1,7 @@
 """Backbones by name, one file a family."""
 
 from ray_tl.models.backbones import efficientnet, mobilenet, resnet, small
-from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, num_stages
+from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, num_stages, stage_sizes
 
 __all__ = [
     "BACKBONES",
@@ -12,4 +12,5 @@ __all__ = [
     "num_stages",
     "resnet",
     "small",
+    "stage_sizes",
 ]

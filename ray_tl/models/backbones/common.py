@@ -43,6 +43,11 @@ def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE)
     Raises:
         InvalidInput: As `build_transfer_model`.
     """
+    return len(stage_sizes(backbone, channels, image_size))
+
+
+def stage_sizes(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> tuple[int, ...]:
+    """Parameters of each stage of the backbone that a configuration names, as cheaply as `num_stages`."""
     return _sizes(backbone.model_dump_json(), channels, image_size)[0]
 
 
@@ -52,12 +57,12 @@ def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE
 
 
 @cache  # every corner of a search space asks
-def _sizes(backbone: str, channels: int, image_size: int) -> tuple[int, int]:
-    """Depth and width of a backbone that is given as JSON, which can be a key."""
+def _sizes(backbone: str, channels: int, image_size: int) -> tuple[tuple[int, ...], int]:
+    """Stages and width of a backbone that is given as JSON, which can be a key."""
     component = Component.model_validate_json(backbone)
     with torch.device("meta"):
         built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False, image_size))
-    return built.num_stages, built.feature_dim
+    return built.stage_sizes, built.feature_dim
 
 
 def mean_pool() -> nn.Module:
