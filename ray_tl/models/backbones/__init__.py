@@ -1,15 +1,19 @@
 """Backbones by name, one file a family."""
 
-from ray_tl.models.backbones import efficientnet, mobilenet, resnet, small
+from ray_tl.models.backbones import convnext, efficientnet, inception, mobilenet, resnet, small, vgg, vit
 from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, num_stages
 
 __all__ = [
     "BACKBONES",
     "BackboneContext",
+    "convnext",
     "efficientnet",
     "feature_dim",
+    "inception",
     "mobilenet",
     "num_stages",
     "resnet",
     "small",
+    "vgg",
+    "vit",
 ]

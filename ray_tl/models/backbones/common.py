@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ray_tl.config import Component
-from ray_tl.models.stages import Normalisation, StagedBackbone
+from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.registry import Registry
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -58,6 +58,14 @@ def _sizes(backbone: str, channels: int, image_size: int) -> tuple[int, int]:
     with torch.device("meta"):
         built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False, image_size))
     return built.num_stages, built.feature_dim
+
+
+def image_entry(context: BackboneContext, normalisation: Normalisation = IMAGENET) -> ImageEntry:
+    """The entry of a network of colour images; grey ones are normalised by the mean over the colours."""
+    if context.channels != 3:
+        mean, std = (sum(values) / 3 for values in (normalisation.mean, normalisation.std))
+        normalisation = Normalisation((mean,) * context.channels, (std,) * context.channels)
+    return ImageEntry(normalisation)
 
 
 def mean_pool() -> nn.Module:
