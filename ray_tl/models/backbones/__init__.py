@@ -1,6 +1,6 @@
 """Backbones by name, one file a family."""
 
-from ray_tl.models.backbones import convnext, efficientnet, inception, mobilenet, resnet, small, vgg, vit
+from ray_tl.models.backbones import convnext, efficientnet, hugging_face, inception, mobilenet, resnet, small, vgg, vit
 from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, num_stages
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "convnext",
     "efficientnet",
     "feature_dim",
+    "hugging_face",
     "inception",
     "mobilenet",
     "num_stages",

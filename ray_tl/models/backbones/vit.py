@@ -1,6 +1,7 @@
 """Vision transformers, by torchvision."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones.common import BACKBONES, BackboneContext, image_entry
 from ray_tl.models.backbones.torchvision import create_torchvision, finish_torchvision
 from ray_tl.models.stages import ImageEntry, StagedBackbone
+
+if TYPE_CHECKING:
+    from torchvision.models import VisionTransformer
 
 
 @BACKBONES.register("vit_b_16")
@@ -45,6 +49,16 @@ def require_whole_patches(name: str, image_size: int, patch_size: int) -> None:
         )
 
 
+def stage_vit(network: "VisionTransformer", context: BackboneContext) -> StagedBackbone:
+    """Torchvision's transformer without its output layer, for images of the size that it was made for."""
+    encoder = network.encoder
+    tokens = Tokens(network.conv_proj, network.class_token, encoder.pos_embedding)
+    names = ["patches", *(f"block{number}" for number in range(1, len(encoder.layers) + 1)), "pool"]
+    stages = [tokens, *encoder.layers, nn.Sequential(encoder.ln, ClassToken())]
+    entry = ImageEntry(image_entry(context).normalisation, context.image_size)
+    return StagedBackbone(stages, names, network.hidden_dim, entry)
+
+
 def _vit(name: str, patch_size: int, context: BackboneContext, weights: str) -> StagedBackbone:
     from torchvision.models import VisionTransformer
     from torchvision.models.vision_transformer import interpolate_embeddings
@@ -52,13 +66,8 @@ def _vit(name: str, patch_size: int, context: BackboneContext, weights: str) -> 
     require_whole_patches(name, context.image_size, patch_size)
     network = create_torchvision(name, image_size=context.image_size)
     assert isinstance(network, VisionTransformer)
-    encoder = network.encoder
-    stages = [_Tokens(network), *encoder.layers, nn.Sequential(encoder.ln, ClassToken())]
-    names = ["patches", *(f"block{number}" for number in range(1, len(encoder.layers) + 1)), "pool"]
-    entry = ImageEntry(image_entry(context).normalisation, context.image_size)
-    backbone = StagedBackbone(stages, names, network.hidden_dim, entry)
     adapt = partial(interpolate_embeddings, context.image_size, patch_size)
-    return finish_torchvision(name, network, backbone, context, weights, adapt)
+    return finish_torchvision(name, network, stage_vit(network, context), context, weights, adapt)
 
 
 class ClassToken(nn.Module):
@@ -68,14 +77,20 @@ class ClassToken(nn.Module):
         return tokens[:, 0]
 
 
-class _Tokens(nn.Module):
-    """Images [N, C, H, W] to the class token and a token for each patch, with their positions, [N, T, D]."""
+class Tokens(nn.Module):
+    """Images [N, C, H, W] to the class token and a token for each patch, with their positions, [N, T, D].
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        patches: A convolution, of which a step is a patch.
+        class_token: [1, 1, D].
+        positions: [1, T, D].
+    """
+
+    def __init__(self, patches: nn.Module, class_token: nn.Parameter, positions: nn.Parameter) -> None:
         super().__init__()
-        self.patches = network.get_submodule("conv_proj")
-        self.class_token = network.get_parameter("class_token")
-        self.positions = network.get_parameter("encoder.pos_embedding")
+        self.patches = patches
+        self.class_token = class_token
+        self.positions = positions
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.patches(images).flatten(2).transpose(1, 2)
