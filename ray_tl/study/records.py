@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_tl.config import TrialConfig
+from ray_tl.config import TrialConfig, UserFunction
 from ray_tl.search_space import DataOptions, SearchOptions
 
 
@@ -45,6 +45,7 @@ class StudySpec(BaseModel):
 
     Attributes:
         trees: Of the search space, every `auto` resolved.
+        backbones: A person's own functions, by name; their source is kept, so that every worker runs the same.
         first: Configurations that run before the sampler is asked; the first is the source-only baseline.
         source_histogram: Share of each class among the source labels, [C].
         num_target: Rows of the target.
@@ -59,6 +60,7 @@ class StudySpec(BaseModel):
     data: DataSource
     search: SearchOptions
     trees: dict[str, object]
+    backbones: dict[str, UserFunction] = Field(default_factory=dict)
     first: tuple[TrialConfig, ...] = Field(default=())
     data_fingerprint: str
     classes: tuple[str, ...]

@@ -85,13 +85,13 @@ def test_number_of_stages_is_that_of_the_folder(tmp_path):
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     folder = saved("hf_vit", tmp_path)
-    with pytest.raises(InvalidInput, match="dinov2.weights=.* is of type 'vit', and 'dinov2' takes 'dinov2'"):
+    with pytest.raises(InvalidInput, match=r"dinov2.weights=.* is of type 'vit', and 'dinov2' takes 'dinov2'"):
         BACKBONES.create("dinov2", {"weights": str(folder)}, CONTEXT)
 
 
 def test_sizes_beside_a_folder_are_refused(tmp_path):
     folder = saved("hf_vit", tmp_path)
-    with pytest.raises(InvalidInput, match="hf_vit.num_layers does not go with pretrained weights"):
+    with pytest.raises(InvalidInput, match=r"hf_vit.num_layers does not go with pretrained weights"):
         BACKBONES.create("hf_vit", {"weights": str(folder), "num_layers": 3}, CONTEXT)
 
 

@@ -1,6 +1,17 @@
 """Backbones by name, one file a family."""
 
-from ray_tl.models.backbones import convnext, efficientnet, hugging_face, inception, mobilenet, resnet, small, vgg, vit
+from ray_tl.models.backbones import (
+    convnext,
+    efficientnet,
+    hugging_face,
+    inception,
+    mobilenet,
+    resnet,
+    small,
+    user,
+    vgg,
+    vit,
+)
 from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, num_stages
 
 __all__ = [
@@ -15,6 +26,7 @@ __all__ = [
     "num_stages",
     "resnet",
     "small",
+    "user",
     "vgg",
     "vit",
 ]

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from ray_tl.config import Component
+from ray_tl.config import Component, UserFunction
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.registry import Registry
 
@@ -26,12 +26,14 @@ class BackboneContext:
         image_size: Side of the images in pixels; counts for networks with a position embedding.
         architecture: What `StagedBackbone.architecture` was when the network was trained; then no folder or hub is
             asked what the network looks like. `None` where nothing was recorded.
+        function: A person's own function that builds it, whatever is registered under its name; of a bundle.
     """
 
     channels: int = 3
     load_weights: bool = True
     image_size: int = IMAGE_SIZE
     architecture: Mapping[str, object] | None = None
+    function: UserFunction | None = None
 
 
 BACKBONES: Registry[StagedBackbone] = Registry("backbone")
@@ -58,6 +60,11 @@ def _sizes(backbone: str, channels: int, image_size: int) -> tuple[int, int]:
     with torch.device("meta"):
         built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False, image_size))
     return built.num_stages, built.feature_dim
+
+
+def forget_sizes() -> None:
+    """Depths and widths are asked for anew: a name may mean another backbone now."""
+    _sizes.cache_clear()
 
 
 def image_entry(context: BackboneContext, normalisation: Normalisation = IMAGENET) -> ImageEntry:
