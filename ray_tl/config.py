@@ -1,6 +1,7 @@
 """One trial, whole: everything that decides what is trained, and nothing about where."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -52,6 +53,38 @@ class Component(BaseModel):
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={_short(value)}" for key, value in self.params.items())
         return f"{self.name}({inside})" if inside else self.name
+
+
+class UserFunction(BaseModel):
+    """A person's own function, with the whole file that it is in, so that it is the same wherever it runs.
+
+    Reads `"/home/me/my_models.py:build"`, and the file with it.
+
+    Attributes:
+        path: Of the file, as it was read.
+        function: Its name there.
+        source: All of the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    function: str
+    source: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        path, _, function = value.rpartition(":")
+        if not path.endswith(".py") or not function.isidentifier():
+            raise ValueError(f"{value!r} must name a file and a function in it, my_models.py:build")
+        try:
+            source = Path(path).expanduser().read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} can't be read ({error}); give the path of a Python file") from error
+        return {"path": path, "function": function, "source": source}
 
 
 class TrialConfig(BaseModel):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, JointDropout, set_num_views
 from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones.user import build_user_backbone
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
 from ray_tl.models.freezing import stages_that_train
@@ -131,7 +132,10 @@ def build_transfer_model(
         InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
             images have a number of channels that the weights don't fit, or the weights can't be had.
     """
-    stages = BACKBONES.create(backbone.name, backbone.params, context)
+    if context.function is None:
+        stages = BACKBONES.create(backbone.name, backbone.params, context)
+    else:
+        stages = build_user_backbone(backbone.name, backbone.params, context.function, context)
     taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))
     layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
     model = TransferModel(stages, taps, layers, num_classes, backbone.name, dropout)

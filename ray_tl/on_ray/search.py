@@ -23,6 +23,7 @@ from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
 from ray_tl.models.backbones import BackboneContext, feature_dim, stage_sizes
+from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS
@@ -134,6 +135,7 @@ def plan_search(
     check_name("study", name)
     if (root / name).exists():
         raise InvalidInput(f"study={name!r} exists already in {root}; resume it with --resume {name}, or rename.")
+    register_user_backbones(file.backbones)
     space = file.space()
     unknown = [line for validator in file.search.validators for line in VALIDATORS.key_problems(validator, ())]
     if found := space.problems(catalogue()) + unknown:
@@ -150,6 +152,7 @@ def plan_search(
         data=_anywhere(data),
         search=file.search,
         trees=space.trees,
+        backbones=file.backbones,
         first=baselines,
         advice=_advice(space, baselines[0], pair, room // 4) if room > 3 else (),
         data_fingerprint=pair.fingerprint(),
@@ -202,6 +205,7 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
         InvalidInput: If its data have changed since, or a setting can't change.
     """
     store = StudyStore(find_study(root, name))
+    register_user_backbones(store.spec.backbones)
     pair = _load(store.spec.data, store.spec.search.seed)
     if pair.fingerprint() != store.spec.data_fingerprint:
         raise InvalidInput(
@@ -341,7 +345,8 @@ def _slots(
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    task = SlotTask(spec.name, folder, spec.search.validators, max(1, int(cluster.cpus_per_worker)))
+    threads = max(1, int(cluster.cpus_per_worker))
+    task = SlotTask(spec.name, folder, spec.search.validators, threads, spec.backbones)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     queue = start_queue(spec.name, ray.put(plan.pair.for_trials()))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)

@@ -7,6 +7,7 @@ import torch
 
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, TrialFailed
+from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.domain_norm import keep_target_norms
 from ray_tl.models.parameter_efficient import merge_adapters
 from ray_tl.promotion.bundle import Bundle, Lineage, library_versions, load_bundle, spec_of
@@ -52,6 +53,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     if not trial.at_full_fidelity or last is None:
         raise InvalidInput(f"trial={trial.number} is {trial.state}; only a complete trial can be promoted.")
     spec = store.spec
+    register_user_backbones(spec.backbones)
     data = spec.data
     names = data.source, data.target, data.target_test
     pair = load_pair(*names, data.options, spec.search.seed, data.target_labelled)
@@ -79,6 +81,6 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     decision = check_reproduces(trained.probabilities(pair.target.inputs), evidence["target"], strays=strays)
     if not decision.accepted:
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
-    folder = add_version(name, root, model, model_spec, lineage)
+    folder = add_version(name, root, model, model_spec, lineage, spec.backbones.get(trial.config.backbone.name))
     load_bundle(folder)
     return PromotedVersion(name, folder.name, folder, decision)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_tl.config import TrialConfig
+from ray_tl.config import TrialConfig, UserFunction
 from ray_tl.registry import Scalar
 from ray_tl.search_space import DataOptions, SearchOptions
 
@@ -60,6 +60,7 @@ class StudySpec(BaseModel):
 
     Attributes:
         trees: Of the search space, every `auto` resolved.
+        backbones: A person's own functions, by name; their source is kept, so that every worker runs the same.
         first: Configurations that run before the sampler is asked; the first is the source-only baseline.
         advice: Points of the space that run next, of which the sampler learns as of its own.
         source_histogram: Share of each class among the source labels, [C].
@@ -75,6 +76,7 @@ class StudySpec(BaseModel):
     data: DataSource
     search: SearchOptions
     trees: dict[str, object]
+    backbones: dict[str, UserFunction] = Field(default_factory=dict)
     first: tuple[TrialConfig, ...] = Field(default=())
     advice: tuple[Advice, ...] = ()
     data_fingerprint: str
