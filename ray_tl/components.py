@@ -10,9 +10,12 @@ from ray_tl.models.backbones import BACKBONES
 from ray_tl.models.domain_norm import DOMAIN_NORMS
 from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
+from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT
 from ray_tl.registry import Registry
+from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.multi_task import MULTI_TASKS
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
+from ray_tl.training.regularisers import REGULARISERS
 from ray_tl.training.transfer import TRANSFERS
 from ray_tl.validation import VALIDATORS
 
@@ -24,9 +27,12 @@ def catalogue() -> dict[str, Registry]:
         "features": FEATURES,
         "adaptor": ADAPTORS,
         "domain_norm": DOMAIN_NORMS,
+        "parameter_efficient": PARAMETER_EFFICIENT,
         "lr_multipliers": LR_MULTIPLIERS,
         "unfreezing": UNFREEZING,
         "method": METHODS.joined(CLOSED_FORM),
+        "regulariser": REGULARISERS,
+        "gradient_masking": GRADIENT_MASKING,
         "loss_weighting": LOSS_WEIGHTS,
         "transfer": TRANSFERS,
         "multi_task": MULTI_TASKS,

@@ -11,12 +11,16 @@ from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.features import FeaturesContext
 from ray_tl.registry import Registry, did_you_mean
 from ray_tl.search_space import SearchSpace
+from ray_tl.training.multi_task import MultiTaskContext
+from ray_tl.training.transfer import TransferContext
 
 CONTEXTS = {
     "backbone": [BackboneContext(load_weights=False)],
     "features": [FeaturesContext(BACKBONES.create("small_cnn", {}, BackboneContext()))],
     "adaptor": [AdaptorContext(feature_dim=4)],
     "method": [MethodContext(64, 3, num_source=8, num_target=8, num_target_labelled=8)],
+    "transfer": [TransferContext(num_intermediate=2)],
+    "multi_task": [MultiTaskContext(feature_dim=4, num_classes=2)],
 }
 SHAPES: Registry[object] = Registry("shape")
 

@@ -41,6 +41,8 @@ class StepOutputs:
         progress: In [0, 1] of full fidelity.
         start: Stage at which the inputs entered the backbone; 0 for images.
         target_labels: Of the rows of `target_labelled`, int64 [N]; `None` if there are none.
+        label_smoothing: Share of each label that the task loss spreads over all classes, in [0, 1): Szegedy et al.,
+            "Rethinking the Inception Architecture", 2016, https://arxiv.org/abs/1512.00567, section 7.
     """
 
     views: Mapping[View, Outputs]
@@ -48,6 +50,7 @@ class StepOutputs:
     progress: float
     start: int = 0
     target_labels: Tensor | None = None
+    label_smoothing: float = 0.0
 
     @property
     def source(self) -> Outputs:
@@ -167,7 +170,7 @@ class AdaptationMethod(nn.Module):
 
 def task_loss(step: StepOutputs) -> Tensor:
     """Cross-entropy of the source batch."""
-    return F.cross_entropy(step.source.logits, step.labels)
+    return F.cross_entropy(step.source.logits, step.labels, label_smoothing=step.label_smoothing)
 
 
 METHODS: Registry[AdaptationMethod] = Registry("adaptation method")

@@ -15,6 +15,7 @@ import torch
 
 from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
+from ray_tl.advisor import advise, examine
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
 from ray_tl.data.domains import DomainPair
@@ -22,8 +23,11 @@ from ray_tl.data.further_domains import with_further_domains
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, num_stages
-from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
+from ray_tl.models.backbones import BackboneContext, feature_dim, stage_sizes
+from ray_tl.models.backbones.user import register_user_backbones
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS
+from ray_tl.models.freezing import stages_that_train
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
@@ -34,16 +38,27 @@ from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
-from ray_tl.study.records import DataSource, StudySpec, TrialRecord
+from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
 from ray_tl.training.building import check_mixing
+from ray_tl.training.data import TrialData
 from ray_tl.training.multi_task import MultiTaskContext
+from ray_tl.training.regularisers import regulariser_of
 from ray_tl.training.transfer import TransferContext
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
+MAX_ADVICE = 3
 MIN_AGREEMENT = 0.99
-NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth"}
+NETWORK_FIELDS = {
+    "backbone",
+    "features",
+    "adaptor",
+    "domain_norm",
+    "freeze_depth",
+    "trained_stages",
+    "parameter_efficient",
+}
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
 Data = TypeVar("Data", DataSource, DomainPair)
@@ -123,6 +138,7 @@ def plan_search(
     check_name("study", name)
     if (root / name).exists():
         raise InvalidInput(f"study={name!r} exists already in {root}; resume it with --resume {name}, or rename.")
+    register_user_backbones(file.backbones)
     space = file.space()
     unknown = [line for validator in file.search.validators for line in VALIDATORS.key_problems(validator, ())]
     if found := space.problems(catalogue()) + unknown:
@@ -133,12 +149,16 @@ def plan_search(
     _require_used(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
+    baselines = tuple(first) if first is not None else _baselines(space, data)
+    room = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
         search=file.search,
         trees=space.trees,
-        first=tuple(first) if first is not None else _baselines(space, data),
+        backbones=file.backbones,
+        first=baselines,
+        advice=_advice(space, baselines[0], pair, room // 4) if room > 3 else (),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
@@ -172,10 +192,17 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
 
 
+def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
+    """What to try first; the sampler gets most of a search, and of a short one all."""
+    data = TrialData(pair.for_trials(), torch.device("cpu"))
+    return advise(space, examine(baseline, data), min(limit, MAX_ADVICE))
+
+
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
-    bound = {"backbone", "freeze_depth", "lr_multipliers", "domain_norm"}
-    together = [bound, {"method", "mixing"}] if "mixing" in space.trees else [bound]
+    bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
+    pairs = [{"freeze_depth", "parameter_efficient"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
+    together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
     alone = ({field} for field in space.trees if not any(field in fields for fields in together))
     for fields in (*together, *alone):
         yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
@@ -198,6 +225,7 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
         InvalidInput: If its data have changed since, or a setting can't change.
     """
     store = StudyStore(find_study(root, name))
+    register_user_backbones(store.spec.backbones)
     pair = _load(store.spec.data, store.spec.search.seed)
     if pair.fingerprint() != store.spec.data_fingerprint:
         raise InvalidInput(
@@ -292,6 +320,7 @@ def _build_components(config: TrialConfig, data: DataSource) -> None:
         component = getattr(config, field)
         if field not in ("backbone", "features"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
+    regulariser_of(config)
 
 
 def _method_context(config: TrialConfig, data: DataSource) -> MethodContext:
@@ -310,7 +339,8 @@ def _require_mixable(config: TrialConfig, data: DataSource) -> None:
 
 def _is_remade(config: TrialConfig) -> bool:
     """Whether the network is more than backbone and layers behind it, so that only building it tells if it fits."""
-    return config.features != LAST_STAGE or config.domain_norm != SHARED_NORM
+    fields = config.features, config.domain_norm, config.parameter_efficient
+    return fields != (LAST_STAGE, SHARED_NORM, ALL_WEIGHTS)
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
@@ -320,9 +350,9 @@ def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    stages = num_stages(config.backbone, data.options.channels, data.options.image_size)
-    check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
-    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
+    sizes = stage_sizes(config.backbone, data.options.channels, data.options.image_size)
+    stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
+    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:
@@ -340,7 +370,8 @@ def _slots(
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    task = SlotTask(spec.name, folder, spec.search.validators, max(1, int(cluster.cpus_per_worker)))
+    threads = max(1, int(cluster.cpus_per_worker))
+    task = SlotTask(spec.name, folder, spec.search.validators, threads, spec.backbones)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     queue = start_queue(spec.name, ray.put(plan.pair.for_trials()))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)

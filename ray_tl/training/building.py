@@ -18,6 +18,7 @@ from ray_tl.training.multi_task import MULTI_TASKS, Auxiliary, MultiTaskContext
 from ray_tl.training.network import build_model
 from ray_tl.training.optimisation import OptimizerChoice
 from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import regulariser_of
 from ray_tl.training.task import AdaptationTask
 
 
@@ -32,7 +33,9 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
         method = METHODS.create(config.method.name, config.method.params, context)
     check_mixing(config, method)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
-    task = AdaptationTask(model, method, weights, config.target_label_weight, _auxiliary(config, data, model))
+    share, smoothing = config.target_label_weight, config.label_smoothing
+    regulariser, auxiliary = regulariser_of(config), _auxiliary(config, data, model)
+    task = AdaptationTask(model, method, weights, share, smoothing, regulariser, auxiliary)
     if world_size() > 1:
         convert_batch_norm(task)
     return task.to(data.device)
@@ -65,4 +68,5 @@ def build_optimizer(
     others = [value for name, value in task.named_parameters() if not name.startswith("model.")]
     learned = [value for value in others if value.requires_grad]
     groups += [{"params": learned, "lr": choice.lr, "name": "method"}] if learned else []
+    groups = choice.groups(groups)
     return choice.build(groups), [float(group["lr"]) for group in groups]

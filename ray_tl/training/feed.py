@@ -111,7 +111,8 @@ class Feed:
 
         Rows that do not fill a batch are left out; which ones is a function of the seed.
         """
-        rows, joint = self.evaluated[0].rows["target"], self.batches.per_rank * world_size()
+        rows = self.evaluated[0].rows["target"]  # never that of a domain which stands in its place for a while
+        joint = max(1, min(self.batches.per_rank, len(rows) // world_size())) * world_size()
         order = torch.randperm(len(rows), generator=generator(self.config.seed, "target batches"))
         for batch in order.split(joint):
             if len(batch) == joint:

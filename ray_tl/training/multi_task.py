@@ -23,6 +23,9 @@ class MultiTaskContext:
     num_classes: int = 0
 
 
+AUXILIARY = "auxiliary"
+"""Name of its loss."""
+
 MULTI_TASKS: Registry["Auxiliary | None"] = Registry("multi-task training")
 
 

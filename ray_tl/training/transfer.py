@@ -66,6 +66,7 @@ class Staged:
     Each domain in turn stands in the target's place, and what is labelled of it counts as source from then on: the gap
     is crossed in small steps, as in Kumar et al., "Understanding Self-Training for Gradual Domain Adaptation", 2020,
     https://arxiv.org/abs/2002.11361, section 3, here with any method. Departure: source and earlier domains stay.
+    Methods that look at the whole source before an epoch see from the start what will join it.
 
     A part begins with the first epoch at or after its share; one in which no epoch begins is passed over. Validation
     and choice always look at the target itself, so an early part may look worse than it is: give the search enough

@@ -32,7 +32,7 @@ def step_of(run: TrialRun):
 def test_the_loss_of_the_other_task_is_its_cross_entropy_times_its_weight():
     pair = further(tiny_pair())
     run = run_of(pair)
-    step, (total, losses, weights) = step_of(run)
+    step, (total, losses, weights, _) = step_of(run)
     rows = step.auxiliary_rows
     with torch.no_grad():
         features = run.task.model(torch.from_numpy(pair.auxiliary.inputs)[rows], 0, ("source",))[0]
@@ -46,15 +46,14 @@ def test_the_loss_of_the_other_task_is_its_cross_entropy_times_its_weight():
 
 def test_shared_layers_learn_from_it_and_the_other_head_does_not():
     run = run_of()
-    _, (_, losses, _) = step_of(run)
+    losses = step_of(run)[1].named
     losses["auxiliary"].backward()
     assert run.task.model.backbone.stages[0][0].weight.grad.abs().sum() > 0
     assert run.task.model.head.weight.grad is None or run.task.model.head.weight.grad.abs().sum() == 0
 
 
 def test_other_losses_are_as_without_it():
-    _, (_, losses, _) = step_of(run_of(method="dann"))
-    _, (_, alone, _) = step_of(run_of(method="dann", multi_task="none"))
+    losses, alone = (step_of(run_of(method="dann", multi_task=task))[1].named for task in (TASK, "none"))
     assert_close({name: losses[name] for name in alone}, alone, rtol=0, atol=1e-6)
 
 
