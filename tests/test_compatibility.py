@@ -65,6 +65,13 @@ def test_a_strong_view_needs_memory_too():
     assert strong.activations > 1.2 * plain.activations
 
 
+def test_another_task_needs_memory_too_even_if_it_is_varied_apart_from_the_depth():
+    needed = memory_of(config(multi_task="auxiliary"), OPTIONS).total
+    assert needed > memory_of(config(), OPTIONS).total
+    separate = [config(), config(freeze_depth=6, multi_task="auxiliary")]
+    assert len(memory_problems(separate, OPTIONS, room(0.999 * needed / GIB))) == 1
+
+
 def test_closed_forms_train_nothing_and_need_no_memory_for_it():
     assert memory_problems([config(method="logistic", batch_size=4096)], OPTIONS, room(0.001)) == []
 
