@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ray_tl.data.domains import DomainPair, LabelledDomain, UnlabelledDomain
 from ray_tl.data.images import read_labelled_folder, read_unlabelled_folder
+from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import DataOptions
 
@@ -23,11 +24,15 @@ def with_further_domains(
         options: How files become arrays.
 
     Raises:
-        InvalidInput: For a missing, empty or broken folder, for one with folders of both kinds, and if labelled images
-            are also in the target or its test part.
+        InvalidInput: For data other than images; for a folder that is missing, empty, broken, or holds folders of both
+            kinds; and if labelled images are also in the target or its test part.
     """
     if not intermediate and auxiliary is None:
         return pair
+    if not isinstance(pair.preprocessing, Preprocessing):
+        raise InvalidInput(
+            "--intermediate and --auxiliary are folders of images so far; leave them out for other data."
+        )
     between = tuple(_intermediate(Path(name), pair, options) for name in intermediate)
     other = None
     if auxiliary is not None:
