@@ -45,7 +45,7 @@ MANIFEST = "MANIFEST.json"
 BATCH_SIZE = 64
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
-_LIBRARIES = ("torch", "torchvision", "timm", "ray", "ray-tl")
+_LIBRARIES = ("torch", "torchvision", "timm", "peft", "ray", "ray-tl")
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
