@@ -4,7 +4,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -161,11 +161,20 @@ class BottleneckAdapter(nn.Module):
 def merge_adapters(module: nn.Module) -> None:
     """Put plain layers, with their update added to the weights, in the place of all that have one of `Lora`."""
     for name, child in module.named_children():
-        if hasattr(child, "get_base_layer"):  # as peft calls it, which need not be there otherwise
+        if isinstance(child, _Updated):
             child.merge(safe_merge=True)
             setattr(module, name, child.get_base_layer())
         else:
             merge_adapters(child)
+
+
+@runtime_checkable
+class _Updated(Protocol):
+    """A layer with an update, as `peft` has it; whoever serves a plain network need not have `peft`."""
+
+    def merge(self, safe_merge: bool) -> None: ...
+
+    def get_base_layer(self) -> nn.Module: ...
 
 
 def left_after_merge(component: Component) -> Component:
