@@ -28,8 +28,10 @@ class ParameterEfficient(Protocol):
 
     merges: bool
 
-    def apply(self, backbone: StagedBackbone, depth: int) -> None:
-        """Give the stages from `depth` on new weights, and never train others; the outputs stay as they are.
+    def apply(self, backbone: StagedBackbone, stages: range) -> None:
+        """Give these stages new weights, and never train others; the outputs stay as they are.
+
+        A stage without weights gets none: depths that are counted in stages with weights mean the same as before.
 
         Raises:
             InvalidInput: If there is nothing that new weights could be given to.
@@ -78,14 +80,14 @@ class Lora:
         if not 0 <= self.dropout < 1:
             raise InvalidInput(f"lora.dropout={self.dropout} is out of range; choose 0 up to, not including, 1.")
 
-    def apply(self, backbone: StagedBackbone, depth: int) -> None:
+    def apply(self, backbone: StagedBackbone, stages: range) -> None:
         from peft import LoraConfig, inject_adapter_in_model  # takes seconds, which a command line must not pay
 
-        names = [name for name, layer in _inside(backbone, depth) if _takes_update(layer)]
+        names = [name for name, layer in _inside(backbone, stages) if _takes_update(layer)]
         if not names:
             raise InvalidInput(
-                f"parameter_efficient=lora finds no linear layer or convolution in the stages behind "
-                f"freeze_depth={depth}; lower freeze_depth, or choose parameter_efficient: none."
+                f"parameter_efficient=lora finds no linear layer or convolution in the {len(stages)} stages that train; "
+                "lower freeze_depth, or choose parameter_efficient: none."
             )
         config = LoraConfig(
             r=self.rank,
@@ -94,7 +96,7 @@ class Lora:
         )
         with warnings.catch_warnings(action="ignore"):  # that GPT-2 stores its weights transposed
             inject_adapter_in_model(config, backbone.stages)
-        for name, layer in _inside(backbone, depth):
+        for name, layer in _inside(backbone, stages):
             if name.endswith("lora_dropout"):
                 assert isinstance(layer, nn.ModuleDict)
                 layer["default"] = JointChannelDropout(self.dropout)
@@ -122,15 +124,16 @@ class BottleneckAdapters:
         if self.width < 1:
             raise InvalidInput(f"bottleneck_adapter.width={self.width} is too narrow; choose 1 or more, 16 is usual.")
 
-    def apply(self, backbone: StagedBackbone, depth: int) -> None:
-        if depth == backbone.num_stages:
+    def apply(self, backbone: StagedBackbone, stages: range) -> None:
+        learned = [number for number in stages if any(True for _ in backbone.stages[number].parameters())]
+        if not learned:
             raise InvalidInput(
-                f"parameter_efficient=bottleneck_adapter finds no stage behind freeze_depth={depth}; lower "
-                "freeze_depth, or choose parameter_efficient: none."
+                f"parameter_efficient=bottleneck_adapter finds nothing learned in the {len(stages)} stages that train; "
+                "lower freeze_depth, or choose parameter_efficient: none."
             )
         backbone.keep(list(backbone.stages.parameters()))
         shapes = stage_shapes(backbone)
-        for number in range(depth, backbone.num_stages):
+        for number in learned:
             adapter = BottleneckAdapter(shapes[number], self.width)
             backbone.stages[number] = nn.Sequential(backbone.stages[number], adapter)
 
@@ -183,10 +186,10 @@ def left_after_merge(component: Component) -> Component:
     return ALL_WEIGHTS if chosen is None or chosen.merges else component
 
 
-def _inside(backbone: StagedBackbone, depth: int) -> list[tuple[str, nn.Module]]:
-    """Name and module of everything in the stages from `depth` on."""
+def _inside(backbone: StagedBackbone, stages: range) -> list[tuple[str, nn.Module]]:
+    """Name and module of everything in these stages."""
     named = [(name, part) for name, part in backbone.stages.named_modules() if name]
-    return [(name, part) for name, part in named if int(name.split(".")[0]) >= depth]
+    return [(name, part) for name, part in named if int(name.split(".")[0]) in stages]
 
 
 def _takes_update(layer: nn.Module) -> bool:

@@ -123,7 +123,7 @@ def build_transfer_model(
     model = TransferModel(stages, taps, layers, num_classes, backbone.name, dropout)
     isolation = PARAMETER_EFFICIENT.create(parameter_efficient.name, parameter_efficient.params)
     if isolation is not None:
-        isolation.apply(stages, freeze_depth)
+        isolation.apply(stages, range(freeze_depth, stages.num_stages))
     norm = DOMAIN_NORMS.create(domain_norm.name, domain_norm.params)
     convert_norms([*stages.stages[freeze_depth:], layers], norm.convert)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.

@@ -68,6 +68,13 @@ def test_new_weights_of_the_stages_behind_the_freeze_depth_train_and_no_others(b
     assert min(stages) >= 2
 
 
+@pytest.mark.parametrize("isolation", [LORA, ADAPTERS], ids=str)
+def test_a_stage_without_weights_stays_so(isolation):
+    sizes = [[sum(1 for _ in stage.parameters()) for stage in network("tiny_cnn", each).backbone.stages]
+             for each in (None, isolation)]  # fmt: skip
+    assert [size > 0 for size in sizes[1]] == [size > 0 for size in sizes[0]] == [True, True, False]
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_merged_lora_is_a_plain_network_with_the_same_outputs(backbone):
     model = trained(network(backbone, LORA))
@@ -93,7 +100,7 @@ class Layers(nn.Module):
 
 def test_an_update_is_alpha_over_rank_times_b_a():
     backbone = StagedBackbone([Layers()], ["all"], 6, ImageEntry(Normalisation((0.5,) * 3, (0.5,) * 3))).double()
-    PARAMETER_EFFICIENT.create("lora", LORA.params).apply(backbone, 0)
+    PARAMETER_EFFICIENT.create("lora", LORA.params).apply(backbone, range(1))
     state = backbone.double().state_dict()
     for name, value in state.items():
         value.copy_(torch.from_numpy(np.random.default_rng(len(name)).normal(size=value.shape)))
@@ -150,8 +157,8 @@ def test_what_can_be_merged_is_not_part_of_what_is_served():
 
 @pytest.mark.parametrize(
     ("isolation", "message"),
-    [(LORA, "lora finds no linear layer or convolution in the stages behind freeze_depth=3"),
-     (ADAPTERS, "bottleneck_adapter finds no stage behind freeze_depth=3; lower freeze_depth")],
+    [(LORA, "lora finds no linear layer or convolution in the 0 stages that train; lower"),
+     (ADAPTERS, "bottleneck_adapter finds nothing learned in the 0 stages that train; lower")],
 )  # fmt: skip
 def test_nothing_to_isolate_is_refused(isolation, message):
     with pytest.raises(InvalidInput, match=message):

@@ -80,7 +80,7 @@ def test_every_choice_of_how_to_fine_tune_may_be_searched(folders, tmp_path):
         ({"regulariser": "l2_sp", "parameter_efficient": {"choice": ["none", "lora"]}},
          "regulariser=l2_sp pulls the weights of the stages to their start, where parameter_efficient=lora keeps them"),
         ({"freeze_depth": {"choice": [1, 3]}, "parameter_efficient": "lora"},
-         "lora finds no linear layer or convolution in the stages behind freeze_depth=3; lower freeze_depth"),
+         "lora finds no linear layer or convolution in the 0 stages that train; lower freeze_depth"),
         ({"regulariser": {"bss": {"num_values": 0}}}, "bss.num_values=0 suppresses nothing; choose 1 or more"),
         ({"regulariser": "l2sp"}, "regulariser 'l2sp' is not known; did you mean 'l2_sp'"),
     ],
