@@ -86,8 +86,8 @@ class Lora:
         names = [name for name, layer in _inside(backbone, stages) if _takes_update(layer)]
         if not names:
             raise InvalidInput(
-                f"parameter_efficient=lora finds no linear layer or convolution in the {len(stages)} stages that train; "
-                "lower freeze_depth, or choose parameter_efficient: none."
+                f"parameter_efficient=lora finds no linear layer or convolution in the {len(stages)} stages that "
+                "train; lower freeze_depth, or choose parameter_efficient: none."
             )
         config = LoraConfig(
             r=self.rank,
