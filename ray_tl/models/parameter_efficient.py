@@ -28,8 +28,8 @@ class ParameterEfficient(Protocol):
 
     merges: bool
 
-    def apply(self, backbone: StagedBackbone, stages: range) -> None:
-        """Give these stages new weights, and never train others; the outputs stay as they are.
+    def apply(self, backbone: StagedBackbone, trained: range) -> None:
+        """Give the stages that train new weights, and never train others; the outputs stay as they are.
 
         A stage without weights gets none: depths that are counted in stages with weights mean the same as before.
 
@@ -80,14 +80,14 @@ class Lora:
         if not 0 <= self.dropout < 1:
             raise InvalidInput(f"lora.dropout={self.dropout} is out of range; choose 0 up to, not including, 1.")
 
-    def apply(self, backbone: StagedBackbone, stages: range) -> None:
+    def apply(self, backbone: StagedBackbone, trained: range) -> None:
         from peft import LoraConfig, inject_adapter_in_model  # takes seconds, which a command line must not pay
 
-        names = [name for name, layer in _inside(backbone, stages) if _takes_update(layer)]
+        names = [name for name, layer in _inside(backbone, trained) if _takes_update(layer)]
         if not names:
             raise InvalidInput(
-                f"parameter_efficient=lora finds no linear layer or convolution in the {len(stages)} stages that "
-                "train; lower freeze_depth, or choose parameter_efficient: none."
+                "parameter_efficient=lora finds no linear layer or convolution in the stages that train; lower "
+                "freeze_depth, or choose parameter_efficient: none."
             )
         config = LoraConfig(
             r=self.rank,
@@ -96,7 +96,7 @@ class Lora:
         )
         with warnings.catch_warnings(action="ignore"):  # that GPT-2 stores its weights transposed
             inject_adapter_in_model(config, backbone.stages)
-        for name, layer in _inside(backbone, stages):
+        for name, layer in _inside(backbone, trained):
             if name.endswith("lora_dropout"):
                 assert isinstance(layer, nn.ModuleDict)
                 layer["default"] = JointChannelDropout(self.dropout)
@@ -124,12 +124,12 @@ class BottleneckAdapters:
         if self.width < 1:
             raise InvalidInput(f"bottleneck_adapter.width={self.width} is too narrow; choose 1 or more, 16 is usual.")
 
-    def apply(self, backbone: StagedBackbone, stages: range) -> None:
-        learned = [number for number in stages if any(True for _ in backbone.stages[number].parameters())]
+    def apply(self, backbone: StagedBackbone, trained: range) -> None:
+        learned = [number for number in trained if any(True for _ in backbone.stages[number].parameters())]
         if not learned:
             raise InvalidInput(
-                f"parameter_efficient=bottleneck_adapter finds nothing learned in the {len(stages)} stages that train; "
-                "lower freeze_depth, or choose parameter_efficient: none."
+                "parameter_efficient=bottleneck_adapter finds no stage that trains; lower freeze_depth, or choose "
+                "parameter_efficient: none."
             )
         backbone.keep(list(backbone.stages.parameters()))
         shapes = stage_shapes(backbone)
@@ -186,10 +186,10 @@ def left_after_merge(component: Component) -> Component:
     return ALL_WEIGHTS if chosen is None or chosen.merges else component
 
 
-def _inside(backbone: StagedBackbone, stages: range) -> list[tuple[str, nn.Module]]:
+def _inside(backbone: StagedBackbone, trained: range) -> list[tuple[str, nn.Module]]:
     """Name and module of everything in these stages."""
     named = [(name, part) for name, part in backbone.stages.named_modules() if name]
-    return [(name, part) for name, part in named if int(name.split(".")[0]) in stages]
+    return [(name, part) for name, part in named if int(name.split(".")[0]) in trained]
 
 
 def _takes_update(layer: nn.Module) -> bool:
