@@ -16,6 +16,7 @@ SMALLEST: dict[str, dict[str, Value]] = {
     "clip": TINY_TRANSFORMER,
     "dinov2": TINY_TRANSFORMER,
     "hf_vit": TINY_TRANSFORMER,
+    "timm": {"model": "resnet10t"},
 }
 """Parameters beside `weights: none`, of the backbones that need some to be small."""
 
@@ -30,6 +31,7 @@ FAMILIES = [
     "mobilenet_v3_small",
     "resnet18",
     "small_cnn",
+    "timm",
     "tiny_cnn",
     "vgg11_bn",
     "vit_b_32",

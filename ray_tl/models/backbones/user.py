@@ -14,7 +14,7 @@ from ray_tl.config import UserFunction
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.models.backbones.common import BACKBONES, HALF, BackboneContext, forget_sizes, image_entry
 from ray_tl.models.stages import ImageEntry, StagedBackbone
-from ray_tl.registry import Registry
+from ray_tl.registry import Registry, Value
 
 Stages = nn.Sequential | list[tuple[str, nn.Module]]
 FROM_DATA = ("channels", "image_size")
@@ -45,7 +45,7 @@ def register_user_backbones(functions: Mapping[str, UserFunction]) -> None:
 
 
 def build_user_backbone(
-    name: str, params: Mapping[str, object], function: UserFunction, context: BackboneContext
+    name: str, params: Mapping[str, Value], function: UserFunction, context: BackboneContext
 ) -> StagedBackbone:
     """What the function of a bundle builds, whatever is registered under its name."""
     own: Registry[StagedBackbone] = Registry("backbone")
@@ -114,9 +114,10 @@ def _staged(name: str, built: object, context: BackboneContext) -> StagedBackbon
 
 
 def _is_stage(stage: object) -> bool:
-    return (
-        isinstance(stage, tuple) and len(stage) == 2 and isinstance(stage[0], str) and isinstance(stage[1], nn.Module)
-    )
+    match stage:
+        case (str(), nn.Module()):
+            return True
+    return False
 
 
 @torch.no_grad()
