@@ -1,6 +1,6 @@
 """The one definition of depth: an ordered list of stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -81,7 +81,13 @@ class StagedBackbone(nn.Module):
         entry: From rows of a domain to the input of the first stage.
         architecture: As JSON values, what must be known to build the network again where the folder or hub that it came
             from is absent; `None` where name and parameters say it all.
+
+    Attributes:
+        embed_texts: Texts to [N, D]: the product of one with a normalised feature is the logit that the text describes
+            the row. `None` where the network knows no words.
     """
+
+    embed_texts: Callable[[Sequence[str]], Tensor] | None = None
 
     def __init__(
         self,

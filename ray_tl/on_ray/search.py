@@ -21,7 +21,7 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, num_stages
+from ray_tl.models.backbones import BackboneContext, feature_dim, knows_words, num_stages
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
@@ -136,7 +136,7 @@ def plan_search(
         search=file.search,
         trees=space.trees,
         backbones=file.backbones,
-        first=tuple(first) if first is not None else _baselines(space, data),
+        first=tuple(first) if first is not None else (*_baselines(space, data), *_zero_shot(space, configs, data)),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
@@ -152,6 +152,15 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     if data.target_labelled is None:
         return (source_only,)
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
+
+
+def _zero_shot(space: SearchSpace, configs: Sequence[TrialConfig], data: DataSource) -> Iterator[TrialConfig]:
+    """A trial without training for each backbone that knows words."""
+    backbones = {str(config.backbone): config.backbone for config in configs}
+    for backbone in backbones.values():
+        if knows_words(backbone, data.options.channels, data.options.image_size):
+            method = Component(name="zero_shot")
+            yield space.baseline().model_copy(update={"backbone": backbone, "method": method})
 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
@@ -239,7 +248,13 @@ def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> No
     """Raise `InvalidInput` with every rule that a component of these configurations would break when it is built."""
     configs = list(configs)
     networks = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
-    checks = [(_build_components, configs), (_fit_backbone, configs), (_try_network, networks.values())]
+    spoken = {str((config.backbone, config.method)): config for config in configs}
+    checks = [
+        (_build_components, configs),
+        (_fit_backbone, configs),
+        (_fit_words, spoken.values()),
+        (_try_network, networks.values()),
+    ]
     _check_all((check, config, data) for check, each in checks for config in each)
 
 
@@ -285,6 +300,20 @@ def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
     stages = num_stages(config.backbone, data.options.channels, data.options.image_size)
     check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
+
+
+def _fit_words(config: TrialConfig, data: DataSource) -> None:
+    """Have a class described, where a method needs that."""
+    registry, few = catalogue()["method"], int(data.target_labelled is not None)
+    context = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=few)
+    if not registry.create(config.method.name, config.method.params, context).needs_words:
+        return
+    options = data.options
+    if not knows_words(config.backbone, options.channels, options.image_size, tries=True):
+        raise InvalidInput(
+            f"method {config.method.name!r} needs a backbone that knows words, and {config.backbone.name!r} does not; "
+            "choose backbone clip with pretrained weights."
+        )
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:

@@ -24,7 +24,8 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "method"))
         rows = len(data.pair.source), len(data.pair.target), num_labelled(data.pair)
-        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows)
+        words = data.pair.source.classes, model.backbone.embed_texts
+        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words)
         method = METHODS.create(config.method.name, config.method.params, context)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
     task = AdaptationTask(model, method, weights, config.target_label_weight)

@@ -22,6 +22,7 @@ SMALLEST: dict[str, dict[str, Value]] = {
 
 FAMILIES = [
     "convnext_tiny",
+    "clip",
     "dinov2",
     "efficientnet_b0",
     "efficientnet_lite0",

@@ -66,7 +66,7 @@ def test_an_unknown_model_names_the_nearest():
 
 
 def test_images_that_are_too_small_are_refused():
-    with pytest.raises(InvalidInput, match="timm model 'inception_v3' .* takes no images of 32 pixels"):
+    with pytest.raises(InvalidInput, match=r"timm model 'inception_v3' .* takes no images of 32 pixels"):
         num_stages(Component(name="timm", params={"model": "inception_v3"}), 3, 32)
 
 

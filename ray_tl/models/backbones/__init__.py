@@ -1,6 +1,7 @@
 """Backbones by name, one file a family."""
 
 from ray_tl.models.backbones import (
+    clip,
     convnext,
     efficientnet,
     hugging_face,
@@ -13,16 +14,18 @@ from ray_tl.models.backbones import (
     vgg,
     vit,
 )
-from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, num_stages
+from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, knows_words, num_stages
 
 __all__ = [
     "BACKBONES",
     "BackboneContext",
+    "clip",
     "convnext",
     "efficientnet",
     "feature_dim",
     "hugging_face",
     "inception",
+    "knows_words",
     "mobilenet",
     "num_stages",
     "resnet",

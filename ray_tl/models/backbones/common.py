@@ -53,6 +53,25 @@ def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE
     return _sizes(backbone.model_dump_json(), channels, image_size)[1]
 
 
+def knows_words(backbone: Component, channels: int, image_size: int = IMAGE_SIZE, tries: bool = False) -> bool:
+    """Whether classes can be described in words to the backbone that a configuration names.
+
+    Args:
+        backbone: Of the configuration.
+        channels: Of the images.
+        image_size: Of the images.
+        tries: Whether one is described, so that a missing text tower or tokenizer is found now.
+
+    Raises:
+        InvalidInput: As `build_transfer_model`; if a description fails.
+    """
+    with torch.device("meta"):
+        built = BACKBONES.create(backbone.name, backbone.params, BackboneContext(channels, False, image_size))
+    if tries and built.embed_texts is not None:
+        built.embed_texts(["a photo"])
+    return built.embed_texts is not None
+
+
 @cache  # every corner of a search space asks
 def _sizes(backbone: str, channels: int, image_size: int) -> tuple[int, int]:
     """Depth and width of a backbone that is given as JSON, which can be a key."""

@@ -4,7 +4,7 @@ Transformers is imported inside the functions: it takes seconds, which a command
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -81,11 +81,15 @@ class Family:
         name: Of the backbone.
         model_type: In `config.json`.
         normalisation: Where a folder states none.
+        files: What is fetched from the hub, as patterns.
+        part: Of the configuration in a folder, what describes the network.
     """
 
     name: str
     model_type: str
     normalisation: Normalisation
+    files: tuple[str, ...] = FILES
+    part: "Callable[[PreTrainedConfig], PreTrainedConfig]" = lambda config: config
 
 
 @dataclass(frozen=True)
@@ -139,16 +143,17 @@ def recipe_for(
     return recipe
 
 
-def create(kind: "type[AutoModel]", recipe: Recipe, load_weights: bool) -> "PreTrainedModel":
+def create(kind: "type[AutoModel] | type[PreTrainedModel]", recipe: Recipe, load_weights: bool) -> "PreTrainedModel":
     """The whole network, with the folder's weights or random ones.
 
     Raises:
         InvalidInput: If the folder lacks weights that count.
     """
     if not load_weights or recipe.folder is None:
-        return kind.from_config(recipe.config)
+        build = kind._from_config if hasattr(kind, "_from_config") else kind.from_config
+        return build(recipe.config)
     try:
-        network, report = kind.from_pretrained(
+        loaded = kind.from_pretrained(
             recipe.folder,
             config=recipe.config,
             dtype=torch.get_default_dtype(),
@@ -158,6 +163,7 @@ def create(kind: "type[AutoModel]", recipe: Recipe, load_weights: bool) -> "PreT
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidInput(f"the weights in {recipe.folder} can't be loaded ({reason}); fetch them again.") from error
+    network, report = cast("tuple[PreTrainedModel, dict[str, set]]", loaded)
     lacking = sorted({*report["missing_keys"], *report["mismatched_keys"]}, key=str)
     if lacking := [key for key in lacking if not str(key).startswith("pooler.")]:
         raise InvalidInput(f"the weights in {recipe.folder} lack {lacking[0]}; name a folder that holds all of them.")
@@ -221,7 +227,7 @@ def _found(family: Family, weights: str) -> Recipe:
     from transformers import AutoConfig
 
     field = f"{family.name}.weights"
-    folder = model_folder(weights, FILES, field)
+    folder = model_folder(weights, family.files, field)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -234,7 +240,7 @@ def _found(family: Family, weights: str) -> Recipe:
         )
     file = folder / PREPROCESSOR
     stated = _Stated.model_validate_json(file.read_bytes()) if file.is_file() else _Stated()
-    return Recipe(config, stated.normalisation or family.normalisation, folder)
+    return Recipe(family.part(config), stated.normalisation or family.normalisation, folder)
 
 
 def _fit_images(name: str, config: "PreTrainedConfig", context: BackboneContext, is_trained: bool) -> None:
