@@ -12,6 +12,12 @@ TEMPLATE = "a photo of a {}"
 TEMPLATES = (TEMPLATE, "a picture of a {}", "a drawing of a {}", "{}")
 
 
+@full_precision
+def word_logits(features: Tensor, weights: Tensor) -> Tensor:
+    """Products of normalised features [B, D] and what describes each class, [C, D], to [B, C]."""
+    return F.normalize(features) @ weights.to(features.dtype).T
+
+
 class ZeroShotHead(nn.Module):
     """Normalised features times what describes each class; no gradient reaches the descriptions.
 
@@ -26,10 +32,9 @@ class ZeroShotHead(nn.Module):
         super().__init__()
         self.register_buffer("weights", torch.zeros(num_classes, feature_dim))
 
-    @full_precision
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, D] to logits [B, C]."""
-        return F.normalize(features) @ self.weights.to(features.dtype).T
+        return word_logits(features, self.weights)
 
 
 def class_weights(context: MethodContext, template: str) -> Tensor:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, knows_words, num_stages
+from ray_tl.models.backbones import BackboneContext, feature_dim, knows_words, num_stages, require_words
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
@@ -126,7 +126,9 @@ def plan_search(
     if found := space.problems(catalogue()) + unknown:
         raise all_at_once("search space", found)
     space = space.resolved(catalogue())
-    configs = [*_corners(space), *(first or [])]
+    corners = [*_corners(space)]
+    first = (*_baselines(space, data), *_zero_shot(corners, data)) if first is None else first
+    configs = [*corners, *first]
     check_configurations(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
@@ -136,7 +138,7 @@ def plan_search(
         search=file.search,
         trees=space.trees,
         backbones=file.backbones,
-        first=tuple(first) if first is not None else (*_baselines(space, data), *_zero_shot(space, configs, data)),
+        first=tuple(first),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
@@ -154,13 +156,13 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
 
 
-def _zero_shot(space: SearchSpace, configs: Sequence[TrialConfig], data: DataSource) -> Iterator[TrialConfig]:
-    """A trial without training for each backbone that knows words."""
-    backbones = {str(config.backbone): config.backbone for config in configs}
-    for backbone in backbones.values():
-        if knows_words(backbone, data.options.channels, data.options.image_size):
-            method = Component(name="zero_shot")
-            yield space.baseline().model_copy(update={"backbone": backbone, "method": method})
+def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[TrialConfig]:
+    """A trial without training for each backbone that knows words; none where a mistake is yet to be reported."""
+    one_each = {str(config.backbone): config for config in configs}
+    for config in one_each.values():
+        with suppress(InvalidInput):
+            if knows_words(config.backbone, data.options.channels, data.options.image_size):
+                yield config.model_copy(update={"method": Component(name="zero_shot")})
 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
@@ -303,17 +305,11 @@ def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
 
 
 def _fit_words(config: TrialConfig, data: DataSource) -> None:
-    """Have a class described, where a method needs that."""
-    registry, few = catalogue()["method"], int(data.target_labelled is not None)
-    context = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=few)
-    if not registry.create(config.method.name, config.method.params, context).needs_words:
-        return
-    options = data.options
-    if not knows_words(config.backbone, options.channels, options.image_size, tries=True):
-        raise InvalidInput(
-            f"method {config.method.name!r} needs a backbone that knows words, and {config.backbone.name!r} does not; "
-            "choose backbone clip with pretrained weights."
-        )
+    """Have something described, where a method needs words."""
+    context = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=int(data.target_labelled is not None))
+    method = catalogue()["method"].create(config.method.name, config.method.params, context)
+    if method.needs_words:
+        require_words(config.backbone, data.options.channels, data.options.image_size)
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
-from ray_tl.models.backbones import BACKBONES, BackboneContext, knows_words
+from ray_tl.models.backbones import BACKBONES, BackboneContext, knows_words, require_words
 from tests.tiny_clip import save_tiny_clip, tiny_clip
 
 CONTEXT = BackboneContext(image_size=16)
@@ -76,7 +76,7 @@ def test_a_folder_without_what_texts_need_is_refused(change, rule, tmp_path):
     folder = save_tiny_clip(tmp_path)
     change(folder)
     with pytest.raises(InvalidInput, match=rule):
-        knows_words(Component(name="clip", params={"weights": str(folder)}), 3, 16, tries=True)
+        require_words(Component(name="clip", params={"weights": str(folder)}), 3, 16)
 
 
 def test_a_folder_without_a_text_tower_is_refused(tmp_path):

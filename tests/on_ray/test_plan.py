@@ -8,6 +8,7 @@ from ray_tl import api
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import SearchFile
 from ray_tl.search_space.trees import Middle
+from tests.tiny_clip import save_tiny_clip, tiny_clip
 
 
 @pytest.fixture
@@ -54,3 +55,20 @@ def test_a_mistake_in_a_parameter_is_one_line_and_nothing_is_written(folders, tm
     (line,) = str(raised.value).splitlines()
     assert said in line
     assert not (tmp_path / "home" / "studies" / "planned").exists()
+
+
+def test_a_backbone_that_knows_words_is_tried_without_training_first(folders, tmp_path):
+    trees = {"backbone": {"choice": {"clip": {"weights": tiny_clip(1, 8)}, "tiny_cnn": None}}}
+    file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
+    first = api.plan_search(file, *folders, name="planned", home=tmp_path).store.spec.first
+    assert [(config.backbone.name, config.method.name) for config in first][1:] == [("clip", "zero_shot")]
+    assert first[0].method.name == "source_only"
+
+
+def test_a_text_tower_without_tokenizer_is_found_before_anything_starts(folders, tmp_path):
+    folder = save_tiny_clip(tmp_path / "clip", 1, 8)
+    (folder / "tokenizer.json").unlink()
+    trees = {"backbone": {"clip": {"weights": str(folder)}}}
+    file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
+    with pytest.raises(InvalidInput, match="holds no tokenizer"):
+        api.plan_search(file, *folders, name="planned", home=tmp_path / "home")

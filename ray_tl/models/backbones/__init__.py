@@ -14,7 +14,14 @@ from ray_tl.models.backbones import (
     vgg,
     vit,
 )
-from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, knows_words, num_stages
+from ray_tl.models.backbones.common import (
+    BACKBONES,
+    BackboneContext,
+    feature_dim,
+    knows_words,
+    num_stages,
+    require_words,
+)
 
 __all__ = [
     "BACKBONES",
@@ -28,6 +35,7 @@ __all__ = [
     "knows_words",
     "mobilenet",
     "num_stages",
+    "require_words",
     "resnet",
     "small",
     "timm_models",

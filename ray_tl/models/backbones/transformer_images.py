@@ -4,7 +4,8 @@ Transformers is imported inside the functions: it takes seconds, which a command
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -153,13 +154,14 @@ def create(kind: "type[AutoModel] | type[PreTrainedModel]", recipe: Recipe, load
         build = kind._from_config if hasattr(kind, "_from_config") else kind.from_config
         return build(recipe.config)
     try:
-        loaded = kind.from_pretrained(
-            recipe.folder,
-            config=recipe.config,
-            dtype=torch.get_default_dtype(),
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _quiet():
+            loaded = kind.from_pretrained(
+                recipe.folder,
+                config=recipe.config,
+                dtype=torch.get_default_dtype(),
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidInput(f"the weights in {recipe.folder} can't be loaded ({reason}); fetch them again.") from error
@@ -168,6 +170,22 @@ def create(kind: "type[AutoModel] | type[PreTrainedModel]", recipe: Recipe, load
     if lacking := [key for key in lacking if not str(key).startswith("pooler.")]:
         raise InvalidInput(f"the weights in {recipe.folder} lack {lacking[0]}; name a folder that holds all of them.")
     return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers reports weights that it has left out, such as a head; here they are meant to be."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 @torch.no_grad()
