@@ -306,10 +306,11 @@ def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
 
 def _fit_words(config: TrialConfig, data: DataSource) -> None:
     """Have something described, where a method needs words."""
-    context = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=int(data.target_labelled is not None))
-    method = catalogue()["method"].create(config.method.name, config.method.params, context)
-    if method.needs_words:
-        require_words(config.backbone, data.options.channels, data.options.image_size)
+    images = data.options.channels, data.options.image_size
+    few = int(data.target_labelled is not None)
+    context = MethodContext(feature_dim(config.backbone, *images), 2, 2, 2, few)
+    if catalogue()["method"].create(config.method.name, config.method.params, context).needs_words:
+        require_words(config.backbone, *images)
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:
