@@ -27,12 +27,15 @@ import torch
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from safetensors import SafetensorError
+from torch import Tensor
 
-from ray_tl.config import Component, TrialConfig, UserFunction
+from ray_tl.config import Component, FreezeDepth, TrialConfig, UserFunction
+from ray_tl.data.augmentation import views_of
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS, left_after_merge
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
 from ray_tl.training.network import load_network
@@ -44,6 +47,7 @@ CODE = "backbone.py"
 MANIFEST = "MANIFEST.json"
 
 BATCH_SIZE = 64
+ONE_VIEW = Component(name="none")
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
 _LIBRARIES = ("torch", "torchvision", "timm", "ray", "ray-tl")
@@ -60,7 +64,10 @@ class ModelSpec(BaseModel):
     Attributes:
         head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
-        freeze_depth: Of the trial; `domain_norm` is that of the stages behind it.
+        parameter_efficient: What the trial put into stages and can't be merged with their weights.
+        freeze_depth: Of the trial; `domain_norm` and `parameter_efficient` are those of the stages that it trained.
+        trained_stages: Of the trial.
+        test_time_augmentation: Views of an image over which probabilities are averaged.
         architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
         function: In `backbone.py`, that builds the backbone; `None` where ray_tl does.
         classes: Names in the order of the logits; unique.
@@ -73,7 +80,10 @@ class ModelSpec(BaseModel):
     adaptor: Component = NO_ADAPTOR
     head: Component | None = None
     domain_norm: Component = SHARED_NORM
-    freeze_depth: int = Field(default=0, ge=0)
+    parameter_efficient: Component = ALL_WEIGHTS
+    freeze_depth: FreezeDepth = 0
+    trained_stages: int | None = Field(default=None, ge=1)
+    test_time_augmentation: Component = ONE_VIEW
     architecture: dict[str, JsonValue] | None = None
     function: str | None = None
     preprocessing: Preprocessing
@@ -86,6 +96,12 @@ class ModelSpec(BaseModel):
     @property
     def channels(self) -> int:
         return self.preprocessing.channels
+
+    @field_validator("test_time_augmentation")
+    @classmethod
+    def _known(cls, averaged: Component) -> Component:
+        views_of(averaged)
+        return averaged
 
     @field_validator("classes")
     @classmethod
@@ -170,10 +186,14 @@ class Bundle:
         return [self._prediction(row.tolist()) for row in self.probabilities(images, batch_size)]
 
     def probabilities(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
-        """Softmax [N, classes] of decoded images [N, C, S, S]."""
+        """Softmax [N, classes] of decoded images [N, C, S, S], averaged over the views that the trial had."""
         with torch.inference_mode():
-            parts = [self.model(part)[1].softmax(1) for part in torch.from_numpy(images).split(batch_size)]
+            parts = [self._mean_probabilities(part) for part in torch.from_numpy(images).split(batch_size)]
             return torch.cat(parts).numpy()
+
+    def _mean_probabilities(self, images: Tensor) -> Tensor:
+        views = [self.model(view.change(images))[1].softmax(1) for view in views_of(self.spec.test_time_augmentation)]
+        return torch.stack(views).mean(0) if len(views) > 1 else views[0]
 
     def _prediction(self, row: list[float]) -> Prediction:
         best = max(range(len(row)), key=row.__getitem__)
@@ -195,8 +215,11 @@ def spec_of(
         adaptor=config.adaptor,
         head=head,
         domain_norm=config.domain_norm,
+        parameter_efficient=left_after_merge(config.parameter_efficient),
         freeze_depth=config.freeze_depth,
+        test_time_augmentation=config.test_time_augmentation,
         architecture=architecture,
+        trained_stages=config.trained_stages,
         preprocessing=preprocessing,
         classes=classes,
     )
@@ -331,7 +354,15 @@ def _network(folder: Path, spec: ModelSpec, contents: Mapping[str, bytes]) -> Tr
         function = _function(folder, spec, contents)
         context = BackboneContext(spec.channels, False, spec.preprocessing.image_size, spec.architecture, function)
         components = spec.adaptor, spec.features, spec.domain_norm
-        model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
+        trained = spec.freeze_depth, spec.trained_stages
+        model = build_transfer_model(
+            spec.backbone,
+            spec.num_classes,
+            context,
+            *components,
+            *trained,
+            parameter_efficient=spec.parameter_efficient,
+        )
         keep_target_norms(model)
         load_network(model, safetensors.torch.load(contents[WEIGHTS]), spec.head)
     except (InvalidInput, RuntimeError, SafetensorError) as error:

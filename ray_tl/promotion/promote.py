@@ -9,6 +9,7 @@ from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, TrialFailed
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.parameter_efficient import merge_adapters
 from ray_tl.promotion.bundle import Bundle, Lineage, library_versions, load_bundle, spec_of
 from ray_tl.promotion.gate import STRAYS_OF_STEPS, PromotionDecision, check_reproduces
 from ray_tl.promotion.versions import add_version
@@ -60,6 +61,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
     keep_target_norms(model)
+    merge_adapters(model)
     head, architecture = head_of(trial.config, model), model.backbone.architecture
     model_spec = spec_of(built(trial.config), pair.preprocessing, spec.classes, head, architecture)
     lineage = Lineage.model_validate(

@@ -42,6 +42,7 @@ class SearchOptions(BaseModel):
         epochs: Full fidelity.
         grace_epochs: No trial is stopped before it has run so many.
         reduction_factor: ASHA keeps one trial in so many at each rung.
+        advice: Whether the first trials are chosen by what the data look like through the pretrained backbone.
         time_budget_s: No new trial starts after so many seconds; `null` for no limit.
         seed: Of the sampler, the splits and every trial.
         validators: Label-free scores that are recorded each epoch; `objective` and guards need the first three.
@@ -53,6 +54,7 @@ class SearchOptions(BaseModel):
     epochs: int = Field(default=10, ge=1)
     grace_epochs: int = Field(default=2, ge=1)
     reduction_factor: float = Field(default=3, gt=1)
+    advice: bool = True
     time_budget_s: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     validators: tuple[str, ...] = (*NEEDED_VALIDATORS, "entropy")

@@ -106,7 +106,7 @@ def test_looking_for_the_shapes_leaves_the_backbone_as_it_is():
 
 
 def test_rows_of_a_stage_are_taken_as_they_are():
-    stages = [nn.Conv2d(1, 2, 3), nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), nn.Linear(5, 3)]
+    stages = [nn.Conv2d(1, 2, 3), nn.Sequential(nn.Flatten(), nn.Linear(2 * 30 * 30, 5)), nn.Linear(5, 3)]
     backbone = StagedBackbone(stages, "abc", 3, ImageEntry(Normalisation((0.5,), (0.5,))))
     features = tapped(backbone, num_taps=2)
     x = torch.rand(4, 1, 32, 32)

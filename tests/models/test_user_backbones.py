@@ -169,7 +169,7 @@ def test_a_function_that_has_changed_in_a_version_is_never_run(version):
     folder, _ = version
     witness = folder.parent / "witness"
     (folder / CODE).write_text(f"{SOURCE}\nopen({str(witness)!r}, 'w')")
-    with pytest.raises(BrokenBundle, match=r"backbone.py has"):
+    with pytest.raises(BrokenBundle, match=r"backbone\.py has"):
         load_bundle(folder)
     assert not Path(witness).exists()
 

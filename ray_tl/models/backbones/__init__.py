@@ -21,6 +21,7 @@ from ray_tl.models.backbones.common import (
     knows_words,
     num_stages,
     require_words,
+    stage_sizes,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "require_words",
     "resnet",
     "small",
+    "stage_sizes",
     "timm_models",
     "user",
     "vgg",

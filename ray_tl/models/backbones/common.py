@@ -46,6 +46,11 @@ def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE)
     Raises:
         InvalidInput: As `build_transfer_model`.
     """
+    return len(stage_sizes(backbone, channels, image_size))
+
+
+def stage_sizes(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> tuple[int, ...]:
+    """Parameters of each stage of the backbone that a configuration names, as cheaply as `num_stages`."""
     return _sizes(backbone.model_dump_json(), channels, image_size)[0]
 
 
@@ -72,10 +77,10 @@ def require_words(backbone: Component, channels: int, image_size: int = IMAGE_SI
 
 
 @cache  # every corner of a search space asks
-def _sizes(backbone: str, channels: int, image_size: int) -> tuple[int, int, bool]:
-    """Depth, width, and whether it knows words, of a backbone that is given as JSON, which can be a key."""
+def _sizes(backbone: str, channels: int, image_size: int) -> tuple[tuple[int, ...], int, bool]:
+    """Stages, width, and whether it knows words, of a backbone that is given as JSON, which can be a key."""
     built = _on_meta(Component.model_validate_json(backbone), channels, image_size)
-    return built.num_stages, built.feature_dim, built.embed_texts is not None
+    return built.stage_sizes, built.feature_dim, built.embed_texts is not None
 
 
 def _on_meta(backbone: Component, channels: int, image_size: int) -> StagedBackbone:
