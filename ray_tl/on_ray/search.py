@@ -22,7 +22,7 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, knows_words, require_words, stage_sizes
+from ray_tl.models.backbones import BACKBONES, BackboneContext, feature_dim, knows_words, require_words, stage_sizes
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
@@ -145,6 +145,7 @@ def plan_search(
     zero_shot = tuple(_zero_shot(corners, data))
     configs = [*corners, *zero_shot, *(first or [])]
     check_configurations(configs, data)
+    check_weights(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
     baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
@@ -284,6 +285,21 @@ def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> No
     checks = [(_build_components, configs), (_require_mixable, mixed), (_fit_words, list(spoken.values()))]
     checks += [(_fit_backbone, configs), (_try_network, networks)]
     _check_all((check, config, data) for check, each in checks for config in each)
+
+
+def check_weights(configs: Iterable[TrialConfig], data: DataSource) -> None:
+    """Load the weights of each pretrained backbone once: fetched before a slot asks, and one error if they can't be."""
+    one_each = {str(config.backbone): config for config in configs if _is_pretrained(config.backbone)}
+    _check_all((_load_weights, config, data) for config in one_each.values())
+
+
+def _is_pretrained(backbone: Component) -> bool:
+    return "weights" in BACKBONES.parameters(backbone.name) and backbone.params.get("weights") != "none"
+
+
+def _load_weights(config: TrialConfig, data: DataSource) -> None:
+    context = BackboneContext(data.options.channels, image_size=data.options.image_size)
+    BACKBONES.create(config.backbone.name, config.backbone.params, context)
 
 
 def check_rows(configs: Iterable[TrialConfig], pair: DomainPair) -> None:

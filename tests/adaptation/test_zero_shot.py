@@ -1,5 +1,7 @@
 """Classes described in words: as a head, as a teacher, and as one of the first trials."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,14 @@ from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM
 from ray_tl.errors import InvalidInput
 from ray_tl.on_ray.search import check_configurations
+from ray_tl.promotion.bundle import Lineage, load_bundle, spec_of, write_bundle
 from ray_tl.study.records import DataSource
 from ray_tl.training.building import build_task
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
+from ray_tl.training.network import built, head_of, load_model
 from ray_tl.training.run import TrialRun
-from tests.tiny_clip import tiny_clip
+from tests.tiny_clip import save_tiny_clip, tiny_clip
 from tests.training.tiny import SIDE, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
 
 CLIP = {"clip": {"weights": tiny_clip(1, SIDE)}}
@@ -41,6 +45,22 @@ def test_probabilities_are_those_of_transformers(template, tmp_path):
     expected = logits_of_transformers(tiny_pair().target.inputs, template).softmax(1)
     assert expected.std(0).max() > 1e-4
     assert_close(torch.tensor(files.load_evidence()["target"]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_version_predicts_without_the_folder_of_clip(tmp_path):
+    folder = save_tiny_clip(tmp_path / "clip", 1, SIDE)
+    config = tiny_config(backbone={"clip": {"weights": str(folder)}}, method="zero_shot")
+    data, files = tiny_data(), TrialFiles(tmp_path, 0)
+    train_trial(config, data, Reports(), files, VALIDATORS)
+    model = load_model(config, data, files).eval()
+    head, architecture = head_of(config, model), model.backbone.architecture
+    spec = spec_of(built(config), data.pair.preprocessing, ("a", "b", "c"), head, architecture)
+    fields = {"study": "x", "trial": 0, "config": config, "data_fingerprint": "", "scores": {}, "libraries": {}}
+    lineage = Lineage.model_validate({**fields, "created_at": "2026-01-02T03:04:05+00:00"})
+    write_bundle(tmp_path / "v1", model, spec, lineage)
+    shutil.rmtree(folder)
+    found = load_bundle(tmp_path / "v1").probabilities(data.pair.target.inputs)
+    np.testing.assert_allclose(found, files.load_evidence()["target"], rtol=1e-5, atol=1e-6)
 
 
 def test_teacher_of_words_says_what_transformers_says():

@@ -1,5 +1,7 @@
 """What a search with closed-form methods, or with mixing, is refused for before anything runs; no Ray is started."""
 
+import socket
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,3 +90,20 @@ def test_a_text_tower_without_tokenizer_is_found_before_anything_starts(folders,
     file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
     with pytest.raises(InvalidInput, match="holds no tokenizer"):
         api.plan_search(file, *folders, name="planned", home=tmp_path / "home")
+
+
+def test_weights_that_can_not_be_had_are_one_error_before_anything_starts(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    trees = {"backbone": {"choice": ["mobilenet_v3_small", "efficientnet_b0"]}, "freeze_depth": {"int": [0, 2]}}
+    file = SearchFile(data={"image_size": 32, "channels": 3, "holdout_fraction": 0.3}, trial=trees)
+    with pytest.raises(InvalidInput) as raised:
+        api.plan_search(file, *folders, name="planned", home=tmp_path / "home")
+    first, second = (line for line in str(raised.value).splitlines() if "can't be fetched" in line)
+    assert "mobilenet_v3_small" in first
+    assert "efficientnet_b0" in second
+    assert not (tmp_path / "home").exists()
+
+
+def no_network(*arguments, **options):
+    raise socket.gaierror("no network")
