@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from ray_tl.data.further_domains import with_further_domains
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, stage_sizes
+from ray_tl.models.backbones import BACKBONES, BackboneContext, feature_dim, knows_words, require_words, stage_sizes
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
@@ -144,12 +144,15 @@ def plan_search(
     if found := space.problems(catalogue()) + unknown:
         raise all_at_once("search space", found)
     space = space.resolved(catalogue())
-    configs = [*_corners(space), *(first or [])]
+    corners = [*_corners(space)]
+    zero_shot = tuple(_zero_shot(corners, data))
+    configs = [*corners, *zero_shot, *(first or [])]
     check_configurations(configs, data)
     _require_used(configs, data)
+    check_weights(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
-    baselines = tuple(first) if first is not None else _baselines(space, data)
+    baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
     room = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
         name=name,
@@ -190,6 +193,16 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     if data.target_labelled is None:
         return (source_only,)
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
+
+
+def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[TrialConfig]:
+    """A trial without training for each backbone that knows words; none where a mistake is yet to be reported."""
+    one_each = {str(config.backbone): config for config in configs}
+    for config in one_each.values():
+        with suppress(InvalidInput):
+            if knows_words(config.backbone, data.options.channels, data.options.image_size):
+                rest = config.model_dump(include={"backbone", "batch_size", "epochs", "seed"})
+                yield TrialConfig.model_validate({**rest, "method": "zero_shot"})
 
 
 def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
@@ -289,9 +302,25 @@ def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> No
     remade = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
     networks = list(remade.values())
     mixed = [config for config in configs if _mixes(config)]
-    checks = [(_build_components, configs), (_require_mixable, mixed)]
+    spoken = {str((config.backbone, config.method)): config for config in configs}
+    checks = [(_build_components, configs), (_require_mixable, mixed), (_fit_words, list(spoken.values()))]
     checks += [(_fit_backbone, configs), (_try_network, networks)]
     _check_all((check, config, data) for check, each in checks for config in each)
+
+
+def check_weights(configs: Iterable[TrialConfig], data: DataSource) -> None:
+    """Load the weights of each pretrained backbone once: fetched before a slot asks, and one error if they can't be."""
+    one_each = {str(config.backbone): config for config in configs if _is_pretrained(config.backbone)}
+    _check_all((_load_weights, config, data) for config in one_each.values())
+
+
+def _is_pretrained(backbone: Component) -> bool:
+    return "weights" in BACKBONES.parameters(backbone.name) and backbone.params.get("weights") != "none"
+
+
+def _load_weights(config: TrialConfig, data: DataSource) -> None:
+    context = BackboneContext(data.options.channels, image_size=data.options.image_size)
+    BACKBONES.create(config.backbone.name, config.backbone.params, context)
 
 
 def check_rows(configs: Iterable[TrialConfig], pair: DomainPair) -> None:
@@ -354,6 +383,15 @@ def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
     sizes = stage_sizes(config.backbone, data.options.channels, data.options.image_size)
     stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
+
+
+def _fit_words(config: TrialConfig, data: DataSource) -> None:
+    """Have something described, where a method needs words."""
+    images = data.options.channels, data.options.image_size
+    few = int(data.target_labelled is not None)
+    context = MethodContext(feature_dim(config.backbone, *images), 2, 2, 2, few)
+    if catalogue()["method"].create(config.method.name, config.method.params, context).needs_words:
+        require_words(config.backbone, *images)
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:

@@ -29,7 +29,8 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
         torch.manual_seed(derive_seed(config.seed, "method"))
         num_source = len(data.pair.source) + sum(len(domain) for _, domain in joining(config, data.pair))
         rows = num_source, len(data.pair.target), num_labelled(data.pair)
-        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows)
+        words = data.pair.source.classes, model.backbone.embed_texts
+        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words)
         method = METHODS.create(config.method.name, config.method.params, context)
     check_mixing(config, method)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)

@@ -46,7 +46,12 @@ class ClosedFormRun:
     def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
         self.config, self.data, self.validators = config, data, validators
         self.model = build_model(config, data).to(data.device)
-        context = MethodContext(self.model.feature_dim, data.pair.num_classes)
+        context = MethodContext(
+            self.model.feature_dim,
+            data.pair.num_classes,
+            class_names=data.pair.source.classes,
+            embed_texts=self.model.backbone.embed_texts,
+        )
         self.method = CLOSED_FORM.create(config.method.name, config.method.params, context)
         self.first_epoch = config.epochs - 1
         self.evidence: Evidence = {}

@@ -1,5 +1,7 @@
 """What a search is refused for before anything runs, and what it remembers of its data; no Ray is started."""
 
+import socket
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +10,7 @@ from ray_tl import api
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import SearchFile
 from ray_tl.search_space.trees import Middle
+from tests.tiny_clip import save_tiny_clip, tiny_clip
 
 
 @pytest.fixture
@@ -120,3 +123,37 @@ def test_a_search_does_not_go_on_when_a_domain_between_has_changed(folders, furt
 def test_domains_and_their_use_must_go_together(folders, further, tmp_path, given, fields, said):
     with pytest.raises(InvalidInput, match=said):
         plan(folders, tmp_path, "coral", further={name: further[name] for name in given}, **fields)
+
+
+def test_a_backbone_that_knows_words_is_tried_without_training_first(folders, tmp_path):
+    trees = {"backbone": {"choice": {"clip": {"weights": tiny_clip(1, 8)}, "tiny_cnn": None}}}
+    file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
+    first = api.plan_search(file, *folders, name="planned", home=tmp_path).store.spec.first
+    assert [(config.backbone.name, config.method.name) for config in first][1:] == [("clip", "zero_shot")]
+    assert first[0].method.name == "source_only"
+
+
+def test_a_text_tower_without_tokenizer_is_found_before_anything_starts(folders, tmp_path):
+    folder = save_tiny_clip(tmp_path / "clip", 1, 8)
+    (folder / "tokenizer.json").unlink()
+    trees = {"backbone": {"clip": {"weights": str(folder)}}}
+    file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
+    with pytest.raises(InvalidInput, match="holds no tokenizer"):
+        api.plan_search(file, *folders, name="planned", home=tmp_path / "home")
+
+
+def test_weights_that_can_not_be_had_are_one_error_before_anything_starts(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    trees = {"backbone": {"choice": ["mobilenet_v3_small", "efficientnet_b0"]}, "freeze_depth": {"int": [0, 2]}}
+    file = SearchFile(data={"image_size": 32, "channels": 3, "holdout_fraction": 0.3}, trial=trees)
+    with pytest.raises(InvalidInput) as raised:
+        api.plan_search(file, *folders, name="planned", home=tmp_path / "home")
+    first, second = (line for line in str(raised.value).splitlines() if "can't be fetched" in line)
+    assert "mobilenet_v3_small" in first
+    assert "efficientnet_b0" in second
+    assert not (tmp_path / "home").exists()
+
+
+def no_network(*arguments, **options):
+    raise socket.gaierror("no network")

@@ -1,6 +1,7 @@
 """Backbones by name, one file a family."""
 
 from ray_tl.models.backbones import (
+    clip,
     convnext,
     efficientnet,
     hugging_face,
@@ -8,25 +9,38 @@ from ray_tl.models.backbones import (
     mobilenet,
     resnet,
     small,
+    timm_models,
     user,
     vgg,
     vit,
 )
-from ray_tl.models.backbones.common import BACKBONES, BackboneContext, feature_dim, num_stages, stage_sizes
+from ray_tl.models.backbones.common import (
+    BACKBONES,
+    BackboneContext,
+    feature_dim,
+    knows_words,
+    num_stages,
+    require_words,
+    stage_sizes,
+)
 
 __all__ = [
     "BACKBONES",
     "BackboneContext",
+    "clip",
     "convnext",
     "efficientnet",
     "feature_dim",
     "hugging_face",
     "inception",
+    "knows_words",
     "mobilenet",
     "num_stages",
+    "require_words",
     "resnet",
     "small",
     "stage_sizes",
+    "timm_models",
     "user",
     "vgg",
     "vit",

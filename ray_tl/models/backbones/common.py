@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ray_tl.config import Component, UserFunction
+from ray_tl.errors import InvalidInput
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.registry import Registry
 
@@ -58,13 +59,33 @@ def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE
     return _sizes(backbone.model_dump_json(), channels, image_size)[1]
 
 
+def knows_words(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> bool:
+    """Whether classes can be described in words to the backbone that a configuration names."""
+    return _sizes(backbone.model_dump_json(), channels, image_size)[2]
+
+
+def require_words(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> None:
+    """Have something described, so that a missing text tower or tokenizer is found before a trial needs it.
+
+    Raises:
+        InvalidInput: If the backbone knows no words, or its text tower or tokenizer can't be had.
+    """
+    embed_texts = _on_meta(backbone, channels, image_size).embed_texts
+    if embed_texts is None:
+        raise InvalidInput(f"backbone {backbone.name!r} knows no words; choose clip with pretrained weights.")
+    embed_texts(["a photo"])
+
+
 @cache  # every corner of a search space asks
-def _sizes(backbone: str, channels: int, image_size: int) -> tuple[tuple[int, ...], int]:
-    """Stages and width of a backbone that is given as JSON, which can be a key."""
-    component = Component.model_validate_json(backbone)
+def _sizes(backbone: str, channels: int, image_size: int) -> tuple[tuple[int, ...], int, bool]:
+    """Stages, width, and whether it knows words, of a backbone that is given as JSON, which can be a key."""
+    built = _on_meta(Component.model_validate_json(backbone), channels, image_size)
+    return built.stage_sizes, built.feature_dim, built.embed_texts is not None
+
+
+def _on_meta(backbone: Component, channels: int, image_size: int) -> StagedBackbone:
     with torch.device("meta"):
-        built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False, image_size))
-    return built.stage_sizes, built.feature_dim
+        return BACKBONES.create(backbone.name, backbone.params, BackboneContext(channels, False, image_size))
 
 
 def forget_sizes() -> None:
