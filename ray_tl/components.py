@@ -10,7 +10,9 @@ from ray_tl.models.domain_norm import DOMAIN_NORMS
 from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.registry import Registry
+from ray_tl.training.averaging import AVERAGING
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
+from ray_tl.training.stopping import EARLY_STOPPING
 from ray_tl.validation import VALIDATORS
 
 
@@ -27,6 +29,8 @@ def catalogue() -> dict[str, Registry]:
         "loss_weighting": LOSS_WEIGHTS,
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,
+        "averaging": AVERAGING,
+        "early_stopping": EARLY_STOPPING,
         "augmentation": AUGMENTATIONS,
     }
 

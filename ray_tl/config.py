@@ -68,6 +68,8 @@ class TrialConfig(BaseModel):
         unfreezing: Depth as a function of progress, ending at `freeze_depth`.
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
         max_gradient_norm: The norm of all gradients together is scaled down to it before each step; `None` for never.
+        averaging: Of weights over steps or epochs; what is evaluated and promoted is the average.
+        early_stopping: Whether a trial may end before full fidelity, by label-free scores.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
@@ -90,6 +92,8 @@ class TrialConfig(BaseModel):
     lr_schedule: Component = Component(name="cosine")
     max_gradient_norm: float | None = Field(default=1.0, gt=0)
     augmentation: Component = Component(name="none")
+    averaging: Component = Component(name="none")
+    early_stopping: Component = Component(name="never")
     target_label_weight: float = Field(default=0.5, ge=0, le=1)
     batch_size: int = Field(default=64, ge=2)
     epochs: int = Field(default=10, ge=1)

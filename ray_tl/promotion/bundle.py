@@ -24,7 +24,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from safetensors import SafetensorError
 
 from ray_tl.config import Component, FreezeDepth, TrialConfig
@@ -60,6 +60,7 @@ class ModelSpec(BaseModel):
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
         freeze_depth: Of the trial; `domain_norm` is that of the stages that it trained.
         trained_stages: Of the trial.
+        architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
         classes: Names in the order of the logits; unique.
     """
 
@@ -72,6 +73,7 @@ class ModelSpec(BaseModel):
     domain_norm: Component = SHARED_NORM
     freeze_depth: FreezeDepth = 0
     trained_stages: int | None = Field(default=None, ge=1)
+    architecture: dict[str, JsonValue] | None = None
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -178,7 +180,11 @@ class Bundle:
 
 
 def spec_of(
-    config: TrialConfig, preprocessing: Preprocessing, classes: tuple[str, ...], head: Component | None = None
+    config: TrialConfig,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    head: Component | None = None,
+    architecture: Mapping[str, object] | None = None,
 ) -> ModelSpec:
     """The part of a trial that decides its network, with what images and classes are."""
     return ModelSpec(
@@ -189,6 +195,7 @@ def spec_of(
         domain_norm=config.domain_norm,
         freeze_depth=config.freeze_depth,
         trained_stages=config.trained_stages,
+        architecture=architecture,
         preprocessing=preprocessing,
         classes=classes,
     )
@@ -311,7 +318,7 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
 
 def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
-        context = BackboneContext(spec.channels, load_weights=False)
+        context = BackboneContext(spec.channels, False, spec.preprocessing.image_size, spec.architecture)
         components = spec.adaptor, spec.features, spec.domain_norm
         trained = spec.freeze_depth, spec.trained_stages
         model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, *trained)

@@ -10,6 +10,7 @@ from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
 from ray_tl.data.domains import DomainPair
+from ray_tl.models.domain_norm import Domain, domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.data import Inputs, TrialData
@@ -71,6 +72,14 @@ class Feed:
         """Of `source` or `target_labelled`, [N], on the device; `None` for a domain without labels."""
         labels = {"source": self.data.labels, "target_labelled": self.data.target_labels}.get(domain)
         return None if labels is None else labels.to(self.data.device)
+
+    def joined_batches(
+        self, method: AdaptationMethod, progress: float, epoch: int
+    ) -> Iterator[tuple[Tensor, list[Domain]]]:
+        """This rank's share of an epoch's batches as the network trains on them, and the domain of each equal part."""
+        for index, step in enumerate(self.batches.epoch(epoch)):
+            views, _ = self._views(step, method, progress, epoch, index)
+            yield torch.cat(list(views.values())), [domain_of(view) for view in views]
 
     def target_batches(self) -> Iterator[Tensor]:
         """This rank's share of joint batches of the target, of equal size, as it enters the network unchanged.
