@@ -195,6 +195,11 @@ def copies(state: Weights) -> Weights:
     return {name: value.detach().clone() for name, value in state.items()}
 
 
+def on_cpu(state: Weights) -> Weights:
+    """The same away from the device, as a checkpoint holds it."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+
+
 @torch.no_grad()
 def renew_statistics(model: TransferModel, batches: Iterable[tuple[Tensor, Sequence[Domain]]], start: int) -> None:
     """Take the running statistics of all batch normalisation that trains anew, as means over batches.

@@ -9,7 +9,7 @@ import numpy as np
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.training.averaging import KeptEpoch, Weights, best_epochs, copies, greedy_soup, mean_weights
+from ray_tl.training.averaging import KeptEpoch, Weights, best_epochs, greedy_soup, mean_weights, on_cpu
 from ray_tl.training.data import TrialData
 from ray_tl.training.stopping import EARLY_STOPPING
 from ray_tl.validation.objective import objective
@@ -76,7 +76,7 @@ class Ending:
         value = self.objective(scores, histogram)
         self.history.append(value)
         if self._num_kept:
-            self._kept = best_epochs([*self._kept, KeptEpoch(epoch, value, copies(model.state_dict()))], self._num_kept)
+            self._kept = best_epochs([*self._kept, KeptEpoch(epoch, value, on_cpu(model.state_dict()))], self._num_kept)
 
     def has_come(self, epoch: int) -> bool:
         """Whether the trial is over after this epoch."""
