@@ -1,7 +1,7 @@
 """One trial, whole: everything that decides what is trained, and nothing about where."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
@@ -68,6 +68,8 @@ class TrialConfig(BaseModel):
         unfreezing: Depth as a function of progress, ending at `freeze_depth`.
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
         max_gradient_norm: The norm of all gradients together is scaled down to it before each step; `None` for never.
+        accumulation: Micro-batches of each step, in which `batch_size` is gone through one after the other.
+        precision: Of the network in training: `fp32`, or `bf16` or `fp16` where that is safe (autocast).
         averaging: Of weights over steps or epochs; what is evaluated and promoted is the average.
         early_stopping: Whether a trial may end before full fidelity, by label-free scores.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
@@ -92,6 +94,8 @@ class TrialConfig(BaseModel):
     lr_schedule: Component = Component(name="cosine")
     max_gradient_norm: float | None = Field(default=1.0, gt=0)
     augmentation: Component = Component(name="none")
+    accumulation: int = Field(default=1, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     averaging: Component = Component(name="none")
     early_stopping: Component = Component(name="never")
     target_label_weight: float = Field(default=0.5, ge=0, le=1)

@@ -36,6 +36,7 @@ from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
+from ray_tl.training.batches import check_accumulation
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
@@ -154,8 +155,9 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
-    bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
-    for fields in (bound, *({field} for field in space.trees if field not in bound)):
+    network = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
+    bound = [network, {"batch_size", "accumulation"}]
+    for fields in (*bound, *({field} for field in space.trees if not any(field in each for each in bound))):
         yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
 
 
@@ -257,6 +259,7 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
+    check_accumulation(config)
     few = int(data.target_labelled is not None)
     width = feature_dim(config.backbone, data.options.channels, data.options.image_size)
     method = MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)

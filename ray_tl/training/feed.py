@@ -12,7 +12,7 @@ from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
 from ray_tl.data.domains import DomainPair
 from ray_tl.models.domain_norm import Domain, domain_of
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.training.batches import PairedBatches, Step
+from ray_tl.training.batches import PairedBatches, Step, check_accumulation
 from ray_tl.training.data import Inputs, TrialData
 from ray_tl.training.randomness import generator
 
@@ -37,8 +37,10 @@ class Feed:
         self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
         self._strong = AUGMENTATIONS.create("strong", {})
         sizes = len(data.pair.source), len(data.pair.target)
+        check_accumulation(config)
+        ranks = rank(), world_size()
         self.batches = PairedBatches(
-            *sizes, config.batch_size, rank(), world_size(), config.seed, num_labelled(data.pair)
+            *sizes, config.batch_size, *ranks, config.seed, num_labelled(data.pair), config.accumulation
         )
 
     def enter_at(self, model: TransferModel, depth: int) -> None:
@@ -93,14 +95,8 @@ class Feed:
                 yield rows[batch.chunk(world_size())[rank()]].to(self.data.device)
 
     def notes(self) -> list[str]:
-        """What became of the batch size that was asked for."""
-        actual = self.batches.per_rank * world_size()
-        if actual == self.config.batch_size:
-            return []
-        return [
-            f"batch_size={self.config.batch_size} became {actual}, the most that {world_size()} workers share evenly "
-            f"and the smaller domain of {min(self.batches.num_source, self.batches.num_target)} rows holds."
-        ]
+        """What became of the batch size that was asked for, and what a method sees of it."""
+        return [*self._size_notes(), *self._accumulation_notes()]
 
     def _views(
         self, step: Step, method: AdaptationMethod, progress: float, epoch: int, index: int
@@ -132,6 +128,24 @@ class Feed:
         if self.inputs.start > 0:
             return dropped_activations(weak, random, step.share, step.total)
         return self._strong.augment(weak, random, step.share, step.total)
+
+    def _size_notes(self) -> list[str]:
+        actual = self.batches.per_step
+        if actual == self.config.batch_size:
+            return []
+        return [
+            f"batch_size={self.config.batch_size} became {actual}, the most that {world_size()} workers share evenly "
+            f"and the smaller domain of {min(self.batches.num_source, self.batches.num_target)} rows holds."
+        ]
+
+    def _accumulation_notes(self) -> list[str]:
+        joint, micro = self.batches.per_step, self.batches.per_rank * world_size()
+        if joint == micro:
+            return []
+        return [
+            f"accumulation={self.config.accumulation}: losses over a whole batch (alignment, diversity) and batch "
+            f"normalisation that trains see {micro} examples at a time instead of {joint}."
+        ]
 
 
 def num_labelled(pair: DomainPair) -> int:

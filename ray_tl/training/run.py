@@ -38,6 +38,7 @@ from ray_tl.training.files import State
 from ray_tl.training.layer_plan import FirstStep, layer_plan
 from ray_tl.training.network import PREFIX
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
+from ray_tl.training.precision import Precision, synchronised
 from ray_tl.training.randomness import derive_seed
 from ray_tl.training.report import EpochReport
 
@@ -62,6 +63,8 @@ class TrialRun:
         self._lr = self._choice.lr
         self._averaging = AVERAGING.create(config.averaging.name, config.averaging.params)
         self._averaging.begin(self.task.model)
+        self._precision = Precision(config.precision, data.device)
+        self.task.autocast = self._precision.autocast
         self._ending = Ending(config, data, validators, self._averaging.num_epochs)
         self._evaluated: Weights | None = None
         self._feed = Feed(config, data)
@@ -111,6 +114,7 @@ class TrialRun:
         """All that `restore` needs; randomness and schedules are functions of seed and progress."""
         task = self.task.state_dict()
         state = {"task": task, "optimizer": self._optimizer.state_dict(), "report": asdict(report)}
+        state |= {"precision": self._precision.state()}
         state |= {"averaging": self._averaging.state_dict(), "ending": self._ending.state()}
         if self._evaluated is not None:  # a checkpoint is the evaluated network; what trains on is kept beside it
             averaged = {f"{PREFIX}{name}": value for name, value in self._evaluated.items()}
@@ -125,6 +129,7 @@ class TrialRun:
         if "training" in state:
             self.task.model.load_state_dict(state["training"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._precision.restore(state.get("precision", {}))
         self._averaging.load_state_dict(state.get("averaging", {}))
         self._ending.restore(state.get("ending", {}))
         report = EpochReport(**state["report"])
@@ -169,30 +174,47 @@ class TrialRun:
         totals: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         steps = self._batches.steps_per_epoch
-        for index, step in enumerate(self._batches.epoch(epoch)):
+        for index, parts in enumerate(self._batches.steps(epoch)):
             progress = (epoch + index / steps) / self.config.epochs
-            losses, weights = self._step(step, progress, epoch, index)
+            losses, weights = self._step(parts, progress, epoch, index)
             for name, loss in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + loss.detach()
         return self._mean_over_ranks(totals, steps), weights
 
-    def _step(self, step: Step, progress: float, epoch: int, index: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        inputs = self._step_inputs(step, progress, epoch, index)
-        factor = self._rate * self._schedule(progress, self._ending.history)
-        self._lr = self._choice.lr * factor
-        set_learning_rates(self._optimizer, self._base_rates, factor)
+    def _step(
+        self, parts: Sequence[Step], progress: float, epoch: int, index: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """One step of the optimiser; gives the losses, means over its micro-batches, and their weights."""
+        model, method = self.task.model, self.task.method
+        factor = self._schedule(progress, self._ending.history)
+        self._lr = self._choice.lr * self._rate * factor
+        set_learning_rates(self._optimizer, self._base_rates, self._rate * factor)
         self._optimizer.zero_grad(set_to_none=True)
-        total, losses, weights = self._step_module(*inputs)
-        total.backward()
-        self.task.method.before_step(self.task.model, progress)
+        losses, weights = self._backward(parts, progress, epoch, index)
+        self._precision.unscale(self._optimizer)
+        method.before_step(model, progress)
         if self.config.max_gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.task.parameters(), self.config.max_gradient_norm)
-        self._optimizer.step()
-        if self._first_step is not None:
-            self._first_step.check(self._optimizer, factor / self._rate)
+        has_stepped = self._precision.step(self._optimizer)
+        if has_stepped and self._first_step is not None:
+            self._first_step.check(self._optimizer, factor)
             self._first_step = None
-        self.task.method.after_step(self.task.model, progress)
-        self._averaging.after_step(self.task.model)
+        method.after_step(model, progress)
+        self._averaging.after_step(model)
+        return losses, weights
+
+    def _backward(
+        self, parts: Sequence[Step], progress: float, epoch: int, index: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Gradients of the mean over micro-batches, which are joined over the ranks once."""
+        losses: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        for number, part in enumerate(parts, start=1):
+            inputs = self._step_inputs(part, progress, epoch, index)
+            with synchronised(self._step_module, number == len(parts)):
+                total, found, weights = self._step_module(*inputs)
+                self._precision.scaled(total / len(parts)).backward()
+            losses = {name: losses.get(name, 0) + loss.detach() / len(parts) for name, loss in found.items()}
         return losses, weights
 
     def _step_inputs(self, step: Step, progress: float, epoch: int, index: int) -> tuple[Any, ...]:

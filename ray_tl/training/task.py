@@ -1,6 +1,7 @@
 """Everything that a trial trains, as one module: the one thing wrapped in DDP and saved."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from ray_tl.adaptation.loss_weights import LossWeights
 from ray_tl.adaptation.method import AdaptationMethod, Outputs, StepOutputs, View
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
+from ray_tl.training.precision import full_precision
 
 
 class AdaptationTask(nn.Module):
@@ -24,6 +26,9 @@ class AdaptationTask(nn.Module):
         target_label_weight: Share in the task loss of labelled target examples, in [0, 1], if a method does not name
             them as its own need and they are given: "S+T" of Saito et al., "Semi-supervised Domain Adaptation via
             Minimax Entropy", 2019, https://arxiv.org/abs/1904.06487.
+
+    Attributes:
+        autocast: Around the network, in training; losses are computed in full precision.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class AdaptationTask(nn.Module):
         self.method = method
         self.loss_weights = loss_weights
         self.target_label_weight = target_label_weight
+        self.autocast: Callable[[], AbstractContextManager] = nullcontext
         method.attach(model)
 
     def forward(
@@ -62,7 +68,9 @@ class AdaptationTask(nn.Module):
             target_labels: Of the rows of the view `target_labelled`, if it is there, [N], int64.
         """
         domains = [domain_of(view) for view in views]
-        features, logits = self.model(torch.cat(list(views.values())), start, domains)
+        with self.autocast() if self.training else nullcontext():
+            features, logits = self.model(torch.cat(list(views.values())), start, domains)
+        features, logits = full_precision(features), full_precision(logits)
         sizes = [len(view) for view in views.values()]
         parts = zip(views, features.split(sizes), logits.split(sizes), strict=True)
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}
