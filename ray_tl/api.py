@@ -54,6 +54,7 @@ class StudyStatus:
             "is_running": self.is_running,
             "champion": self.champion,
             "reason": self.reason,
+            "advice": [item.model_dump(mode="json") for item in self.spec.advice],
             "states": dict(Counter(str(trial.state) for trial in self.trials)),
             "trials": [_plain(trial) for trial in self.trials],
         }

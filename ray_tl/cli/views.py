@@ -29,6 +29,8 @@ def show_status(status: StudyStatus, output: Output) -> None:
     output.emit(status.summary())
     output.say(headline(status.spec, status.trials, status.seconds))
     output.say(trials_table(best_first(status.trials), "best first, by label-free objective", status.champion))
+    for number, item in enumerate(status.spec.advice, len(status.spec.first)):
+        output.say(f"trial {number} was advised: {item.reason}")
     for trial in status.trials:
         if trial.error:
             output.say(f"trial {trial.number} {trial.state}: {trial.error}")

@@ -81,6 +81,10 @@ class StagedBackbone(nn.Module):
         entry: From rows of a domain to the input of the first stage.
         architecture: As JSON values, what must be known to build the network again where the folder or hub that it came
             from is absent; `None` where name and parameters say it all.
+
+    Attributes:
+        stage_sizes: Number of parameters of each stage as it was built; a pooling stage has none.
+        trained: The stages that train now.
     """
 
     def __init__(
@@ -96,18 +100,15 @@ class StagedBackbone(nn.Module):
         self.names = tuple(names)
         self.feature_dim = feature_dim
         self.entry = entry
-        self.trained = range(len(self.stages))
+        self.stage_sizes = tuple(sum(value.numel() for value in stage.parameters()) for stage in self.stages)
         self.architecture = architecture
+        self.trained = range(len(self.stages))
+        self._kept: tuple[nn.Parameter, ...] = ()
         assert len(self.names) == len(self.stages)
 
     @property
     def num_stages(self) -> int:
         return len(self.stages)
-
-    @property
-    def stage_sizes(self) -> tuple[int, ...]:
-        """Number of parameters of each stage; a pooling stage has none."""
-        return tuple(sum(value.numel() for value in stage.parameters()) for stage in self.stages)
 
     def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages `start` to `stop` (exclusive); what `entry` gives in, features [N, D] out."""
@@ -121,7 +122,14 @@ class StagedBackbone(nn.Module):
         assert 0 <= self.trained.start <= self.trained.stop <= self.num_stages
         for number, stage in enumerate(self.stages):
             stage.requires_grad_(number in self.trained)
+        self.keep(self._kept)
         self.train(self.training)
+
+    def keep(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Never train these, whatever `freeze` says."""
+        self._kept = tuple(parameters)
+        for value in self._kept:
+            value.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -11,13 +11,14 @@ from ray_tl.config import Component, TrialConfig
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, network_of
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.randomness import derive_seed
 
 PREFIX = "model."
-BARE = {"features": LAST_STAGE, "adaptor": NO_ADAPTOR, "domain_norm": SHARED_NORM}
+BARE = {"features": LAST_STAGE, "adaptor": NO_ADAPTOR, "domain_norm": SHARED_NORM, "parameter_efficient": ALL_WEIGHTS}
 
 
 def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True) -> TransferModel:

@@ -30,9 +30,10 @@ class Precision:
         """Around the forward pass of a step."""
         return nullcontext() if self._dtype is None else torch.autocast(self._device, self._dtype)
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """The loss to go back from: so large that small gradients survive float16."""
-        return self._scaler.scale(loss)
+    def scale(self) -> Tensor:
+        """What losses are multiplied by before one goes back from them, so that small gradients survive float16."""
+        scale: Tensor = self._scaler.scale(torch.ones((), device=self._device))
+        return scale
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring gradients back to their size, once, before anything looks at them."""
@@ -55,7 +56,7 @@ class Precision:
             self._scaler.load_state_dict(state)
 
 
-def full_precision(tensor: Tensor) -> Tensor:
+def widened(tensor: Tensor) -> Tensor:
     """A tensor of half precision as float32, any other as it is; gradients flow."""
     return tensor.float() if tensor.dtype in DTYPES.values() else tensor
 

@@ -35,12 +35,15 @@ from ray_tl.training.examination import (
 )
 from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
+from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.layer_plan import FirstStep, layer_plan
 from ray_tl.training.network import PREFIX
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.precision import Precision, synchronised
 from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import EpochReport
+from ray_tl.training.task import StepLosses
 
 
 class TrialRun:
@@ -60,6 +63,7 @@ class TrialRun:
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
         self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)
         self._optimizer, self._base_rates = build_optimizer(config, self.task, self._choice)
+        self._masking = GRADIENT_MASKING.create(config.gradient_masking.name, config.gradient_masking.params)
         self._lr = self._choice.lr
         self._averaging = AVERAGING.create(config.averaging.name, config.averaging.params)
         self._averaging.begin(self.task.model)
@@ -148,7 +152,7 @@ class TrialRun:
         model.backbone.freeze(stages.start, stages.stop)
         self._feed.enter_at(model, stages.start)
         self._first_step = FirstStep(model, self.plan, self.plan.phase_at(progress))
-        if world_size() > 1:
+        if world_size() > 1 and not self._masking.joins_ranks:
             self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
 
     def _begin_epoch(self, progress: float) -> None:
@@ -212,9 +216,10 @@ class TrialRun:
         for number, part in enumerate(parts, start=1):
             inputs = self._step_inputs(part, progress, epoch, index)
             with synchronised(self._step_module, number == len(parts)):
-                total, found, weights = self._step_module(*inputs)
-                self._precision.scaled(total / len(parts)).backward()
-            losses = {name: losses.get(name, 0) + loss.detach() / len(parts) for name, loss in found.items()}
+                found: StepLosses = self._step_module(*inputs)
+                self._masking.backward(self.task, found.times(self._precision.scale() / len(parts)))
+            losses = {name: losses.get(name, 0) + loss.detach() / len(parts) for name, loss in found.named.items()}
+            weights = found.weights
         return losses, weights
 
     def _step_inputs(self, step: Step, progress: float, epoch: int, index: int) -> tuple[Any, ...]:
@@ -241,7 +246,7 @@ class TrialRun:
 
     def _gathered(self) -> tuple[dict[str, float], list[float]]:
         """Scores and histogram of the network as it is."""
-        self.evidence = gather_evidence(self.task.model, self._feed.inputs, self.data.device)
+        self.evidence = gather_evidence(self.task.model, self._feed.evaluated, self.data.device)
         self._gap = confidence_gap(self.evidence)
         return scores_of(self.evidence, self.data, self.validators)
 
@@ -293,17 +298,19 @@ class TrialRun:
         step = next(self._batches.epoch(epoch))
         progress = (epoch + 1) / self.config.epochs
         self.task.eval()
-        _, losses, weights = self.task(*self._step_inputs(step, progress, epoch, 0))
+        found = self.task(*self._step_inputs(step, progress, epoch, 0))
         trained = [value for value in self.task.model.parameters() if value.requires_grad]
-        norms = gradient_norms(losses, weights, trained)
+        norms = gradient_norms(found.named, found.weights, trained)
         measured = {
             **{f"gradient_{name}": norm for name, norm in norms.items() if math.isfinite(norm)},
             "domain_accuracy": self._domain_accuracy(),
             "domain_accuracy_before": float(self._accuracy_before or 0.0),
             "histogram_drift": histogram_drift(histogram, self.data),
+            **self._masking.figures(),
         }
-        adaptation = math.hypot(*(norm for name, norm in norms.items() if name != "task"))
-        if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
+        others = [norm for name, norm in norms.items() if name not in ("task", REGULARISER)]
+        adaptation = math.hypot(*others)
+        if others and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 

@@ -103,8 +103,7 @@ def first_step(run):
     run._enter_phase(0.0)
     taken = run._first_step
     assert isinstance(taken, FirstStep)
-    total, _, _ = run.task.train()(*run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0))
-    total.backward()
+    run.task.train()(*run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0)).total.backward()
     return taken
 
 

@@ -74,7 +74,7 @@ def test_an_overflow_in_float16_costs_the_step_and_halves_the_scale():
     scale = precision.state()["scale"]
     stepped = []
     for gradient in (math.inf, 2.0):
-        weight.grad = precision.scaled(torch.tensor(gradient)).reshape(1)
+        weight.grad = (gradient * precision.scale()).reshape(1)
         precision.unscale(optimizer)
         stepped.append(precision.step(optimizer))
     assert stepped == [False, True]

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from ray_tl.config import Component
-from ray_tl.models.stages import Normalisation, StagedBackbone
+from ray_tl.config import Component, UserFunction
+from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.registry import Registry
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -26,12 +26,14 @@ class BackboneContext:
         image_size: Side of the images in pixels; counts for networks with a position embedding.
         architecture: What `StagedBackbone.architecture` was when the network was trained; then no folder or hub is
             asked what the network looks like. `None` where nothing was recorded.
+        function: A person's own function that builds it, whatever is registered under its name; of a bundle.
     """
 
     channels: int = 3
     load_weights: bool = True
     image_size: int = IMAGE_SIZE
     architecture: Mapping[str, object] | None = None
+    function: UserFunction | None = None
 
 
 BACKBONES: Registry[StagedBackbone] = Registry("backbone")
@@ -63,6 +65,19 @@ def _sizes(backbone: str, channels: int, image_size: int) -> tuple[tuple[int, ..
     with torch.device("meta"):
         built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False, image_size))
     return built.stage_sizes, built.feature_dim
+
+
+def forget_sizes() -> None:
+    """Depths and widths are asked for anew: a name may mean another backbone now."""
+    _sizes.cache_clear()
+
+
+def image_entry(context: BackboneContext, normalisation: Normalisation = IMAGENET) -> ImageEntry:
+    """The entry of a network of colour images; grey ones are normalised by the mean over the colours."""
+    if context.channels != 3:
+        mean, std = (sum(values) / 3 for values in (normalisation.mean, normalisation.std))
+        normalisation = Normalisation((mean,) * context.channels, (std,) * context.channels)
+    return ImageEntry(normalisation)
 
 
 def mean_pool() -> nn.Module:
