@@ -21,9 +21,11 @@ def trained(**changes):
     return run, reports
 
 
+@pytest.mark.parametrize("changes", [{}, {"mixing": "mixup"}, {"gradient_masking": "project"}])
 @pytest.mark.parametrize("accumulation", [2, 4])
-def test_micro_batches_without_trained_batch_norm_are_the_big_batch(accumulation):
-    (whole, expected), (parted, found) = trained(**HEAD_ALONE), trained(**HEAD_ALONE, accumulation=accumulation)
+def test_micro_batches_without_trained_batch_norm_are_the_big_batch(accumulation, changes):
+    whole, expected = trained(**HEAD_ALONE, **changes)
+    parted, found = trained(**HEAD_ALONE, **changes, accumulation=accumulation)
     assert_close(parted.task.state_dict(), whole.task.state_dict(), rtol=1e-5, atol=1e-7)
     assert [report.losses["task"] for report in found] == pytest.approx([each.losses["task"] for each in expected])
 
