@@ -14,7 +14,7 @@ from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
-from ray_tl.search_space import Middle, SearchFile, load_search_file, validated
+from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
@@ -271,12 +271,12 @@ def plan(
     if study is not None and trial is not None:
         store = StudyStore(find_study(studies_folder(home), study))
         spec = store.spec
-        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options.channels)
+        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
     assert config is not None
     if config.suffix == ".json":
-        return plan_of(_trial_config(config), num_classes, channels=3)
+        return plan_of(_trial_config(config), num_classes, DataOptions())
     file = load_search_file(config)
-    return plan_of(_middle(file), num_classes, file.data.channels)
+    return plan_of(_middle(file), num_classes, file.data)
 
 
 def cluster_config(file: Path | None, stated: Mapping[str, object]) -> ClusterConfig:

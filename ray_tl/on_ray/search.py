@@ -40,6 +40,7 @@ from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
+from ray_tl.training.batches import check_accumulation
 from ray_tl.training.building import check_mixing
 from ray_tl.training.data import TrialData
 from ray_tl.training.multi_task import MultiTaskContext
@@ -215,7 +216,13 @@ def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
     bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
     isolated = {"freeze_depth", "parameter_efficient"}
-    pairs = [isolated, {*isolated, "trained_stages"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
+    pairs = [
+        isolated,
+        {*isolated, "trained_stages"},
+        {"parameter_efficient", "regulariser"},
+        {"method", "mixing"},
+        {"batch_size", "accumulation"},
+    ]
     together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
     alone = ({field} for field in space.trees if not any(field in fields for fields in together))
     for fields in (*together, *alone):
@@ -340,6 +347,7 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
+    check_accumulation(config)
     contexts: dict[str, list[object]] = {
         "method": [_method_context(config, data)],
         "adaptor": [AdaptorContext(2)],

@@ -13,8 +13,9 @@ from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations, views_o
 from ray_tl.data.augmentation.base import Rows
 from ray_tl.data.domains import DomainPair, LabelledDomain
 from ray_tl.data.mixing import MIXINGS, mixed_labels
+from ray_tl.models.domain_norm import Domain, domain_of
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.training.batches import PairedBatches, Step
+from ray_tl.training.batches import PairedBatches, Step, check_accumulation
 from ray_tl.training.data import Inputs, TrialData, intermediate
 from ray_tl.training.randomness import generator
 from ray_tl.training.transfer import TRANSFERS, TransferContext
@@ -51,6 +52,7 @@ class Feed:
         self._strong = AUGMENTATIONS.create("strong", {})
         self._mixing = MIXINGS.create(config.mixing.name, config.mixing.params)
         self._looks = views_of(config.test_time_augmentation)
+        check_accumulation(config)
         self.go_to(0.0)
 
     def go_to(self, progress: float) -> None:
@@ -106,6 +108,15 @@ class Feed:
         """Of the rows of another task, [N], on the device; `None` if there is none."""
         return self.data.auxiliary_labels[step.auxiliary_rows].to(self.data.device) if self._has_auxiliary else None
 
+    def joined_batches(
+        self, method: AdaptationMethod, progress: float, epoch: int
+    ) -> Iterator[tuple[Tensor, list[Domain]]]:
+        """This rank's share of an epoch's batches as the network trains on them, and the domain of each equal part."""
+        for index, parts in enumerate(self.batches.steps(epoch)):
+            for part in parts:
+                views, *_ = self.views(part, method, progress, epoch, index)
+                yield torch.cat(list(views.values())), [domain_of(view) for view in views]
+
     def target_batches(self) -> Iterator[Tensor]:
         """This rank's share of joint batches of the target, of equal size, as it enters the network unchanged.
 
@@ -119,14 +130,8 @@ class Feed:
                 yield rows[batch.chunk(world_size())[rank()]].to(self.data.device)
 
     def notes(self) -> list[str]:
-        """What became of the batch size that was asked for."""
-        actual = self.batches.per_rank * world_size()
-        if actual == self.config.batch_size:
-            return []
-        return [
-            f"batch_size={self.config.batch_size} became {actual}, the most that {world_size()} workers share evenly "
-            f"and the smaller domain of {min(self.batches.num_source, self.batches.num_target)} rows holds."
-        ]
+        """What became of the batch size that was asked for, and what a method sees of it."""
+        return [*self._size_notes(), *self._accumulation_notes()]
 
     def _assign(self) -> None:
         """Rows and batches for the roles of this leg."""
@@ -144,6 +149,7 @@ class Feed:
             self.config.seed,
             num_labelled(data.pair),
             len(data.auxiliary_labels) if self._has_auxiliary else 0,
+            self.config.accumulation,
         )
 
     def _views(
@@ -194,6 +200,24 @@ class Feed:
         if self.inputs.start > 0:
             return dropped_activations(weak, random, places, total)
         return self._strong.augment(weak, random, places, total)
+
+    def _size_notes(self) -> list[str]:
+        actual = self.batches.per_step
+        if actual == self.config.batch_size:
+            return []
+        return [
+            f"batch_size={self.config.batch_size} became {actual}, the most that {world_size()} workers share evenly "
+            f"and the smaller domain of {min(self.batches.num_source, self.batches.num_target)} rows holds."
+        ]
+
+    def _accumulation_notes(self) -> list[str]:
+        joint, micro = self.batches.per_step, self.batches.per_rank * world_size()
+        if joint == micro:
+            return []
+        return [
+            f"accumulation={self.config.accumulation}: losses over a whole batch (alignment, diversity) and batch "
+            f"normalisation that trains see {micro} examples at a time instead of {joint}."
+        ]
 
 
 def joining(config: TrialConfig, pair: DomainPair) -> list[tuple[int, LabelledDomain]]:

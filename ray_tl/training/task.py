@@ -1,6 +1,6 @@
 """Everything that a trial trains, as one module: the one thing wrapped in DDP and saved."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from ray_tl.adaptation.target_labels import target_task_loss
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.multi_task import AUXILIARY, Auxiliary
+from ray_tl.training.precision import widened
 from ray_tl.training.regularisers import REGULARISER, Activations, Pass, Regulariser, recorded
 
 
@@ -34,6 +35,12 @@ class StepLosses(NamedTuple):
     @property
     def regulariser(self) -> Tensor | None:
         return self.named.get(REGULARISER)
+
+    def times(self, factor: Tensor | float) -> "StepLosses":
+        """All of it multiplied by a number, and so all gradients."""
+        named = {name: loss * factor for name, loss in self.named.items()}
+        of_target = None if self.of_target is None else self.of_target * factor
+        return StepLosses(self.total * factor, named, self.weights, of_target)
 
     def parts(self) -> list[Tensor]:
         """All but the regulariser, as terms of the total: task of the target, task of the source, and the rest."""
@@ -60,6 +67,9 @@ class AdaptationTask(nn.Module):
         label_smoothing: Of the labels in the task loss, in [0, 1).
         regulariser: Its loss joins the others with weight 1; `None` for none.
         auxiliary: Another task, with a head of its own; `None` for none.
+
+    Attributes:
+        autocast: Around the network, in training; losses are computed in full precision.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class AdaptationTask(nn.Module):
         self.label_smoothing = label_smoothing
         self.regulariser = regulariser
         self.auxiliary = auxiliary
+        self.autocast: Callable[[], AbstractContextManager] = nullcontext
         method.attach(model)
         if regulariser is not None:
             regulariser.attach(model)
@@ -110,8 +121,9 @@ class AdaptationTask(nn.Module):
             adapts: Whether other losses of the method than `task` count; else their weight is 0.
         """
         domains = [domain_of(view) for view in views]
-        with self._watched() as stages:
+        with self._watched() as stages, self.autocast() if self.training else nullcontext():
             features, logits = self.model(torch.cat(list(views.values())), start, domains)
+        features, logits = widened(features), widened(logits)
         sizes = [len(view) for view in views.values()]
         parts = zip(views, features.split(sizes), logits.split(sizes), strict=True)
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}
