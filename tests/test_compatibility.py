@@ -25,9 +25,9 @@ def test_a_network_that_takes_the_images_has_no_problem():
 
 
 def test_images_too_small_for_a_network_are_refused_with_a_size_that_fits():
-    (line,) = network_problems([config(backbone={"inception_v3": {"weights": "none"}})], DataOptions(image_size=32))
-    assert line.startswith("data.image_size=32 does not fit 'inception_v3' (")
-    assert line.endswith("choose 96 or more.")
+    (line,) = network_problems([config(backbone={"vgg11_bn": {"weights": "none"}})], DataOptions(image_size=16))
+    assert line.startswith("data.image_size=16 does not fit 'vgg11_bn' (")
+    assert line.endswith("choose 32 or more.")
 
 
 def test_a_network_that_refuses_by_itself_says_so_in_its_own_words():
