@@ -114,6 +114,8 @@ class AdaptationMethod(nn.Module):
         takes_target_labels: Whether labelled examples of the target, where there are some, join its task loss.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
+        restart: Progress at which a second optimisation begins, for which the optimiser forgets its averages of
+            gradients; at 0 it has none.
     """
 
     needs: tuple[View, ...] = ("source", "target")
@@ -122,6 +124,7 @@ class AdaptationMethod(nn.Module):
     takes_target_labels: bool = True
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
+    restart: float = 0.0
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()

@@ -252,7 +252,10 @@ class TrialRun:
         weights: dict[str, float] = {}
         steps = self._batches.steps_per_epoch
         for index, step in enumerate(self._batches.epoch(epoch)):
-            progress = (epoch + index / steps) / self.config.epochs
+            number, num_steps = epoch * steps + index, steps * self.config.epochs
+            progress = number / num_steps
+            if (number - 1) / num_steps < self.task.method.restart <= progress:
+                self._optimizer.state.clear()
             losses, weights = self._step(step, progress, epoch, index)
             for name, loss in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + loss.detach()

@@ -133,6 +133,7 @@ class Ours:
         self._method = METHODS.create(name, {}, MethodContext(model.feature_dim, features.num_classes, *sizes))
         self._task = AdaptationTask(model, self._method, Constant())
         self._model = model
+        self._before = 0.0
         self._optimizer = optimizer([value for value in self._task.parameters() if value.requires_grad])
 
     def begin_epoch(self, progress: float) -> None:
@@ -146,6 +147,9 @@ class Ours:
         self._task.train()
 
     def step(self, batch: Batch) -> None:
+        if self._before < self._method.restart <= batch.progress:
+            self._optimizer.state.clear()
+        self._before = batch.progress
         views = {name: getattr(batch, name) for name in self._method.needs_at(batch.progress)}
         numbers = {name: batch.source_rows if name == "source" else batch.target_rows for name in views}
         labels = batch.labels if "source" in views else batch.labels[:0]
