@@ -36,6 +36,7 @@ from ray_tl.training.task import AdaptationTask
 # constant rate, because the other libraries bring no schedule.
 BATCH_SIZE, EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 64, 12, 1e-3, 1e-4
 WARM_UP_STEPS = 10
+LIKE_SKADA = {"cdan": {"condition": "logits"}}  # where both domains are normalised together, as it does
 NEED_TARGET_LABELS = ("fine_tune", "source_and_target", "tradaboost")
 
 
@@ -130,7 +131,8 @@ class Ours:
         if norm == "separate":
             convert_norms([model.adaptor], DOMAIN_NORMS.create("separate", {}).convert)
         sizes = len(features.source), len(features.target)
-        self._method = METHODS.create(name, {}, MethodContext(model.feature_dim, features.num_classes, *sizes))
+        settings = LIKE_SKADA.get(name, {}) if norm == "batch" else {}
+        self._method = METHODS.create(name, settings, MethodContext(model.feature_dim, features.num_classes, *sizes))
         self._task = AdaptationTask(model, self._method, Constant())
         self._model = model
         self._before = 0.0
