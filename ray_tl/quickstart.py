@@ -108,7 +108,7 @@ def _ask(url: str, oracle: OracleLabels) -> float:
     raw = load_pair(MNIST, OPTDIGITS, OPTDIGITS_TEST, DataOptions(image_size=8, channels=1), 0).target_test
     assert raw is not None
     with httpx.Client(timeout=60) as client, ThreadPoolExecutor(NUM_CALLERS) as callers:
-        replies = list(callers.map(lambda image: client.post(f"{url}/predict", content=_png(image)), raw.images))
+        replies = list(callers.map(lambda image: client.post(f"{url}/predict", content=_png(image)), raw.inputs))
     classes = [reply.raise_for_status().json()["class"] for reply in replies]
     return float(np.mean([given == oracle.labels[key] for given, key in zip(classes, raw.ids, strict=True)]))
 

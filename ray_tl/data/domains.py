@@ -13,33 +13,33 @@ from ray_tl.data.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class UnlabelledDomain:
-    """Images without labels: there is no way to ask for one.
+    """Examples without labels: there is no way to ask for one.
 
     Attributes:
         name: For people.
-        images: uint8 [N, C, S, S].
-        ids: One for each image, unique: the relative path, or a row number.
+        inputs: Images, uint8 [N, C, S, S].
+        ids: One for each example, unique: the relative path, or a row number.
     """
 
     name: str
-    images: NDArray[np.uint8]
+    inputs: NDArray[np.uint8]
     ids: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.inputs)
 
     def fingerprint(self) -> str:
         """SHA-256 of pixels and shape, in hex."""
-        digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
+        digest = hashlib.sha256(repr(self.inputs.shape).encode())
+        digest.update(np.ascontiguousarray(self.inputs).data)
         return digest.hexdigest()
 
     def without_names(self) -> "UnlabelledDomain":
         """The images alone, under row numbers: a path may hold the name of a class."""
-        return UnlabelledDomain(self.name, self.images, tuple(str(row) for row in range(len(self))))
+        return UnlabelledDomain(self.name, self.inputs, tuple(str(row) for row in range(len(self))))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
-        return replace(self, images=self.images[rows], ids=tuple(self.ids[row] for row in rows))
+        return replace(self, inputs=self.inputs[rows], ids=tuple(self.ids[row] for row in rows))
 
 
 @dataclass(frozen=True)

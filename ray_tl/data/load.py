@@ -82,8 +82,8 @@ def _target_labelled(
 
 def _require_apart(labelled: LabelledDomain, test: UnlabelledDomain) -> None:
     """No image to be scored on may be one that was trained on with its label."""
-    trained = {image.tobytes() for image in labelled.images}
-    both = [name for name, image in zip(test.ids, test.images, strict=True) if image.tobytes() in trained]
+    trained = {image.tobytes() for image in labelled.inputs}
+    both = [name for name, image in zip(test.ids, test.inputs, strict=True) if image.tobytes() in trained]
     if both:
         raise InvalidInput(
             f"target_test has {len(both)} images that target_labelled has too ({', '.join(both[:5])}); "
@@ -98,7 +98,7 @@ def _optdigits_half(number: int, preprocessing: Preprocessing) -> LabelledDomain
 def _unlabelled(name: str, field: str, preprocessing: Preprocessing, options: DataOptions) -> UnlabelledDomain:
     if name in (OPTDIGITS, OPTDIGITS_TEST):
         half = _optdigits_half(int(name == OPTDIGITS_TEST), preprocessing)
-        return UnlabelledDomain(name, half.images, half.ids)
+        return UnlabelledDomain(name, half.inputs, half.ids)
     _refuse_unknown_scheme(name, field, [OPTDIGITS, OPTDIGITS_TEST])
     return read_unlabelled_folder(Path(name), preprocessing, options.on_broken, field)
 

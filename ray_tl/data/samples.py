@@ -31,9 +31,9 @@ def write_sample_folders(folder: Path, per_class: int) -> tuple[Path, Path]:
     mnist = load_mnist_5k(Preprocessing(image_size=28, channels=1))
     optdigits = load_optdigits(Preprocessing(image_size=8, channels=1))
     for row in _some_of_each(mnist, per_class):
-        _save(mnist.images[row], source / mnist.classes[mnist.labels[row]] / f"{mnist.ids[row]}.png")
+        _save(mnist.inputs[row], source / mnist.classes[mnist.labels[row]] / f"{mnist.ids[row]}.png")
     for row in _some_of_each(optdigits, per_class):
-        _save(optdigits.images[row], target / f"{optdigits.ids[row]}.png")
+        _save(optdigits.inputs[row], target / f"{optdigits.ids[row]}.png")
     return source, target
 
 

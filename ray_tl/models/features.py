@@ -15,7 +15,6 @@ Pooling = Literal["mean", "max", "attention", "all"]
 
 REDUCTION = 16
 MIN_HIDDEN = 4
-BLANK_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def multi_scale(context: FeaturesContext, *, num_taps: int = 2, pooling: Pooling
             f"multi_scale.num_taps={num_taps} does not fit {context.backbone_name!r}, "
             f"which has {most} stages before its last; choose 1..{most}."
         )
-    taps = [_Tap(shape, pooling) for shape in _stage_shapes(backbone)[-1 - num_taps : -1]]
+    taps = [_Tap(shape, pooling) for shape in stage_shapes(backbone)[-1 - num_taps : -1]]
     return Features(taps, backbone.num_stages, sum(tap.feature_dim for tap in taps) + backbone.feature_dim)
 
 
@@ -101,14 +100,14 @@ class MeanPool(nn.Module):
     """Mean of each channel, [N, C, H, W] to [N, C]."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps.mean((2, 3))
+        return _mean(maps)
 
 
 class MaxPool(nn.Module):
     """Largest value of each channel, [N, C, H, W] to [N, C]."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps.amax((2, 3))
+        return _max(maps)
 
 
 class AttentionPool(nn.Module):
@@ -129,8 +128,8 @@ class AttentionPool(nn.Module):
         self.expand = nn.Linear(hidden, num_channels, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        mean = maps.mean((2, 3))
-        return mean * (self._judge(mean) + self._judge(maps.amax((2, 3)))).sigmoid()
+        mean = _mean(maps)
+        return mean * (self._judge(mean) + self._judge(_max(maps))).sigmoid()
 
     def _judge(self, pooled: Tensor) -> Tensor:
         judged: Tensor = self.expand(self.squeeze(pooled).relu())
@@ -148,12 +147,21 @@ class _Tap(nn.Module):
     def __init__(self, shape: torch.Size, pooling: Pooling) -> None:
         super().__init__()
         names: list[Pooling] = ["mean", "max", "attention"] if pooling == "all" else [pooling]
-        pools = [nn.Identity()] if len(shape) == 2 else [_pool(name, shape[1]) for name in names]
+        width = shape[-1] if len(shape) == 3 else shape[1]
+        pools = [nn.Identity()] if len(shape) == 2 else [_pool(name, width) for name in names]
         self.pools = nn.ModuleList(pools)
-        self.feature_dim = shape[1] * len(pools)
+        self.feature_dim = width * len(pools)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([pool(x) for pool in self.pools], dim=1)
+
+
+def _mean(maps: Tensor) -> Tensor:
+    return maps.mean(1) if maps.ndim == 3 else maps.mean((2, 3))
+
+
+def _max(maps: Tensor) -> Tensor:
+    return maps.amax(1) if maps.ndim == 3 else maps.amax((2, 3))
 
 
 def _pool(name: Pooling, num_channels: int) -> nn.Module:
@@ -163,11 +171,11 @@ def _pool(name: Pooling, num_channels: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _stage_shapes(backbone: StagedBackbone) -> list[torch.Size]:
-    """Of what each stage gives for one blank image: [1, C, H, W], or [1, D] where it is pooled."""
+def stage_shapes(backbone: StagedBackbone) -> list[torch.Size]:
+    """Of what each stage gives for one blank row: [1, C, H, W], or [1, D] where it is pooled."""
     was_training = backbone.training
     backbone.eval()
-    x = torch.zeros(1, len(backbone.normalisation.mean), BLANK_SIDE, BLANK_SIDE)
+    x = backbone.entry(backbone.entry.blank())
     shapes = []
     for stage in range(backbone.num_stages):
         x = backbone(x, stage, stage + 1)

@@ -1,10 +1,13 @@
 """The one definition of depth: an ordered list of stages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor, nn
+
+BLANK_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,54 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+class Entry(nn.Module):
+    """What stands before the first stage: from rows as a domain holds them to what the stages compute with.
+
+    It learns nothing, and counts as no stage.
+    """
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows of a domain, [N, ...], to the input of the first stage."""
+        raise NotImplementedError
+
+    def resume(self, activations: Tensor) -> Tensor:
+        """Activations as a cache holds them, to what the next stage computes with; the same, mostly."""
+        return activations
+
+    def blank(self) -> Tensor:
+        """One small row of a domain, to learn shapes from."""
+        raise NotImplementedError
+
+
+class ImageEntry(Entry):
+    """uint8 in 0..255 or float in 0..1, [N, C, H, W], to normalised floats.
+
+    Args:
+        normalisation: What the first stage expects.
+        blank_side: Of a blank image, in pixels; as large as the network needs.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, normalisation: Normalisation, blank_side: int = BLANK_SIDE) -> None:
+        super().__init__()
+        self.normalisation = normalisation
+        self.blank_side = blank_side
+        self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        scaled = rows.to(self.mean.dtype) / 255 if rows.dtype == torch.uint8 else rows
+        return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def blank(self) -> Tensor:
+        return torch.zeros(1, len(self.normalisation.mean), self.blank_side, self.blank_side)
+
+    def extra_repr(self) -> str:
+        return repr(self.normalisation)
 
 
 class StagedBackbone(nn.Module):
@@ -27,18 +78,32 @@ class StagedBackbone(nn.Module):
         stages: In the order of the forward pass; together they hold every parameter.
         names: One for each stage, for tables.
         feature_dim: D.
-        normalisation: Of the images that the first stage expects.
+        entry: From rows of a domain to the input of the first stage.
+        architecture: As JSON values, what must be known to build the network again where the folder or hub that it came
+            from is absent; `None` where name and parameters say it all.
+
+    Attributes:
+        stage_sizes: Number of parameters of each stage as it was built; a pooling stage has none.
+        trained: The stages that train now.
     """
 
     def __init__(
-        self, stages: Sequence[nn.Module], names: Sequence[str], feature_dim: int, normalisation: Normalisation
+        self,
+        stages: Sequence[nn.Module],
+        names: Sequence[str],
+        feature_dim: int,
+        entry: Entry,
+        architecture: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.names = tuple(names)
         self.feature_dim = feature_dim
-        self.normalisation = normalisation
-        self.freeze_depth = 0
+        self.entry = entry
+        self.stage_sizes = tuple(sum(value.numel() for value in stage.parameters()) for stage in self.stages)
+        self.architecture = architecture
+        self.trained = range(len(self.stages))
+        self._kept: tuple[nn.Parameter, ...] = ()
         assert len(self.names) == len(self.stages)
 
     @property
@@ -46,21 +111,29 @@ class StagedBackbone(nn.Module):
         return len(self.stages)
 
     def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run stages `start` to `stop` (exclusive); normalised images [N, C, H, W] in, features [N, D] out."""
+        """Run stages `start` to `stop` (exclusive); what `entry` gives in, features [N, D] out."""
         for stage in self.stages[start:stop]:
             x = stage(x)
         return x
 
-    def freeze(self, depth: int) -> None:
-        """Freeze stages [0, depth) and unfreeze the others."""
-        assert 0 <= depth <= self.num_stages
-        self.freeze_depth = depth
+    def freeze(self, depth: int, stop: int | None = None) -> None:
+        """Unfreeze stages [depth, stop) and freeze the others; `None` for all behind `depth`."""
+        self.trained = range(depth, self.num_stages if stop is None else stop)
+        assert 0 <= self.trained.start <= self.trained.stop <= self.num_stages
         for number, stage in enumerate(self.stages):
-            stage.requires_grad_(number >= depth)
+            stage.requires_grad_(number in self.trained)
+        self.keep(self._kept)
         self.train(self.training)
+
+    def keep(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Never train these, whatever `freeze` says."""
+        self._kept = tuple(parameters)
+        for value in self._kept:
+            value.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for stage in self.stages[: self.freeze_depth]:
-            stage.eval()
+        for number, stage in enumerate(self.stages):
+            if number not in self.trained:
+                stage.eval()
         return self

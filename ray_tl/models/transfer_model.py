@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.config import Component, TrialConfig
-from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, set_num_views
+from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, JointDropout, set_num_views
 from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones.user import build_user_backbone
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
+from ray_tl.models.freezing import stages_that_train
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS, PARAMETER_EFFICIENT
 from ray_tl.models.stages import StagedBackbone
 
 LAST_STAGE = Component(name="last")
@@ -18,7 +21,7 @@ SHARED_NORM = Component(name="shared")
 
 
 class TransferModel(nn.Module):
-    """Images in, features and logits out; normalisation is inside, so that it can't differ at serving.
+    """Rows of a domain in, features and logits out; normalisation is inside, so that it can't differ at serving.
 
     Args:
         backbone: Ordered stages.
@@ -26,10 +29,8 @@ class TransferModel(nn.Module):
         adaptor: Between features and head.
         num_classes: C.
         backbone_name: For messages.
+        dropout: Share of the features that is hidden from the head in training, in [0, 1); methods see all of them.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class TransferModel(nn.Module):
         adaptor: Adaptor,
         num_classes: int,
         backbone_name: str = "backbone",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -45,38 +47,32 @@ class TransferModel(nn.Module):
         self.features = features
         self.adaptor = adaptor
         self.num_classes = num_classes
+        self.dropout = JointDropout(dropout)
         self.head: nn.Module = nn.Linear(adaptor.feature_dim, num_classes)
-        self.register_buffer("mean", torch.tensor(backbone.normalisation.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.normalisation.std).view(1, -1, 1, 1), persistent=False)
 
     @property
     def feature_dim(self) -> int:
         """D, width of the features that methods and head see."""
         return self.adaptor.feature_dim
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 in 0..255 or float in 0..1, [N, C, H, W], to what the first stage expects."""
-        scaled = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
-        return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor, start: int = 0, domains: Sequence[Domain] = ("target",)) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W], or activations before stage `start` > 0, to features [N, D] and logits [N, C].
+    def forward(self, rows: Tensor, start: int = 0, domains: Sequence[Domain] = ("target",)) -> tuple[Tensor, Tensor]:
+        """Rows of a domain, or activations before stage `start` > 0, to features [N, D] and logits [N, C].
 
         Args:
-            images: One batch, or several equally long ones joined into one.
+            rows: One batch, or several equally long ones joined into one.
             start: At most `features.max_start`.
             domains: Of each of these batches; what is served is of the target.
         """
         set_num_views(self, len(domains))
         set_domains(self, domains)
-        x = self.normalise(images) if start == 0 else images
+        x = self.backbone.entry(rows) if start == 0 else self.backbone.entry.resume(rows)
         features = self.adaptor(self.features(self.backbone, x, start))
-        return features, self.head(features)
+        return features, self.head(self.dropout(features))
 
-    def prefix(self, images: Tensor, depth: int) -> Tensor:
+    def prefix(self, rows: Tensor, depth: int) -> Tensor:
         """Activations after `depth` stages that have never trained, and so normalise both domains alike."""
         set_domains(self, ("target",))
-        activations: Tensor = self.backbone(self.normalise(images), stop=depth)
+        activations: Tensor = self.backbone(self.backbone.entry(rows), stop=depth)
         return activations
 
 
@@ -90,7 +86,20 @@ def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) 
         config.features,
         config.domain_norm,
         config.freeze_depth,
+        config.trained_stages,
+        config.dropout,
+        config.parameter_efficient,
     )
+
+
+def stages_of(config: TrialConfig, model: TransferModel) -> range:
+    """The stages of its network that a trial trains, once everything that ever trains does.
+
+    Raises:
+        InvalidInput: If the backbone has too few stages.
+    """
+    sizes = model.backbone.stage_sizes
+    return stages_that_train(config.freeze_depth, config.trained_stages, sizes, model.backbone_name)
 
 
 def build_transfer_model(
@@ -100,7 +109,10 @@ def build_transfer_model(
     adaptor: Component = NO_ADAPTOR,
     features: Component = LAST_STAGE,
     domain_norm: Component = SHARED_NORM,
-    freeze_depth: int = 0,
+    freeze_depth: int | str = 0,
+    trained_stages: int | None = None,
+    dropout: float = 0.0,
+    parameter_efficient: Component = ALL_WEIGHTS,
 ) -> TransferModel:
     """The network that a configuration names.
 
@@ -111,17 +123,27 @@ def build_transfer_model(
         adaptor: Between features and head.
         features: Of which stages they are.
         domain_norm: Of adaptor and stages that train.
-        freeze_depth: Stages that never train; nothing is frozen here.
+        freeze_depth: Of the trial; nothing is frozen here.
+        trained_stages: Of the trial.
+        dropout: Before the head, in training.
+        parameter_efficient: What trains of the stages that do.
 
     Raises:
         InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
             images have a number of channels that the weights don't fit, or the weights can't be had.
     """
-    stages = BACKBONES.create(backbone.name, backbone.params, context)
+    if context.function is None:
+        stages = BACKBONES.create(backbone.name, backbone.params, context)
+    else:
+        stages = build_user_backbone(backbone.name, backbone.params, context.function, context)
     taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))
     layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
-    model = TransferModel(stages, taps, layers, num_classes, backbone.name)
+    model = TransferModel(stages, taps, layers, num_classes, backbone.name, dropout)
+    trained = stages_that_train(freeze_depth, trained_stages, stages.stage_sizes, backbone.name)
+    isolation = PARAMETER_EFFICIENT.create(parameter_efficient.name, parameter_efficient.params)
+    if isolation is not None:
+        isolation.apply(stages, trained)
     norm = DOMAIN_NORMS.create(domain_norm.name, domain_norm.params)
-    convert_norms([*stages.stages[freeze_depth:], layers], norm.convert)
+    convert_norms([*(stages.stages[number] for number in trained), layers], norm.convert)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,11 +2,14 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ray_tl.data.augmentation import AS_IT_IS, ImageView
+from ray_tl.data.augmentation.views import unchanged
 from ray_tl.data.domains import DomainPair
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.evaluation import EVAL_BATCH
@@ -30,8 +33,8 @@ class TrialData:
         self.labels = torch.as_tensor(pair.source.labels.copy())
         few = pair.target_labelled
         self.target_labels = None if few is None else torch.as_tensor(few.labels.copy())
-        self.images = {
-            name: torch.as_tensor(domain.images) for name in DOMAINS if (domain := getattr(pair, name)) is not None
+        self.rows = {
+            name: torch.as_tensor(domain.inputs) for name in DOMAINS if (domain := getattr(pair, name)) is not None
         }
         self.cache = ActivationCache(CACHE_BYTES)
 
@@ -41,8 +44,19 @@ class TrialData:
         Frozen stages behind the first tap are computed at every step, because all taps are needed.
         """
         if depth == 0:
-            return Inputs(self.images, 0)
-        return self.cache.inputs(model, min(depth, model.features.max_start), self.images, self.device)
+            return Inputs(self.rows, 0)
+        return self.cache.inputs(model, min(depth, model.features.max_start), self.rows, self.device)
+
+    def evaluated(self, model: TransferModel, depth: int, views: Sequence[ImageView]) -> "list[Inputs]":
+        """As `inputs`, once for each view, of what is evaluated: what frozen stages give for a view is kept, too."""
+        if depth == 0:
+            return [Inputs(self.rows, 0, view) for view in views]
+        rows = {name: rows for name, rows in self.rows.items() if name not in TRAINED_ON}
+        cut = min(depth, model.features.max_start)
+        return [
+            self.inputs(model, depth) if view == AS_IT_IS else self.cache.inputs(model, cut, rows, self.device, view)
+            for view in views
+        ]
 
 
 @dataclass(frozen=True)
@@ -52,16 +66,22 @@ class Inputs:
     Attributes:
         rows: By domain, uint8 images or float activations, [N, ...].
         start: Stage at which they enter the backbone.
+        view: How images are to be looked at; activations are of that view already.
     """
 
     rows: dict[str, Tensor]
     start: int
+    view: ImageView = AS_IT_IS
+
+    def change(self) -> Callable[[Tensor], Tensor]:
+        """What is still to be done to rows before they enter."""
+        return self.view.change if self.start == 0 else unchanged
 
 
 class ActivationCache:
     """Activations after a frozen prefix, in memory, least recently used out first.
 
-    The key holds the weights of the prefix, so trials share what they have in common and nothing else.
+    The key holds the weights of the prefix and the view, so trials share what they have in common and nothing else.
 
     Args:
         capacity_bytes: Of this process. Prefixes whose activations need more are computed at every step instead.
@@ -71,14 +91,21 @@ class ActivationCache:
         self.capacity_bytes = capacity_bytes
         self._entries: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
-    def inputs(self, model: TransferModel, depth: int, images: dict[str, Tensor], device: torch.device) -> Inputs:
-        key = prefix_key(model, depth)
+    def inputs(
+        self,
+        model: TransferModel,
+        depth: int,
+        images: dict[str, Tensor],
+        device: torch.device,
+        view: ImageView = AS_IT_IS,
+    ) -> Inputs:
+        key = f"{prefix_key(model, depth)} {view.name}"
         if key not in self._entries:
             if not self._make_room(_size_bytes(model, depth, images, device)):
-                return Inputs(images, 0)
-            self._entries[key] = {name: _activations(model, depth, rows, device) for name, rows in images.items()}
+                return Inputs(images, 0, view)
+            self._entries[key] = {name: _activations(model, depth, rows, device, view) for name, rows in images.items()}
         self._entries.move_to_end(key)
-        return Inputs(self._entries[key], depth)
+        return Inputs(self._entries[key], depth, view)
 
     def _make_room(self, needed: int) -> bool:
         if needed > self.capacity_bytes:
@@ -92,8 +119,8 @@ class ActivationCache:
 
 
 def prefix_key(model: TransferModel, depth: int) -> str:
-    """SHA-256 of the first `depth` stages: their structure, weights, buffers, and the normalisation before them."""
-    digest = hashlib.sha256(repr((model.backbone.normalisation, model.backbone.stages[:depth])).encode())
+    """SHA-256 of the first `depth` stages: their structure, weights, buffers, and the entry before them."""
+    digest = hashlib.sha256(repr((model.backbone.entry, model.backbone.stages[:depth])).encode())
     for name, tensor in model.backbone.stages[:depth].state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -110,9 +137,11 @@ def _run(model: TransferModel, depth: int, images: Tensor, device: torch.device)
 
 
 def _size_bytes(model: TransferModel, depth: int, images: dict[str, Tensor], device: torch.device) -> int:
-    one = _run(model, depth, images["source"][:1], device)
+    one = _run(model, depth, images["source_holdout"][:1], device)
     return one.nbytes * sum(len(rows) for rows in images.values())
 
 
-def _activations(model: TransferModel, depth: int, images: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([_run(model, depth, rows, device).cpu() for rows in images.split(EVAL_BATCH)])
+def _activations(
+    model: TransferModel, depth: int, images: Tensor, device: torch.device, view: ImageView = AS_IT_IS
+) -> Tensor:
+    return torch.cat([_run(model, depth, view.change(rows), device).cpu() for rows in images.split(EVAL_BATCH)])

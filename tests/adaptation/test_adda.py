@@ -64,7 +64,7 @@ def test_encoder_and_discriminator_get_the_gradients_of_their_own_losses():
     inputs = trial._step_inputs(step, 0.5, 2, 0)
     trial.task.eval()
     task = trial.task
-    _, losses, _ = task(*inputs)
+    losses = task(*inputs).named
     discriminator = task.method.discriminator
     mine = torch.autograd.grad(losses["domain"], list(discriminator.parameters()), retain_graph=True)
     views = inputs[0]

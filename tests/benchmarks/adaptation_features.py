@@ -25,7 +25,7 @@ from ray_tl.models.adaptors import ADAPTORS, AdaptorContext
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.domain_norm import DOMAIN_NORMS, convert_norms
 from ray_tl.models.features import FEATURES, FeaturesContext
-from ray_tl.models.stages import Normalisation, StagedBackbone
+from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.batches import PairedBatches
 from ray_tl.training.evaluation import predict_outputs
@@ -136,7 +136,7 @@ class Ours:
         self._task = AdaptationTask(model, self._method, Constant())
         self._model = model
         self._before = 0.0
-        self._optimizer = optimizer([value for value in self._task.parameters() if value.requires_grad])
+        self._optimizer = self._new_optimizer()
 
     def begin_epoch(self, progress: float) -> None:
         given = {"source": (self._features.source, self._features.labels), "target": (self._features.target, None)}
@@ -150,7 +150,7 @@ class Ours:
 
     def step(self, batch: Batch) -> None:
         if self._before < self._method.restart <= batch.progress:
-            self._optimizer.state.clear()
+            self._optimizer = self._new_optimizer()
         self._before = batch.progress
         views = {name: getattr(batch, name) for name in self._method.needs_at(batch.progress)}
         numbers = {name: batch.source_rows if name == "source" else batch.target_rows for name in views}
@@ -169,6 +169,9 @@ class Ours:
 
     def predict(self, rows: Tensor) -> Tensor:
         return predict_outputs(self._model, rows, 1)[1].argmax(dim=1)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return optimizer([value for value in self._task.parameters() if value.requires_grad])
 
     @property
     def _domains(self) -> tuple[str, ...]:
@@ -209,7 +212,7 @@ def _network(features: Features, seed: int, norm: str) -> TransferModel:
     """Bottleneck and head as in a trial, behind a frozen stage that gives the features as they are."""
     torch.manual_seed(derive_seed(seed, "model"))
     width = features.source.shape[1]
-    stages = StagedBackbone([nn.Identity()], ["features"], width, Normalisation((0.0,), (1.0,)))
+    stages = StagedBackbone([nn.Identity()], ["features"], width, ImageEntry(Normalisation((0.0,), (1.0,))))
     bottleneck = ADAPTORS.create("bottleneck", {"norm": norm}, AdaptorContext(width))
     last = FEATURES.create("last", {}, FeaturesContext(stages, "features"))
     return TransferModel(stages, last, bottleneck, features.num_classes)
@@ -223,6 +226,6 @@ def _extract(emoji: Path, source: str, target: str, cache: Path) -> None:
     domains = {name: read_labelled_folder(folder, preprocessing) for name, folder in folders.items()}
     assert domains["source"].classes == domains["test"].classes
     for name, domain in domains.items():
-        arrays[name] = predict_outputs(model, torch.from_numpy(domain.images))[0].numpy()
+        arrays[name] = predict_outputs(model, torch.from_numpy(domain.inputs))[0].numpy()
     cache.parent.mkdir(parents=True, exist_ok=True)
     np.savez(cache, **arrays, labels=domains["source"].labels, test_labels=domains["test"].labels)

@@ -101,4 +101,4 @@ def _digits(load_source: object, load_target: object, fields: dict[str, object])
 
 
 def _unlabelled(domain: LabelledDomain) -> UnlabelledDomain:
-    return UnlabelledDomain(domain.name, domain.images, domain.ids)
+    return UnlabelledDomain(domain.name, domain.inputs, domain.ids)

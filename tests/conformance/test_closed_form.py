@@ -45,9 +45,9 @@ def solved(method: str, pair: DomainPair, folder: Path, **changes: object) -> di
 def bare(pair: DomainPair, name: str) -> DomainPair:
     """The pair with the images of a domain in reverse, a stripe of light across each."""
     domain = getattr(pair, name)
-    images = domain.images[::-1].copy()
+    images = domain.inputs[::-1].copy()
     images[:, :, :, 2] += 50
-    return replace(pair, **{name: replace(domain, images=images)})
+    return replace(pair, **{name: replace(domain, inputs=images)})
 
 
 def head_of(method: str, pair: DomainPair, folder: Path) -> dict[str, torch.Tensor]:
@@ -84,7 +84,7 @@ def test_a_trial_reports_once_at_full_fidelity_and_leaves_what_gives_its_predict
     assert evaluate_checkpoint(config, tiny_data(), files, VALIDATORS).agreement == 1.0
     with torch.no_grad():
         model = load_model(config, tiny_data(), files).eval()
-        again = model(torch.from_numpy(tiny_pair().target.images))[1].softmax(dim=1)
+        again = model(torch.from_numpy(tiny_pair().target.inputs))[1].softmax(dim=1)
     assert_close(again, left["target"], **CLOSE)
 
 

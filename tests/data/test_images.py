@@ -32,7 +32,7 @@ def test_folders_become_classes(tmp_path):
     assert domain.classes == ("cat", "dog")
     assert domain.labels.tolist() == [0, 0, 1, 1]
     assert domain.ids == tuple(FOUR)
-    assert domain.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert domain.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_nested_files_belong_to_the_outermost_folder(tmp_path):
@@ -47,7 +47,7 @@ def test_order_does_not_depend_on_the_order_of_writing(tmp_path):
         write(tmp_path / folder, names)
     one, two = (read_labelled_folder(tmp_path / folder, SMALL) for folder in ("one", "two"))
     assert one.ids == two.ids
-    assert one.images[:, 0, 0, 0].tolist() == two.images[::-1, 0, 0, 0].tolist()
+    assert one.inputs[:, 0, 0, 0].tolist() == two.inputs[::-1, 0, 0, 0].tolist()
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path):
@@ -67,7 +67,7 @@ def test_a_target_may_be_flat_or_nested_and_has_no_labels(tmp_path, names):
 
 def test_preprocessing_decides_shape_and_channels(tmp_path):
     write(tmp_path, FOUR)
-    assert read_unlabelled_folder(tmp_path, Preprocessing(image_size=12)).images.shape == (4, 3, 12, 12)
+    assert read_unlabelled_folder(tmp_path, Preprocessing(image_size=12)).inputs.shape == (4, 3, 12, 12)
 
 
 def test_broken_images_are_named_all_at_once(tmp_path):
@@ -91,7 +91,7 @@ def test_broken_images_can_be_left_out_and_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         domain = read_labelled_folder(tmp_path, SMALL, on_broken="skip")
     assert domain.ids == ("cat/a.png", "cat/b.png", "dog/a.png", "dog/c.png")
-    assert domain.images[:, 0, 0, 0].tolist() == [0, 1, 2, 4]
+    assert domain.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 4]
     assert domain.labels.tolist() == [0, 0, 1, 1]
     assert "left out dog/b.png" in caplog.text
 
@@ -144,4 +144,4 @@ def test_the_faults_of_a_layout_come_at_once_and_before_decoding(tmp_path):
 def test_images_survive_the_way_through_a_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(read_unlabelled_folder(tmp_path, SMALL).images[0, 0], pixels)
+    assert np.array_equal(read_unlabelled_folder(tmp_path, SMALL).inputs[0, 0], pixels)

@@ -41,7 +41,7 @@ def test_each_class_gives_its_share():
 def test_images_and_labels_stay_with_their_ids():
     rest, held_out = stratified_split(labelled([0, 1, 2] * 20), 0.3, 5)
     for part in (rest, held_out):
-        assert part.images.ravel().tolist() == [int(id) for id in part.ids]
+        assert part.inputs.ravel().tolist() == [int(id) for id in part.ids]
         assert part.labels.tolist() == [int(id) % 3 for id in part.ids]
 
 

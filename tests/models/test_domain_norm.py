@@ -123,7 +123,7 @@ def test_setting_statistics_sets_those_of_the_target_alone():
     norm = network.backbone.stages[0][1]
     before = norm.norms["source"].running_mean.clone()
     set_statistics(network, [first, second], 0)
-    maps = network.backbone.stages[0][0](network.normalise(torch.cat([first, second])))
+    maps = network.backbone.stages[0][0](network.backbone.entry(torch.cat([first, second])))
     assert_close(norm.norms["target"].running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
     assert_close(norm.norms["source"].running_mean, before, **EXACT)
 

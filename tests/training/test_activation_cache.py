@@ -34,7 +34,7 @@ def test_activations_are_those_of_the_frozen_stages(data, depth):
     model, _ = model_and_rows(data)
     inputs = data.inputs(model, depth)
     assert inputs.start == depth
-    expected = model.eval().backbone(model.normalise(data.images["target"]), stop=depth)
+    expected = model.eval().backbone(model.backbone.entry(data.rows["target"]), stop=depth)
     assert_close(inputs.rows["target"], expected, rtol=1e-6, atol=1e-6)
 
 
@@ -42,7 +42,7 @@ def test_at_depth_0_images_are_the_inputs_and_nothing_is_computed(data):
     model, rows = model_and_rows(data)
     inputs = data.inputs(model, 0)
     assert inputs.start == 0
-    assert inputs.rows["source"] is data.images["source"]
+    assert inputs.rows["source"] is data.rows["source"]
     assert rows == []
 
 
@@ -96,16 +96,16 @@ BYTES = {1: ROWS * 64 * 4, 2: ROWS * 32 * 4, 3: ROWS * 8 * 4}
 
 
 def start_of(cache, model, depth, data):
-    return cache.inputs(model, depth, data.images, CPU).start
+    return cache.inputs(model, depth, data.rows, CPU).start
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_what_fits_exactly_is_cached_and_a_byte_less_falls_back_to_images(data, depth):
     model, _ = model_and_rows(data)
     assert start_of(ActivationCache(BYTES[depth]), model, depth, data) == depth
-    fallback = ActivationCache(BYTES[depth] - 1).inputs(model, depth, data.images, CPU)
+    fallback = ActivationCache(BYTES[depth] - 1).inputs(model, depth, data.rows, CPU)
     assert fallback.start == 0
-    assert fallback.rows["target"] is data.images["target"]
+    assert fallback.rows["target"] is data.rows["target"]
 
 
 def test_the_least_recently_used_prefix_makes_room(data):

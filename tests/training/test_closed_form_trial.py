@@ -38,11 +38,11 @@ def test_evidence_and_scores_are_those_of_scikit_learn_on_frozen_features():
     run, report = run_of("logistic")
     pair = tiny_pair()
     probe = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cg", tol=1e-8, max_iter=10_000))
-    probe.fit(features(run.config, pair.source.images), pair.source.labels)
+    probe.fit(features(run.config, pair.source.inputs), pair.source.labels)
     for name, array in run.evidence.items():
-        expected = probe.predict_proba(features(run.config, getattr(pair, name).images))
+        expected = probe.predict_proba(features(run.config, getattr(pair, name).inputs))
         np.testing.assert_allclose(array, expected, atol=1e-4)
-    holdout = probe.score(features(run.config, pair.source_holdout.images), pair.source_holdout.labels)
+    holdout = probe.score(features(run.config, pair.source_holdout.inputs), pair.source_holdout.labels)
     assert report.scores["source_accuracy"] == holdout
 
 
@@ -73,9 +73,9 @@ def test_without_room_in_the_cache_the_head_is_the_same():
 def test_labelled_target_examples_join_the_source_of_a_probe_unless_their_weight_is_zero(weight):
     run, _ = run_of({"knn": {"k": 1}}, tiny_data(LABELLED), target_label_weight=weight)
     domains = [LABELLED.source, LABELLED.target_labelled][: 1 + (weight > 0)]
-    images, labels = (np.concatenate([getattr(each, name) for each in domains]) for name in ("images", "labels"))
+    images, labels = (np.concatenate([getattr(each, name) for each in domains]) for name in ("inputs", "labels"))
     probe = neighbours(images, labels, run.config)
-    expected = probe.predict(features(run.config, LABELLED.target.images))
+    expected = probe.predict(features(run.config, LABELLED.target.inputs))
     np.testing.assert_array_equal(run.evidence["target"].argmax(axis=1), expected)
 
 

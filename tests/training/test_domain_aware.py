@@ -119,9 +119,9 @@ def test_the_hold_out_is_evaluated_as_source_and_all_else_as_target():
     run, _ = trained(config_of("coral", "separate"))
     model = run.task.model.eval()
     for name, domain in {"source_holdout": "source", "target": "target", "target_test": "target"}.items():
-        logits = model(run.data.images[name], 0, (domain,))[1]
+        logits = model(run.data.rows[name], 0, (domain,))[1]
         assert_close(torch.tensor(run.evidence[name]), logits.softmax(1).detach(), rtol=1e-5, atol=1e-6)
-    as_target = model(run.data.images["source_holdout"])[1].softmax(1)
+    as_target = model(run.data.rows["source_holdout"])[1].softmax(1)
     assert (torch.tensor(run.evidence["source_holdout"]) - as_target).abs().max() > 1e-3
 
 
@@ -142,7 +142,7 @@ def test_frozen_stages_keep_their_statistics_whatever_the_domain():
 
 def test_the_source_encoder_of_adda_normalises_by_the_source():
     run, _ = trained(config_of("adda", "separate"), 2)
-    encoder, images = run.task.method.source_encoder, run.data.images["source"][:6]
+    encoder, images = run.task.method.source_encoder, run.data.rows["source"][:6]
     step = StepOutputs({"source": Outputs(images, images, images)}, torch.zeros(6), 0.5)
     assert_close(encoder.source_features(step), encoder.network(images, 0, ("source",))[0], **EXACT)
     assert not torch.equal(encoder.source_features(step), encoder.network(images)[0])
@@ -174,7 +174,7 @@ def test_a_bundle_predicts_on_the_target_what_the_trial_did(choice, tmp_path):
     assert bundle.spec == spec
     assert [name for name in bundle.model.state_dict() if "norms" in name] == []
     expected = torch.tensor(files.load_evidence()["target"])
-    assert_close(torch.tensor(bundle.probabilities(data.images["target"].numpy())), expected, rtol=1e-5, atol=1e-6)
+    assert_close(torch.tensor(bundle.probabilities(data.rows["target"].numpy())), expected, rtol=1e-5, atol=1e-6)
 
 
 def lineage(config):

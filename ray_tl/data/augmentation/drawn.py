@@ -1,42 +1,16 @@
-"""Random changes of a batch of images, different for each example, that keep its class."""
+"""Augmentations as pure functions of uniform draws, computed for the whole batch at once."""
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_tl.errors import InvalidInput
-from ray_tl.registry import Registry
+from ray_tl.data.augmentation.base import AUGMENTATIONS, DrawnAugmentation, require_within
 
 RESOLUTION_LEVELS = 4
-DROPPED = 0.2
 _LUMA = (0.299, 0.587, 0.114)
-
-
-class Augmentation(Protocol):
-    """A random change of a batch."""
-
-    def augment(
-        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-    ) -> Tensor:
-        """Changed images, on the same device; no gradient is meant to flow.
-
-        Random numbers are drawn for the whole batch at once, whichever part of it is here. So the workers of a trial,
-        each with its rows and a generator of the same seed, together see what a single worker sees.
-
-        Args:
-            images: Float [N, C, S, S] in 0..1.
-            generator: Source of all randomness.
-            rows: Which of the whole batch `images` are; all if left out.
-            total: Size of the whole batch; N if left out.
-        """
-        ...
-
-
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 
 _AFFINE_RANGES: Mapping[str, Mapping[str, object]] = {
     "degrees": {"uniform": [0, 30]},
@@ -44,35 +18,6 @@ _AFFINE_RANGES: Mapping[str, Mapping[str, object]] = {
     "scale": {"uniform": [0, 0.3]},
     "shear": {"uniform": [0, 20]},
 }
-
-
-@AUGMENTATIONS.register("none")
-class Unchanged:
-    """Images as they are."""
-
-    def augment(
-        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-    ) -> Tensor:
-        return images
-
-
-class DrawnAugmentation:
-    """An augmentation as a pure function of uniform random numbers, a fixed number for each example."""
-
-    num_draws: int
-
-    def augment(
-        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-    ) -> Tensor:
-        size = len(images) if total is None else total
-        draws = torch.rand(size, self.num_draws, generator=generator, device=generator.device)
-        mine = draws if rows is None else draws[rows]
-        assert len(mine) == len(images), (len(mine), len(images))
-        return self.apply(images, mine.to(images.device, images.dtype))
-
-    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images [N, C, S, S] changed as `draws`, [N, num_draws] in [0, 1), say."""
-        raise NotImplementedError
 
 
 @AUGMENTATIONS.register("affine", ranges=_AFFINE_RANGES)
@@ -94,10 +39,10 @@ class Affine(DrawnAugmentation):
     def __init__(
         self, *, degrees: float = 15.0, translate: float = 0.1, scale: float = 0.15, shear: float = 10.0
     ) -> None:
-        _require_within("degrees", degrees, 0, 180)
-        _require_within("translate", translate, 0, 1)
-        _require_within("scale", scale, 0, 0.9)
-        _require_within("shear", shear, 0, 80)
+        require_within("degrees", degrees, 0, 180)
+        require_within("translate", translate, 0, 1)
+        require_within("scale", scale, 0, 0.9)
+        require_within("shear", shear, 0, 80)
         self._limits = torch.tensor([math.radians(degrees), translate, translate, scale, math.radians(shear)])
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -131,7 +76,7 @@ class AffineResolution(DrawnAugmentation):
         shear: float = 10.0,
         min_size: float = 0.25,
     ) -> None:
-        _require_within("min_size", min_size, 0.01, 1)
+        require_within("min_size", min_size, 0.01, 1)
         self._affine = Affine(degrees=degrees, translate=translate, scale=scale, shear=shear)
         self._shares = torch.linspace(min_size, 1, RESOLUTION_LEVELS).tolist()
 
@@ -159,7 +104,7 @@ class FlipCrop(DrawnAugmentation):
     num_draws = 5
 
     def __init__(self, *, scale: float = 0.6) -> None:
-        _require_within("scale", scale, 0.01, 1)
+        require_within("scale", scale, 0.01, 1)
         self._scale = scale
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -185,7 +130,7 @@ class Color(DrawnAugmentation):
     num_draws = FlipCrop.num_draws + 3
 
     def __init__(self, *, strength: float = 0.4, scale: float = 0.6) -> None:
-        _require_within("strength", strength, 0, 1)
+        require_within("strength", strength, 0, 1)
         self._strength = strength
         self._crop = FlipCrop(scale=scale)
 
@@ -212,7 +157,7 @@ class Strong(DrawnAugmentation):
     num_draws = Affine.num_draws + 4
 
     def __init__(self, *, hole: float = 0.4) -> None:
-        _require_within("hole", hole, 0, 0.9)
+        require_within("hole", hole, 0, 0.9)
         self._hole = hole
         self._affine = Affine(degrees=30.0, translate=0.15, scale=0.3, shear=20.0)
 
@@ -230,16 +175,6 @@ class Strong(DrawnAugmentation):
         inside = (steps >= first[:, :, None]) & (steps < first[:, :, None] + self._hole)  # [N, 2, S]
         hole = inside[:, 0, None, :, None] & inside[:, 1, None, None, :]
         return torch.where(hole, 0.5, images)
-
-
-def dropped_activations(
-    activations: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-) -> Tensor:
-    """The strong view of cached activations: each zeroed with probability 0.2, the others scaled up; as `augment`."""
-    size = len(activations) if total is None else total
-    draws = torch.rand(size, *activations.shape[1:], generator=generator, device=generator.device)
-    kept = (draws if rows is None else draws[rows]) >= DROPPED
-    return activations * kept.to(activations.device) / (1 - DROPPED)
 
 
 def _sampled(images: Tensor, to_source: Tensor) -> Tensor:
@@ -271,8 +206,3 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     return (images * images.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
-
-
-def _require_within(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InvalidInput(f"augmentation.{field}={value} is out of range; choose {low}..{high}.")

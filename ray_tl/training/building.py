@@ -1,0 +1,60 @@
+"""From the configuration of a trial to what it trains, and what trains it."""
+
+from typing import Any
+
+import torch
+
+from ray_tl.adaptation import METHODS, AdaptationMethod, MethodContext
+from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
+from ray_tl.collectives import world_size
+from ray_tl.config import TrialConfig
+from ray_tl.errors import InvalidInput
+from ray_tl.models.distributed_norm import convert_batch_norm
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS, parameter_groups
+from ray_tl.training.data import TrialData
+from ray_tl.training.feed import num_labelled
+from ray_tl.training.network import build_model
+from ray_tl.training.optimisation import OptimizerChoice
+from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import regulariser_of
+from ray_tl.training.task import AdaptationTask
+
+
+def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
+    """Network, method and loss weights on the device, their new parts initialised from the trial's seed."""
+    model = build_model(config, data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "method"))
+        rows = len(data.pair.source), len(data.pair.target), num_labelled(data.pair)
+        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows)
+        method = METHODS.create(config.method.name, config.method.params, context)
+    check_mixing(config, method)
+    weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
+    regulariser = regulariser_of(config)
+    task = AdaptationTask(model, method, weights, config.target_label_weight, config.label_smoothing, regulariser)
+    if world_size() > 1:
+        convert_batch_norm(task)
+    return task.to(data.device)
+
+
+def check_mixing(config: TrialConfig, method: AdaptationMethod) -> None:
+    """Raise `InvalidInput` if source examples are to be mixed for a method that takes each on its own."""
+    if config.mixing.name != "none" and not method.takes_mixed_source:
+        raise InvalidInput(
+            f"mixing={config.mixing.name!r} does not go with method {config.method.name!r}, which takes each source "
+            "example on its own or none at all; choose mixing by method, with the case none for this one."
+        )
+
+
+def build_optimizer(
+    config: TrialConfig, task: AdaptationTask, choice: OptimizerChoice
+) -> tuple[torch.optim.Optimizer, list[float]]:
+    """The optimiser, and the base learning rate of each of its groups: stages, head, then what the method learns."""
+    multipliers = LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params)
+    model = task.model
+    groups: list[Any] = [*parameter_groups(model, choice.lr, multipliers.multipliers(model.backbone.num_stages))]
+    others = [value for name, value in task.named_parameters() if not name.startswith("model.")]
+    learned = [value for value in others if value.requires_grad]
+    groups += [{"params": learned, "lr": choice.lr, "name": "method"}] if learned else []
+    groups = choice.groups(groups)
+    return choice.build(groups), [float(group["lr"]) for group in groups]

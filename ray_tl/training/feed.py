@@ -1,0 +1,160 @@
+"""What enters the network: which rows of which domains at each step, and how they are changed on the way."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ray_tl.adaptation.method import AdaptationMethod, View
+from ray_tl.collectives import rank, world_size
+from ray_tl.config import TrialConfig
+from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations, views_of
+from ray_tl.data.augmentation.base import Rows
+from ray_tl.data.domains import DomainPair
+from ray_tl.data.mixing import MIXINGS, mixed_labels
+from ray_tl.models.transfer_model import TransferModel
+from ray_tl.training.batches import PairedBatches, Step
+from ray_tl.training.data import Inputs, TrialData
+from ray_tl.training.randomness import generator
+
+Views = dict[View, Tensor]
+
+
+class Feed:
+    """Joint batches of a trial, as views on the device.
+
+    Args:
+        config: The whole trial.
+        data: Domains of the study.
+
+    Attributes:
+        inputs: Of every domain, at the stage at which they enter now.
+        evaluated: The same for each view over which predictions are averaged.
+        batches: Of this rank.
+    """
+
+    def __init__(self, config: TrialConfig, data: TrialData) -> None:
+        self.config, self.data = config, data
+        self.inputs = Inputs(data.rows, 0)
+        self.evaluated: Sequence[Inputs] = [self.inputs]
+        self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
+        self._strong = AUGMENTATIONS.create("strong", {})
+        self._mixing = MIXINGS.create(config.mixing.name, config.mixing.params)
+        self._looks = views_of(config.test_time_augmentation)
+        sizes = len(data.pair.source), len(data.pair.target)
+        self.batches = PairedBatches(
+            *sizes, config.batch_size, rank(), world_size(), config.seed, num_labelled(data.pair)
+        )
+
+    def enter_at(self, model: TransferModel, depth: int) -> None:
+        """From now on the first `depth` stages are frozen: what they give is computed once, unless images change."""
+        cuts = self._mixing is not None and not self._mixing.on_activations
+        changed = cuts or self.config.augmentation.name != "none"
+        self.inputs = Inputs(self.data.rows, 0) if changed else self.data.inputs(model, depth)
+        self.evaluated = self.data.evaluated(model, 0 if changed else depth, self._looks)
+
+    def views(
+        self, step: Step, method: AdaptationMethod, progress: float, epoch: int, index: int
+    ) -> tuple[Views, Views, Tensor, Tensor | None]:
+        """What one step needs.
+
+        Args:
+            step: Rows of this rank.
+            method: Says which views it needs now.
+            progress: In [0, 1] of full fidelity.
+            epoch: Counted from 0.
+            index: Of the step in its epoch.
+
+        Returns:
+            What enters the network, [N, ...], and which rows of their domains these are, [N], for each view; labels of
+            the source rows, [N], or [N, C] where they are mixed; labels of the labelled target rows, `None` if that
+            view is not there.
+        """
+        views, rows = self._views(step, method, progress, epoch, index)
+        labels = self.data.labels[step.source_rows if "source" in views else []].to(self.data.device)
+        if self._mixing is not None and "source" in views:
+            views["source"], labels = self._mixed(
+                views["source"], step, generator(self.config.seed, "mixing", epoch, index)
+            )
+        few = self.data.target_labels
+        target_labels = None if few is None or "target_labelled" not in views else few[step.labelled_rows]
+        return views, rows, labels, None if target_labels is None else target_labels.to(self.data.device)
+
+    def labels(self, domain: str) -> Tensor | None:
+        """Of `source` or `target_labelled`, [N], on the device; `None` for a domain without labels."""
+        labels = {"source": self.data.labels, "target_labelled": self.data.target_labels}.get(domain)
+        return None if labels is None else labels.to(self.data.device)
+
+    def target_batches(self) -> Iterator[Tensor]:
+        """This rank's share of joint batches of the target, of equal size, as it enters the network unchanged.
+
+        Rows that do not fill a batch are left out; which ones is a function of the seed.
+        """
+        rows, joint = self.inputs.rows["target"], self.batches.per_rank * world_size()
+        order = torch.randperm(len(rows), generator=generator(self.config.seed, "target batches"))
+        for batch in order.split(joint):
+            if len(batch) == joint:
+                yield rows[batch.chunk(world_size())[rank()]].to(self.data.device)
+
+    def notes(self) -> list[str]:
+        """What became of the batch size that was asked for."""
+        actual = self.batches.per_rank * world_size()
+        if actual == self.config.batch_size:
+            return []
+        return [
+            f"batch_size={self.config.batch_size} became {actual}, the most that {world_size()} workers share evenly "
+            f"and the smaller domain of {min(self.batches.num_source, self.batches.num_target)} rows holds."
+        ]
+
+    def _views(
+        self, step: Step, method: AdaptationMethod, progress: float, epoch: int, index: int
+    ) -> tuple[Views, Views]:
+        random = generator(self.config.seed, "augmentation", epoch, index)
+        numbers = {"source": step.source_rows, "target": step.target_rows, "target_labelled": step.labelled_rows}
+        views: Views = {}
+        for name in self._needed_views(method, progress):
+            domain = "target" if name == "strong" else name
+            mixes = name == "source" and self._mixing is not None
+            chosen = torch.cat([step.source_before, step.source_rows]) if mixes else numbers[domain]
+            places: Rows = step.places_from_before() if mixes else step.share
+            inputs = self.inputs.rows[domain][chosen].to(self.data.device)
+            change = self._strong_view if name == "strong" else self._weak_view
+            views[name] = change(inputs, random, places, step.total)
+        return views, {name: numbers["target" if name == "strong" else name].to(self.data.device) for name in views}
+
+    def _needed_views(self, method: AdaptationMethod, progress: float) -> tuple[View, ...]:
+        needs = method.needs_at(progress)
+        joins = method.takes_target_labels and self.config.target_label_weight > 0
+        if self.data.target_labels is None or not joins or "target_labelled" in method.needs:
+            return needs
+        return (*needs, "target_labelled")
+
+    def _mixed(self, views: Tensor, step: Step, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Each source example mixed with the one before it in the joint batch, whichever rank has that one.
+
+        Args:
+            views: Of `source_before` and of the source rows, as they enter the network, [1 + N, ...].
+            step: Rows of this rank.
+            random: In the same state on every rank.
+        """
+        assert self._mixing is not None
+        draws = torch.rand(step.total, self._mixing.num_draws, generator=random)[step.share]
+        mixed, shares = self._mixing.mix(views[1:], views[:-1], draws)
+        labels = self.data.labels[torch.cat([step.source_before, step.source_rows])].to(self.data.device)
+        return mixed, mixed_labels(labels[1:], labels[:-1], shares, self.data.pair.num_classes)
+
+    def _weak_view(self, inputs: Tensor, random: torch.Generator, places: Rows, total: int) -> Tensor:
+        if self.inputs.start > 0:
+            return inputs
+        return self._augmentation.augment(inputs.float() / 255, random, places, total)
+
+    def _strong_view(self, inputs: Tensor, random: torch.Generator, places: Rows, total: int) -> Tensor:
+        weak = self._weak_view(inputs, random, places, total)
+        if self.inputs.start > 0:
+            return dropped_activations(weak, random, places, total)
+        return self._strong.augment(weak, random, places, total)
+
+
+def num_labelled(pair: DomainPair) -> int:
+    """Examples of the target whose labels were given for training."""
+    return 0 if pair.target_labelled is None else len(pair.target_labelled)
