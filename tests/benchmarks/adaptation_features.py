@@ -156,8 +156,7 @@ class Ours:
         numbers = {name: batch.source_rows if name == "source" else batch.target_rows for name in views}
         labels = batch.labels if "source" in views else batch.labels[:0]
         self._optimizer.zero_grad(set_to_none=True)
-        total, _, _ = self._task(views, numbers, labels, 1, batch.progress, 0.0)
-        total.backward()
+        self._task(views, numbers, labels, 1, batch.progress, 0.0).total.backward()
         self._method.before_step(self._model, batch.progress)
         self._optimizer.step()
         self._method.after_step(self._model, batch.progress)
