@@ -50,7 +50,7 @@ BATCH_SIZE = 64
 ONE_VIEW = Component(name="none")
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
-_LIBRARIES = ("torch", "torchvision", "timm", "ray", "ray-tl")
+_LIBRARIES = ("torch", "torchvision", "timm", "peft", "ray", "ray-tl")
 _Record = TypeVar("_Record", bound=BaseModel)
 
 

@@ -88,7 +88,7 @@ def test_the_model_is_in_evaluation_mode(folder):
 
 
 def test_library_versions_hold_what_decides_a_result():
-    assert set(library_versions()) == {"python", "torch", "torchvision", "timm", "ray", "ray-tl"}
+    assert set(library_versions()) == {"python", "torch", "torchvision", "timm", "peft", "ray", "ray-tl"}
 
 
 def test_class_names_must_be_unique(spec):
