@@ -40,10 +40,11 @@ class Adda(AdaptationMethod):
     """ADDA: from `start` on, the network learns to give target features like those of the source network it was.
 
     Tzeng et al., 2017, https://arxiv.org/abs/1702.05464, sec. 4 and eq. 9. Before `start` the network learns the
-    source; then a copy of it becomes the source encoder, and head and copy stay as they are. Encoder and discriminator
-    learn in one step, each from its own loss. Departures: batch normalisation of the target encoder sees both domains,
-    unless `domain_norm` is `separate`; and the encoder learns only in steps in which the discriminator is right about
-    `STRONG` of the rows, as in pytorch-adapt: a judge that knows nothing would drive it anywhere.
+    source; then a copy of it becomes the source encoder, head and copy stay as they are, and the optimiser begins anew:
+    with the moments of source training it lets the encoder run away before the discriminator has learned anything.
+    Encoder and discriminator learn in one step, each from its own loss. Departures: batch normalisation of the target
+    encoder sees both domains, unless `domain_norm` is `separate`; and the encoder moves only in steps in which the
+    discriminator is right about `STRONG` of the rows, as in pytorch-adapt.
 
     Args:
         context: Gives the width of the features.
@@ -58,7 +59,8 @@ class Adda(AdaptationMethod):
         super().__init__(context)
         require_positive("adda.hidden_width", hidden_width, usual=256)
         require_below_one("adda.start", start, usual=0.4)
-        self.start = start
+        self.start = self.restart = start
+        self._strong = torch.tensor(True)
         self.discriminator = domain_discriminator(context.feature_dim, hidden_width)
 
     def attach(self, model: nn.Module) -> None:
@@ -82,13 +84,15 @@ class Adda(AdaptationMethod):
         told_apart = domain_classification_loss(*judged)
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         mistaken = inverted_label_loss(functional_call(self.discriminator, fixed, (target,)).squeeze(1))
-        strong = joint_accuracy(*judged) >= STRONG
-        return {"task": 0 * step.source.logits.sum(), "domain": told_apart + strong * mistaken}
+        self._strong = joint_accuracy(*judged) >= STRONG
+        return {"task": 0 * step.source.logits.sum(), "domain": told_apart + mistaken}
 
     def before_step(self, model: nn.Module, progress: float) -> None:
-        if progress >= self.start:
-            for value in model.get_submodule("head").parameters():
-                value.grad = None
+        if progress < self.start:
+            return
+        still = model.get_submodule("head") if self._strong else model
+        for value in still.parameters():
+            value.grad = None
 
     def after_step(self, model: nn.Module, progress: float) -> None:
         if progress < self.start:

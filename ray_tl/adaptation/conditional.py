@@ -1,11 +1,11 @@
 """Adversarial methods whose discriminator sees features together with the predicted classes.
 
-Predictions enter without gradient: they say which part of the feature space is compared, and only features move.
+Probabilities enter without gradient: they say which part of the feature space is compared, and only features move.
 """
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, S
 from ray_tl.adaptation.numerics import full_precision, require_positive
 from ray_tl.collectives import sum_over_ranks, world_size
 
+Condition = Literal["softmax", "logits"]
+
 RANDOM_WIDTH = 1024
 _RANGES: Mapping[str, Mapping[str, object]] = {
     "hidden_width": {"choice": [64, 256, 1024]},
     "gamma": {"log_uniform": [1.0, 20.0]},
     "max_width": {"choice": [1024, 4096]},
+    "condition": {"choice": ["softmax", "logits"]},
 }
 
 
@@ -107,6 +110,8 @@ class Cdan(AdaptationMethod):
         gamma: How fast the strength of the reversal rises with progress, above 0.
         max_width: Largest D * C for which the discriminator sees the exact multilinear map, >= 1; above it, the
             randomised one of width 1024, or `max_width` if that is less, whose directions stay fixed.
+        condition: What stands for the prediction in the map. `softmax`: the paper's probabilities. `logits`: a
+            departure, that of skada, in which the reversed gradient moves the logits too.
     """
 
     aligns_features = True
@@ -115,13 +120,20 @@ class Cdan(AdaptationMethod):
     class_directions: Tensor
 
     def __init__(
-        self, context: MethodContext, *, hidden_width: int = 256, gamma: float = 10.0, max_width: int = 4096
+        self,
+        context: MethodContext,
+        *,
+        hidden_width: int = 256,
+        gamma: float = 10.0,
+        max_width: int = 4096,
+        condition: Condition = "softmax",
     ) -> None:
         super().__init__(context)
         require_positive(f"{self.name}.hidden_width", hidden_width, usual=256)
         require_positive(f"{self.name}.gamma", gamma, usual=10.0)
         require_positive(f"{self.name}.max_width", max_width, usual=4096)
         self.gamma = gamma
+        self.condition = condition
         width = context.feature_dim * context.num_classes
         self.randomised = width > max_width
         if self.randomised:
@@ -132,18 +144,21 @@ class Cdan(AdaptationMethod):
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         source, target = _probabilities(step.source.logits), _probabilities(step.target.logits)
-        features = torch.cat([step.source.features, step.target.features])
-        reversed_features = reverse_gradient(features, dann_ramp(step.progress, self.gamma))
-        joint = self.joint_map(reversed_features, torch.cat([source, target]))
+        strength = dann_ramp(step.progress, self.gamma)
+        features = reverse_gradient(torch.cat([step.source.features, step.target.features]), strength)
+        predictions = torch.cat([source, target])
+        if self.condition == "logits":
+            predictions = reverse_gradient(torch.cat([step.source.logits, step.target.logits]), strength)
+        joint = self.joint_map(features, predictions)
         of_source, of_target = self.discriminator(joint).squeeze(1).split([len(source), len(target)])
         domain = weighted_domain_loss(of_source, of_target, self.weights(source), self.weights(target))
         return {"task": task_loss(step), "domain": domain}
 
-    def joint_map(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        """What the discriminator sees of features [N, D] and class probabilities [N, C]."""
+    def joint_map(self, features: Tensor, predictions: Tensor) -> Tensor:
+        """What the discriminator sees of features [N, D] and predictions [N, C]."""
         if not self.randomised:
-            return multilinear_map(features, probabilities)
-        return randomised_multilinear_map(features, probabilities, self.feature_directions, self.class_directions)
+            return multilinear_map(features, predictions)
+        return randomised_multilinear_map(features, predictions, self.feature_directions, self.class_directions)
 
     def weights(self, probabilities: Tensor) -> Tensor:
         """How much each row of one domain counts, [N], with mean 1 over all ranks."""

@@ -123,6 +123,8 @@ class AdaptationMethod(nn.Module):
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
         needs_words: Whether the classes are described to it in words, which the backbone must know.
+        restart: Progress at which a second optimisation begins, for which the optimiser forgets its averages of
+            gradients; at 0 it has none.
     """
 
     needs: tuple[View, ...] = ("source", "target")
@@ -133,6 +135,7 @@ class AdaptationMethod(nn.Module):
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
     needs_words: bool = False
+    restart: float = 0.0
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()

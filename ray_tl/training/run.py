@@ -184,7 +184,10 @@ class TrialRun:
         weights: dict[str, float] = {}
         steps = self._batches.steps_per_epoch
         for index, parts in enumerate(self._batches.steps(epoch)):
-            progress = (epoch + index / steps) / self.config.epochs
+            number, num_steps = epoch * steps + index, steps * self.config.epochs
+            progress = number / num_steps
+            if (number - 1) / num_steps < self.task.method.restart <= progress:
+                self._optimizer, _ = build_optimizer(self.config, self.task, self._choice)
             losses, weights = self._step(parts, progress, epoch, index)
             for name, loss in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + loss.detach()

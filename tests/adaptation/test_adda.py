@@ -78,8 +78,7 @@ def test_encoder_and_discriminator_get_the_gradients_of_their_own_losses():
     assert_close(mine, expected)
     encoder = [value for value in task.model.backbone.parameters()]
     mine = torch.autograd.grad(losses["domain"], encoder)
-    strong = ((told > 0) == is_source.bool()).double().mean() >= 0.6
-    inverted = strong * F.binary_cross_entropy_with_logits(discriminator(target).squeeze(1), torch.ones(len(target)))
+    inverted = F.binary_cross_entropy_with_logits(discriminator(target).squeeze(1), torch.ones(len(target)))
     assert_close(mine, torch.autograd.grad(inverted, encoder))
 
 
@@ -92,9 +91,18 @@ def test_a_discriminator_that_knows_nothing_does_not_move_the_encoder():
     trial = adapting()
     for value in trial.task.method.discriminator[-1].parameters():
         nn.init.zeros_(value)
-    losses = trial.task(*trial._step_inputs(next(trial._batches.epoch(2)), 0.5, 2, 0)).named
-    slopes = torch.autograd.grad(losses["domain"], list(trial.task.model.backbone.parameters()), allow_unused=True)
-    assert all(slope is None or not slope.any() for slope in slopes)
+    before = [value.clone() for value in trial.task.model.parameters()]
+    trial._step(next(trial._batches.steps(2)), 0.5, 2, 0)
+    assert_close(list(trial.task.model.parameters()), before, rtol=0, atol=0)
+    assert trial.task.method.discriminator[-1].weight.any()
+
+
+def test_at_its_start_the_optimiser_forgets_what_it_learned_of_the_source():
+    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5}}, optimizer="adamw"), tiny_data(), VALIDATORS)
+    for epoch in range(4):
+        trial.epoch(epoch)
+    judge = trial.task.method.discriminator.parameters()
+    assert {int(trial._optimizer.state[value]["step"]) for value in judge} == {2 * trial._batches.steps_per_epoch}
 
 
 def test_parameters_out_of_range_are_refused():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ray_tl.adaptation.adversarial import Dann
@@ -17,6 +18,7 @@ from ray_tl.adaptation.conditional import (
     randomised_multilinear_map,
     weighted_domain_loss,
 )
+from ray_tl.adaptation.loss_weights import dann_ramp
 from ray_tl.adaptation.method import MethodContext, Outputs, StepOutputs
 from ray_tl.collectives import rank, world_size
 from ray_tl.errors import InvalidInput
@@ -234,6 +236,19 @@ def test_above_the_largest_width_the_discriminator_sees_the_randomised_map():
     logits = discriminator_logits(method, randomised_reference(features, probabilities, *directions))
     expected = weighted_reference(logits[:4], logits[4:], np.ones(4), np.ones(6))
     assert domain_loss(method, source, target).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_conditioned_on_logits_the_discriminator_sees_them_and_they_take_its_gradient_reversed():
+    method, source, target = build(Cdan, condition="logits"), random_outputs(1, 4), random_outputs(2, 6)
+    domain_loss(method, source, target).backward()
+    features = torch.cat([source.features, target.features]).detach()
+    seen = torch.cat([source.logits, target.logits]).detach().requires_grad_()
+    judged = method.discriminator(torch.einsum("nd,nc->ndc", features, seen).flatten(1)).squeeze(1)
+    is_source = torch.tensor([1.0] * 4 + [0.0] * 6, dtype=seen.dtype)
+    weights = torch.tensor([1 / 8] * 4 + [1 / 12] * 6, dtype=seen.dtype)
+    F.binary_cross_entropy_with_logits(judged, is_source, weights, reduction="sum").backward()
+    found = torch.cat([source.logits.grad, target.logits.grad])
+    assert_close(found, -dann_ramp(0.3, method.gamma) * seen.grad)
 
 
 def shared_gradients():

@@ -27,6 +27,7 @@ BOUNDS = [
     (name, parameter.name, bound)
     for name in METHODS.names()
     for parameter in METHODS.parameters(name).values()
+    if parameter.range  # of words there is none
     for bound in next(iter(parameter.range.values()))
 ]
 

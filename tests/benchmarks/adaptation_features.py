@@ -36,6 +36,7 @@ from ray_tl.training.task import AdaptationTask
 # constant rate, because the other libraries bring no schedule.
 BATCH_SIZE, EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 64, 12, 1e-3, 1e-4
 WARM_UP_STEPS = 10
+LIKE_SKADA = {"cdan": {"condition": "logits"}}  # where both domains are normalised together, as it does
 NEED_TARGET_LABELS = ("fine_tune", "source_and_target", "tradaboost")
 
 
@@ -130,10 +131,12 @@ class Ours:
         if norm == "separate":
             convert_norms([model.adaptor], DOMAIN_NORMS.create("separate", {}).convert)
         sizes = len(features.source), len(features.target)
-        self._method = METHODS.create(name, {}, MethodContext(model.feature_dim, features.num_classes, *sizes))
+        settings = LIKE_SKADA.get(name, {}) if norm == "batch" else {}
+        self._method = METHODS.create(name, settings, MethodContext(model.feature_dim, features.num_classes, *sizes))
         self._task = AdaptationTask(model, self._method, Constant())
         self._model = model
-        self._optimizer = optimizer([value for value in self._task.parameters() if value.requires_grad])
+        self._before = 0.0
+        self._optimizer = self._new_optimizer()
 
     def begin_epoch(self, progress: float) -> None:
         given = {"source": (self._features.source, self._features.labels), "target": (self._features.target, None)}
@@ -146,12 +149,14 @@ class Ours:
         self._task.train()
 
     def step(self, batch: Batch) -> None:
+        if self._before < self._method.restart <= batch.progress:
+            self._optimizer = self._new_optimizer()
+        self._before = batch.progress
         views = {name: getattr(batch, name) for name in self._method.needs_at(batch.progress)}
         numbers = {name: batch.source_rows if name == "source" else batch.target_rows for name in views}
         labels = batch.labels if "source" in views else batch.labels[:0]
         self._optimizer.zero_grad(set_to_none=True)
-        total, _, _ = self._task(views, numbers, labels, 1, batch.progress, 0.0)
-        total.backward()
+        self._task(views, numbers, labels, 1, batch.progress, 0.0).total.backward()
         self._method.before_step(self._model, batch.progress)
         self._optimizer.step()
         self._method.after_step(self._model, batch.progress)
@@ -163,6 +168,9 @@ class Ours:
 
     def predict(self, rows: Tensor) -> Tensor:
         return predict_outputs(self._model, rows, 1)[1].argmax(dim=1)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return optimizer([value for value in self._task.parameters() if value.requires_grad])
 
     @property
     def _domains(self) -> tuple[str, ...]:

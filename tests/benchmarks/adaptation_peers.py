@@ -3,7 +3,8 @@
 Where a formula differs by a constant factor or by a parameter of the same meaning, theirs is set to ours (below, beside
 each), so that what is compared is the method and not a weight. What a library does in its own way stays: pytorch-adapt
 runs the domains through the network one after the other, each normalised by its own batch, and has CDAN and ADDA in two
-phases a step and MCD in six; skada's CDAN conditions on logits and its kernels for DAN are of distances.
+phases a step and MCD in six; skada's CDAN conditions on logits, as ours does beside it, and its kernels for DAN are of
+distances.
 """
 
 import copy

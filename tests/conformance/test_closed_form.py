@@ -120,23 +120,31 @@ def mistake() -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """What one process has, and what each of two ranks has."""
-    shared, clip = str(tmp_path_factory.mktemp("shared")), tiny_clip(1, SIDE)
-    return all_solved(None, clip), *run_on_ranks(all_solved, 2, shared, clip)
+def clip():
+    return tiny_clip(1, SIDE)
+
+
+@pytest.fixture(scope="module")
+def alone(clip):
+    return all_solved(None, clip)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def on_ranks(request, clip, tmp_path_factory):
+    return run_on_ranks(all_solved, request.param, str(tmp_path_factory.mktemp("shared")), clip)
 
 
 @every_method
-def test_two_ranks_have_what_one_process_has(runs, method):
-    alone, first, second = (run[method] for run in runs)
-    assert first["epochs"] == alone["epochs"]
-    assert second["epochs"] == []
+def test_rank_0_has_what_one_process_has_and_the_others_report_nothing(alone, on_ranks, method):
+    first, *others = (run[method] for run in on_ranks)
+    assert first["epochs"] == alone[method]["epochs"]
+    assert [other["epochs"] for other in others] == [[]] * len(others)
     for name in ("task", "target", "source_holdout"):
-        assert_close(first[name], alone[name], **CLOSE)
+        assert_close(first[name], alone[method][name], **CLOSE)
 
 
-def test_every_rank_learns_what_is_wrong(runs):
-    assert {run["wrong"] for run in runs} == {"knn.k=25 is more than the 24 source rows; choose 1..24."}
+def test_every_rank_learns_what_is_wrong(alone, on_ranks):
+    assert {run["wrong"] for run in (alone, *on_ranks)} == {"knn.k=25 is more than the 24 source rows; choose 1..24."}
 
 
 @every_method

@@ -17,6 +17,7 @@ from tests.training.tiny import VALIDATORS, further, tiny_config, tiny_data, tin
 SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "distillation", "tent")}
 CASES: dict[str, dict] = {
     **{f"method {name}": {"method": {name: SECOND_PHASE.get(name)}} for name in METHODS.names()},
+    "method cdan on logits": {"method": {"cdan": {"condition": "logits"}}},
     **{f"weighting {name}": {"method": "dann", "loss_weighting": name} for name in LOSS_WEIGHTS.names()},
     **CHOICES,
     **{f"mixing {name}": {"method": "dann", "mixing": name} for name in ("mixup", "cutmix")},

@@ -103,7 +103,16 @@ def test_rows_are_sheared_against_each_other():
     edge = torch.zeros(1, 1, 24, 24)
     edge[..., 12:] = 1
     after = Affine(degrees=0, translate=0, scale=0, shear=45).apply(edge, torch.tensor([[0.5, 0.5, 0.5, 0.5, 1.0]]))
-    assert_close(after[0, 0, 6:18].sum(dim=1), torch.arange(6.5, 18.5), rtol=0, atol=1e-4)
+    assert_close(after[0, 0, 6:18, 6:18].sum(dim=1), torch.arange(0.5, 12.5), rtol=0, atol=1e-4)
+
+
+def test_what_touches_an_edge_ends_there_and_background_lies_around_the_image():
+    picture = torch.full((1, 1, 8, 8), 0.2)
+    picture[..., 3:5] = 1  # from edge to edge
+    half = Affine(degrees=0, translate=0, scale=0.5, shear=0).apply(picture, torch.tensor([[0.5, 0.5, 0.5, 0.0, 0.5]]))
+    assert (half[0, 0, 2:6, 3:5] > 0.2).all()
+    half[0, 0, 2:6, 2:6] = 0.2
+    assert_close(half, torch.full((1, 1, 8, 8), 0.2), rtol=0, atol=1e-6)
 
 
 def test_rotation_and_shear_together_are_one_after_the_other():

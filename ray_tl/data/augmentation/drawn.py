@@ -22,7 +22,10 @@ _AFFINE_RANGES: Mapping[str, Mapping[str, object]] = {
 
 @AUGMENTATIONS.register("affine", ranges=_AFFINE_RANGES)
 class Affine(DrawnAugmentation):
-    """Rotation, shift, zoom and shear, each uniform in its range; edges are continued outwards.
+    """Rotation, shift, zoom and shear, each uniform in its range; around the image lies its background.
+
+    The background is the median of the outermost pixels. Their continuation would draw streaks from what touches an
+    edge, which no example of a domain with a margin has.
 
     Args:
         degrees: Largest rotation to either side, 0..180.
@@ -181,7 +184,16 @@ def _sampled(images: Tensor, to_source: Tensor) -> Tensor:
     right, down = steps[None, None, :], steps[None, :, None]
     across, along, shift = to_source[:, :, :, None, None].unbind(2)
     grid = torch.stack([across[:, k] * right + along[:, k] * down + shift[:, k] for k in (0, 1)], dim=-1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    outside = (grid.abs() > 1).any(dim=-1)[:, None]
+    return torch.where(outside, _background(images), sampled)
+
+
+def _background(images: Tensor) -> Tensor:
+    """Median of the outermost pixels of each image and channel, [N, C, 1, 1]."""
+    rows, columns = images[:, :, [0, -1], :], images[:, :, 1:-1, [0, -1]]
+    edge = torch.cat([rows.flatten(2), columns.flatten(2)], dim=2)
+    return edge.median(dim=2).values[:, :, None, None]
 
 
 def _coarsened(images: Tensor, side: int) -> Tensor:
