@@ -1,4 +1,4 @@
-"""Random changes of a batch of images, different for each example, that keep its class."""
+"""Random changes of a batch of images or texts, different for each example, that keep its class."""
 
 import math
 from collections.abc import Mapping
@@ -8,16 +8,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
 from ray_tl.registry import Registry
+from ray_tl.tokens import mark_missing
 
 RESOLUTION_LEVELS = 4
 DROPPED = 0.2
+STRONG_DROPOUT = 0.3
+_USUAL = {"images": ("affine", "flip_crop", "none"), "text": ("word_dropout", "none")}
 _LUMA = (0.299, 0.587, 0.114)
 
 
 class Augmentation(Protocol):
-    """A random change of a batch."""
+    """A random change of a batch.
+
+    Attributes:
+        modality: Of the examples that it can change: `images`, `text`, or `any`.
+    """
+
+    modality: str
 
     def augment(
         self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
@@ -28,7 +38,7 @@ class Augmentation(Protocol):
         each with its rows and a generator of the same seed, together see what a single worker sees.
 
         Args:
-            images: Float [N, C, S, S] in 0..1.
+            images: Float [N, C, S, S] in 0..1; or texts, as numbers of tokens [N, L].
             generator: Source of all randomness.
             rows: Which of the whole batch `images` are; all if left out.
             total: Size of the whole batch; N if left out.
@@ -48,7 +58,9 @@ _AFFINE_RANGES: Mapping[str, Mapping[str, object]] = {
 
 @AUGMENTATIONS.register("none")
 class Unchanged:
-    """Images as they are."""
+    """Examples as they are."""
+
+    modality = "any"
 
     def augment(
         self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
@@ -59,6 +71,7 @@ class Unchanged:
 class DrawnAugmentation:
     """An augmentation as a pure function of uniform random numbers, a fixed number for each example."""
 
+    modality = "images"
     num_draws: int
 
     def augment(
@@ -227,6 +240,57 @@ class Strong(DrawnAugmentation):
         inside = (steps >= first[:, :, None]) & (steps < first[:, :, None] + self._hole)  # [N, 2, S]
         hole = inside[:, 0, None, :, None] & inside[:, 1, None, None, :]
         return torch.where(hole, 0.5, images)
+
+
+@AUGMENTATIONS.register("word_dropout", ranges={"rate": {"uniform": [0, 0.3]}})
+class WordDropout:
+    """Each token of a text, special ones excepted, missing with probability `rate`: the mask stands in its place.
+
+    Bowman et al., "Generating Sentences from a Continuous Space", 2016, https://arxiv.org/abs/1511.06349, sec. 3.1,
+    where the token for unknown words stands there; so it does here if the vocabulary has no mask.
+
+    Args:
+        rate: 0..0.9.
+    """
+
+    modality = "text"
+
+    def __init__(self, *, rate: float = 0.1) -> None:
+        _require_within("rate", rate, 0, 0.9)
+        self._rate = rate
+
+    def augment(
+        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
+    ) -> Tensor:
+        size = len(images) if total is None else total
+        draws = torch.rand(size, images.shape[1], generator=generator, device=generator.device)
+        mine = draws if rows is None else draws[rows]
+        return mark_missing(images, mine.to(images.device) < self._rate)
+
+
+def augmentation_for(component: Component, modality: str) -> Augmentation:
+    """The augmentation that a configuration names, for examples of this modality.
+
+    Raises:
+        InvalidInput: If it is unknown, a parameter is wrong, or it changes examples of another modality.
+    """
+    built = AUGMENTATIONS.create(component.name, component.params)
+    if built.modality not in ("any", modality):
+        raise InvalidInput(
+            f"augmentation {component.name!r} changes {built.modality}, and data.modality is {modality!r}; choose "
+            f"{' or '.join(_USUAL[modality])}."
+        )
+    return built
+
+
+def strong_view(modality: str) -> Augmentation:
+    """What makes the strong view of consistency methods."""
+    return Strong() if modality == "images" else WordDropout(rate=STRONG_DROPOUT)
+
+
+def as_input(rows: Tensor) -> Tensor:
+    """Rows of a domain as augmentations take them: images as floats in 0..1, tokens as they are."""
+    return rows.float() / 255 if rows.dtype == torch.uint8 else rows
 
 
 def dropped_activations(

@@ -8,7 +8,7 @@ from torch import Tensor
 from ray_tl.adaptation.method import AdaptationMethod, View
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
-from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
+from ray_tl.data.augmentation import as_input, augmentation_for, dropped_activations, strong_view
 from ray_tl.data.domains import DomainPair
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.batches import PairedBatches, Step
@@ -33,8 +33,8 @@ class Feed:
     def __init__(self, config: TrialConfig, data: TrialData) -> None:
         self.config, self.data = config, data
         self.inputs = Inputs(data.rows, 0)
-        self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
-        self._strong = AUGMENTATIONS.create("strong", {})
+        self._augmentation = augmentation_for(config.augmentation, data.pair.modality)
+        self._strong = strong_view(data.pair.modality)
         sizes = len(data.pair.source), len(data.pair.target)
         self.batches = PairedBatches(
             *sizes, config.batch_size, rank(), world_size(), config.seed, num_labelled(data.pair)
@@ -116,7 +116,7 @@ class Feed:
     def _weak_view(self, inputs: Tensor, random: torch.Generator, step: Step) -> Tensor:
         if self.inputs.start > 0:
             return inputs
-        return self._augmentation.augment(inputs.float() / 255, random, step.share, step.total)
+        return self._augmentation.augment(as_input(inputs), random, step.share, step.total)
 
     def _strong_view(self, inputs: Tensor, random: torch.Generator, step: Step) -> Tensor:
         weak = self._weak_view(inputs, random, step)
