@@ -1,6 +1,6 @@
 """The one definition of depth: an ordered list of stages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -42,14 +42,16 @@ class ImageEntry(Entry):
 
     Args:
         normalisation: What the first stage expects.
+        blank_side: Of a blank image, in pixels; as large as the network needs.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, normalisation: Normalisation) -> None:
+    def __init__(self, normalisation: Normalisation, blank_side: int = BLANK_SIDE) -> None:
         super().__init__()
         self.normalisation = normalisation
+        self.blank_side = blank_side
         self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std).view(1, -1, 1, 1), persistent=False)
 
@@ -58,7 +60,7 @@ class ImageEntry(Entry):
         return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def blank(self) -> Tensor:
-        return torch.zeros(1, len(self.normalisation.mean), BLANK_SIDE, BLANK_SIDE)
+        return torch.zeros(1, len(self.normalisation.mean), self.blank_side, self.blank_side)
 
     def extra_repr(self) -> str:
         return repr(self.normalisation)
@@ -77,14 +79,24 @@ class StagedBackbone(nn.Module):
         names: One for each stage, for tables.
         feature_dim: D.
         entry: From rows of a domain to the input of the first stage.
+        architecture: As JSON values, what must be known to build the network again where the folder or hub that it came
+            from is absent; `None` where name and parameters say it all.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], names: Sequence[str], feature_dim: int, entry: Entry) -> None:
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        names: Sequence[str],
+        feature_dim: int,
+        entry: Entry,
+        architecture: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.names = tuple(names)
         self.feature_dim = feature_dim
         self.entry = entry
+        self.architecture = architecture
         self.freeze_depth = 0
         assert len(self.names) == len(self.stages)
 

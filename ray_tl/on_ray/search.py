@@ -257,7 +257,7 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
     few = int(data.target_labelled is not None)
-    width = feature_dim(config.backbone, data.options.channels)
+    width = feature_dim(config.backbone, data.options.channels, data.options.image_size)
     method = MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
     contexts: dict[str, list[object]] = {"method": [method], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
@@ -272,13 +272,13 @@ def _is_remade(config: TrialConfig) -> bool:
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
-    width = feature_dim(config.backbone, pair.preprocessing.channels)
+    width = feature_dim(config.backbone, pair.preprocessing.channels, pair.preprocessing.image_size)
     method = CLOSED_FORM.create(config.method.name, config.method.params, MethodContext(width, pair.num_classes))
     method.require_rows(len(pair.source), len(pair.target))
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    stages = num_stages(config.backbone, data.options.channels)
+    stages = num_stages(config.backbone, data.options.channels, data.options.image_size)
     check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
 
@@ -287,7 +287,7 @@ def _try_network(config: TrialConfig, data: DataSource) -> None:
     """Build the network without weights and show it an image, on a device that has shapes alone."""
     channels, side = data.options.channels, data.options.image_size
     with torch.device("meta"):
-        network = network_of(config, 2, BackboneContext(channels, load_weights=False))
+        network = network_of(config, 2, BackboneContext(channels, load_weights=False, image_size=side))
         network.eval()(torch.zeros(1, channels, side, side))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from safetensors import SafetensorError
 
 from ray_tl.config import Component, TrialConfig
@@ -59,6 +59,7 @@ class ModelSpec(BaseModel):
         head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
         freeze_depth: Of the trial; `domain_norm` is that of the stages behind it.
+        architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
         classes: Names in the order of the logits; unique.
     """
 
@@ -70,6 +71,7 @@ class ModelSpec(BaseModel):
     head: Component | None = None
     domain_norm: Component = SHARED_NORM
     freeze_depth: int = Field(default=0, ge=0)
+    architecture: dict[str, JsonValue] | None = None
     preprocessing: Preprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -176,7 +178,11 @@ class Bundle:
 
 
 def spec_of(
-    config: TrialConfig, preprocessing: Preprocessing, classes: tuple[str, ...], head: Component | None = None
+    config: TrialConfig,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    head: Component | None = None,
+    architecture: Mapping[str, object] | None = None,
 ) -> ModelSpec:
     """The part of a trial that decides its network, with what images and classes are."""
     return ModelSpec(
@@ -186,6 +192,7 @@ def spec_of(
         head=head,
         domain_norm=config.domain_norm,
         freeze_depth=config.freeze_depth,
+        architecture=architecture,
         preprocessing=preprocessing,
         classes=classes,
     )
@@ -308,7 +315,7 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
 
 def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
-        context = BackboneContext(spec.channels, load_weights=False)
+        context = BackboneContext(spec.channels, False, spec.preprocessing.image_size, spec.architecture)
         components = spec.adaptor, spec.features, spec.domain_norm
         model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
         keep_target_norms(model)

@@ -58,7 +58,8 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
     keep_target_norms(model)
-    model_spec = spec_of(built(trial.config), pair.preprocessing, spec.classes, head_of(trial.config, model))
+    head, architecture = head_of(trial.config, model), model.backbone.architecture
+    model_spec = spec_of(built(trial.config), pair.preprocessing, spec.classes, head, architecture)
     lineage = Lineage.model_validate(
         {
             "study": spec.name,

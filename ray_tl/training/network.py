@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ray_tl.adaptation.closed_form import is_closed_form, load_closed_form_head
 from ray_tl.adaptation.method import MethodContext
 from ray_tl.config import Component, TrialConfig
+from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, network_of
@@ -23,8 +24,13 @@ def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True)
     """The network of a trial, its new parts initialised from the trial's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "model"))
-        context = BackboneContext(data.pair.preprocessing.channels, load_weights)
+        context = context_of(data.pair.preprocessing, load_weights)
         return network_of(built(config), data.pair.num_classes, context)
+
+
+def context_of(preprocessing: Preprocessing, load_weights: bool) -> BackboneContext:
+    """What the images of a study tell a backbone."""
+    return BackboneContext(preprocessing.channels, load_weights, preprocessing.image_size)
 
 
 def built(config: TrialConfig) -> TrialConfig:

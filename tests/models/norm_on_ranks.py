@@ -9,8 +9,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_tl.models.backbones import BACKBONES, BackboneContext, StagedBackbone
+from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.distributed_norm import convert_batch_norm
+from ray_tl.models.stages import StagedBackbone
 
 UNEVEN = [slice(0, 3), slice(3, 8)]
 EVEN = [slice(0, 4), slice(4, 8)]

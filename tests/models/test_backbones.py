@@ -17,19 +17,16 @@ from ray_tl.errors import InvalidInput, UnknownName
 from ray_tl.models.backbones import BACKBONES, BackboneContext, num_stages
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.models.transfer_model import build_transfer_model
+from tests.models.smallest import smallest
 
 PRETRAINED = ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v3_small", "resnet18", "resnet50"]
 TORCHVISION = [name for name in PRETRAINED if name != "efficientnet_lite0"]
 every_backbone = pytest.mark.parametrize("name", BACKBONES.names())
 
 
-def untrained(name: str) -> Component:
-    return Component(name=name, params={"weights": "none"} if name in PRETRAINED else {})
-
-
 def build(name: str, channels: int = 3) -> StagedBackbone:
     torch.manual_seed(0)
-    return build_transfer_model(untrained(name), 2, BackboneContext(channels)).backbone
+    return build_transfer_model(smallest(name), 2, BackboneContext(channels)).backbone
 
 
 def images(channels: int = 3) -> Tensor:
@@ -80,7 +77,7 @@ def test_grey_images_fit_a_network_without_weights(name):
 @every_backbone
 @pytest.mark.parametrize("channels", [1, 3])
 def test_number_of_stages_is_known_without_building(name, channels):
-    assert num_stages(untrained(name), channels) == build(name).num_stages
+    assert num_stages(smallest(name), channels) == build(name).num_stages
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

@@ -13,9 +13,8 @@ from ray_tl.models.features import FEATURES, AttentionPool, FeaturesContext
 from ray_tl.models.fine_tuning import parameter_groups
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import build_transfer_model
+from tests.models.smallest import smallest
 from tests.numeric import numeric_gradient
-
-NO_WEIGHTS = {name: {} if name.endswith("cnn") else {"weights": "none"} for name in BACKBONES.names()}
 
 
 def maps(channels=20):
@@ -93,7 +92,7 @@ def test_all_is_mean_then_max_then_attention():
 
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_every_backbone_can_be_tapped_at_every_stage_before_its_last(name):
-    backbone = BACKBONES.create(name, NO_WEIGHTS[name], BackboneContext())
+    backbone = BACKBONES.create(name, smallest(name).params, BackboneContext())
     features = FEATURES.create("multi_scale", {"num_taps": backbone.num_stages - 1}, FeaturesContext(backbone))
     found = features(backbone.eval(), torch.rand(2, 3, 64, 64))
     assert found.shape == (2, features.feature_dim)

@@ -6,19 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from tests.models.smallest import smallest
 
 every_backbone = pytest.mark.parametrize("name", BACKBONES.names())
 
 
 def build(name: str) -> TransferModel:
     torch.manual_seed(0)
-    params = {"weights": "none"} if "weights" in BACKBONES.parameters(name) else {}
-    return build_transfer_model(Component(name=name, params=params), 3, BackboneContext())
+    return build_transfer_model(smallest(name), 3, BackboneContext())
 
 
 def images() -> Tensor:
