@@ -17,7 +17,8 @@ def pooled_inputs(inputs: Tensor) -> Tensor:
     """What the decoder restores: 64 numbers an example, of mean 0 and variance 1 over the joint batch, [N, 64].
 
     Images and maps [N, C, H, W] are averaged over channels and pooled to 8 x 8, those that are smaller by repetition.
-    Inputs of any other shape, such as vectors [N, D] or tokens [N, T, D], are laid out in a row and pooled to 64. One
+    Inputs of any other shape, such as vectors [N, D] or tokens [N, T, D], are laid out in a row and pooled to 64. Of
+    texts, numbers of tokens [N, L], each token counts in the bin that is the remainder of its number by 64. One
     mean and one variance are taken over all 64 and all rows of all ranks, so the loss has one scale for images in
     0..1 and for activations of any size; the variance has the floor that is usual in batch normalisation, and inputs
     that do not vary give 0.
@@ -71,11 +72,17 @@ class Drcn(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         assert step.target.inputs is not None
         restored = self.decoder(step.target.features)
-        inputs = step.target.inputs.to(torch.promote_types(step.target.inputs.dtype, restored.dtype))
+        inputs = step.target.inputs
+        if inputs.is_floating_point():
+            inputs = inputs.to(torch.promote_types(inputs.dtype, restored.dtype))
         return {"task": task_loss(step), "reconstruction": reconstruction_loss(restored, pooled_inputs(inputs))}
 
 
 def _pooled(inputs: Tensor) -> Tensor:
+    if not inputs.is_floating_point():
+        bins = torch.arange(SIDE * SIDE, device=inputs.device)
+        counted = (inputs % (SIDE * SIDE))[:, :, None] == bins
+        return (counted & (inputs >= 0)[:, :, None]).sum(dim=1).to(torch.get_default_dtype())
     if inputs.ndim == 4:
         return F.adaptive_avg_pool2d(inputs.mean(dim=1), SIDE).flatten(1)
     return F.adaptive_avg_pool1d(inputs.flatten(1), SIDE * SIDE)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.errors import InvalidInput
+from ray_tl.models.sequences import max_of_tokens, mean_of_tokens
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.registry import Registry
 
@@ -97,17 +98,17 @@ def multi_scale(context: FeaturesContext, *, num_taps: int = 2, pooling: Pooling
 
 
 class MeanPool(nn.Module):
-    """Mean of each channel, [N, C, H, W] to [N, C]."""
+    """Mean of each channel over positions, [N, C, H, W] or texts [N, L, C] to [N, C]."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps.mean((2, 3))
+        return _mean(maps)
 
 
 class MaxPool(nn.Module):
-    """Largest value of each channel, [N, C, H, W] to [N, C]."""
+    """Largest value of each channel over positions, [N, C, H, W] or texts [N, L, C] to [N, C]."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps.amax((2, 3))
+        return _max(maps)
 
 
 class AttentionPool(nn.Module):
@@ -128,8 +129,8 @@ class AttentionPool(nn.Module):
         self.expand = nn.Linear(hidden, num_channels, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        mean = maps.mean((2, 3))
-        return mean * (self._judge(mean) + self._judge(maps.amax((2, 3)))).sigmoid()
+        mean = _mean(maps)
+        return mean * (self._judge(mean) + self._judge(_max(maps))).sigmoid()
 
     def _judge(self, pooled: Tensor) -> Tensor:
         judged: Tensor = self.expand(self.squeeze(pooled).relu())
@@ -140,19 +141,28 @@ class _Tap(nn.Module):
     """Outputs of a stage to rows [N, `feature_dim`]: one or several pools side by side.
 
     Args:
-        shape: Of the outputs: [1, C, H, W], or [1, D] if they are rows already.
+        shape: Of the outputs: [1, C, H, W], texts [1, L, D], or [1, D] if they are rows already.
         pooling: Of feature maps.
     """
 
     def __init__(self, shape: torch.Size, pooling: Pooling) -> None:
         super().__init__()
         names: list[Pooling] = ["mean", "max", "attention"] if pooling == "all" else [pooling]
-        pools = [nn.Identity()] if len(shape) == 2 else [_pool(name, shape[1]) for name in names]
+        width = shape[-1] if len(shape) == 3 else shape[1]
+        pools = [nn.Identity()] if len(shape) == 2 else [_pool(name, width) for name in names]
         self.pools = nn.ModuleList(pools)
-        self.feature_dim = shape[1] * len(pools)
+        self.feature_dim = width * len(pools)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([pool(x) for pool in self.pools], dim=1)
+
+
+def _mean(maps: Tensor) -> Tensor:
+    return mean_of_tokens(maps) if maps.ndim == 3 else maps.mean((2, 3))
+
+
+def _max(maps: Tensor) -> Tensor:
+    return max_of_tokens(maps) if maps.ndim == 3 else maps.amax((2, 3))
 
 
 def _pool(name: Pooling, num_channels: int) -> nn.Module:
@@ -163,7 +173,7 @@ def _pool(name: Pooling, num_channels: int) -> nn.Module:
 
 @torch.no_grad()
 def _stage_shapes(backbone: StagedBackbone) -> list[torch.Size]:
-    """Of what each stage gives for one blank row: [1, C, H, W], or [1, D] where it is pooled."""
+    """Of what each stage gives for one blank row: [1, C, H, W], texts [1, L, D], or [1, D] where it is pooled."""
     was_training = backbone.training
     backbone.eval()
     x = backbone.entry(backbone.entry.blank())

@@ -22,11 +22,20 @@ class Entry(nn.Module):
     """What stands before the first stage: from rows as a domain holds them to what the stages compute with.
 
     It learns nothing, and counts as no stage.
+
+    Attributes:
+        modality: Of the rows: `images` or `text`.
     """
+
+    modality: str = "images"
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of a domain, [N, ...], to the input of the first stage."""
         raise NotImplementedError
+
+    def suspend(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """Activations for these rows of a domain as a cache can hold them: as wide for any batch of the domain."""
+        return activations
 
     def resume(self, activations: Tensor) -> Tensor:
         """Activations as a cache holds them, to what the next stage computes with; the same, mostly."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, set_num_views
-from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones import BackboneContext, build_backbone
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
 from ray_tl.models.stages import StagedBackbone
@@ -66,8 +66,7 @@ class TransferModel(nn.Module):
     def prefix(self, rows: Tensor, depth: int) -> Tensor:
         """Activations after `depth` stages that have never trained, and so normalise both domains alike."""
         set_domains(self, ("target",))
-        activations: Tensor = self.backbone(self.backbone.entry(rows), stop=depth)
-        return activations
+        return self.backbone.entry.suspend(self.backbone(self.backbone.entry(rows), stop=depth), rows)
 
 
 def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) -> TransferModel:
@@ -107,7 +106,7 @@ def build_transfer_model(
         InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
             images have a number of channels that the weights don't fit, or the weights can't be had.
     """
-    stages = BACKBONES.create(backbone.name, backbone.params, context)
+    stages = build_backbone(backbone, context)
     taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))
     layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
     model = TransferModel(stages, taps, layers, num_classes, backbone.name)

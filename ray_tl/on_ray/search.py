@@ -17,11 +17,12 @@ from ray_tl.adaptation import MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
+from ray_tl.data.augmentation import augmentation_for
 from ray_tl.data.domains import DomainPair
-from ray_tl.data.load import load_pair
+from ray_tl.data.load import load_pair, preprocessing_of
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, num_stages
+from ray_tl.models.backbones import BackboneContext, dimensions
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
 from ray_tl.on_ray.cluster_file import ClusterConfig
@@ -35,6 +36,7 @@ from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
+from ray_tl.training.network import context_of
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
@@ -257,13 +259,19 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
     few = int(data.target_labelled is not None)
-    width = feature_dim(config.backbone, data.options.channels, data.options.image_size)
+    _, width = dimensions(config.backbone, _context(data))
     method = MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
     contexts: dict[str, list[object]] = {"method": [method], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
         component = getattr(config, field)
-        if field not in ("backbone", "features"):  # features are built with their backbone
+        if field not in ("backbone", "features", "augmentation"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
+    augmentation_for(config.augmentation, data.options.modality)
+
+
+def _context(data: DataSource) -> BackboneContext:
+    """What the examples of a study tell a backbone, known before they are read."""
+    return context_of(preprocessing_of(data.options), load_weights=False)
 
 
 def _is_remade(config: TrialConfig) -> bool:
@@ -272,23 +280,24 @@ def _is_remade(config: TrialConfig) -> bool:
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
-    width = feature_dim(config.backbone, pair.preprocessing.channels, pair.preprocessing.image_size)
+    _, width = dimensions(config.backbone, context_of(pair.preprocessing, load_weights=False))
     method = CLOSED_FORM.create(config.method.name, config.method.params, MethodContext(width, pair.num_classes))
     method.require_rows(len(pair.source), len(pair.target))
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    stages = num_stages(config.backbone, data.options.channels, data.options.image_size)
+    stages, _ = dimensions(config.backbone, _context(data))
     check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:
-    """Build the network without weights and show it an image, on a device that has shapes alone."""
-    channels, side = data.options.channels, data.options.image_size
+    """Build the network without weights and show it an example, on a device that has shapes alone."""
+    options = data.options
     with torch.device("meta"):
-        network = network_of(config, 2, BackboneContext(channels, load_weights=False, image_size=side))
-        network.eval()(torch.zeros(1, channels, side, side))
+        network = network_of(config, 2, _context(data))
+        image = torch.zeros(1, options.channels, options.image_size, options.image_size)
+        network.eval()(image if options.modality == "images" else network.backbone.entry.blank())
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ray_tl.adaptation.closed_form import is_closed_form, load_closed_form_head
 from ray_tl.adaptation.method import MethodContext
 from ray_tl.config import Component, TrialConfig
-from ray_tl.data.preprocessing import Preprocessing
+from ray_tl.data.preprocessing import AnyPreprocessing
+from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, network_of
@@ -28,9 +29,16 @@ def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True)
         return network_of(built(config), data.pair.num_classes, context)
 
 
-def context_of(preprocessing: Preprocessing, load_weights: bool) -> BackboneContext:
-    """What the images of a study tell a backbone."""
-    return BackboneContext(preprocessing.channels, load_weights, preprocessing.image_size)
+def context_of(
+    preprocessing: AnyPreprocessing, load_weights: bool, architecture: Mapping[str, object] | None = None
+) -> BackboneContext:
+    """What the examples of a study, or of a bundle with its recorded architecture, tell a backbone."""
+    if isinstance(preprocessing, TextPreprocessing):
+        vocabulary, length = preprocessing.vocabulary, preprocessing.max_length
+        return BackboneContext(
+            load_weights=load_weights, architecture=architecture, vocabulary=vocabulary, max_length=length
+        )
+    return BackboneContext(preprocessing.channels, load_weights, preprocessing.image_size, architecture)
 
 
 def built(config: TrialConfig) -> TrialConfig:

@@ -1,19 +1,22 @@
 """What every family of backbones shares: the registry, the context, and what is known without building."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import nn
 
 from ray_tl.config import Component
+from ray_tl.errors import InvalidInput
 from ray_tl.models.stages import Normalisation, StagedBackbone
 from ray_tl.registry import Registry
+from ray_tl.tokens import Vocabulary
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation((0.5,) * 3, (0.5,) * 3)
 IMAGE_SIZE = 224
+MAX_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -26,37 +29,71 @@ class BackboneContext:
         image_size: Side of the images in pixels; counts for networks with a position embedding.
         architecture: What `StagedBackbone.architecture` was when the network was trained; then no folder or hub is
             asked what the network looks like. `None` where nothing was recorded.
+        vocabulary: Of the texts; `None` for images.
+        max_length: Tokens of the longest text.
     """
 
     channels: int = 3
     load_weights: bool = True
     image_size: int = IMAGE_SIZE
     architecture: Mapping[str, object] | None = None
+    vocabulary: Vocabulary | None = None
+    max_length: int = MAX_LENGTH
+
+    @property
+    def modality(self) -> str:
+        """Of the rows that the backbone is to read: `images` or `text`."""
+        return "images" if self.vocabulary is None else "text"
 
 
 BACKBONES: Registry[StagedBackbone] = Registry("backbone")
 
 
-def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
-    """Depth of the backbone that a configuration names; reads no weights and allocates no memory for them.
+def build_backbone(backbone: Component, context: BackboneContext) -> StagedBackbone:
+    """The backbone that a configuration names.
 
     Raises:
-        InvalidInput: As `build_transfer_model`.
+        InvalidInput: As `build_transfer_model`; if it reads rows of another modality.
     """
-    return _sizes(backbone.model_dump_json(), channels, image_size)[0]
+    built = BACKBONES.create(backbone.name, backbone.params, context)
+    if built.entry.modality != context.modality:
+        raise wrong_modality(backbone.name, built.entry.modality, context)
+    return built
+
+
+def wrong_modality(name: str, reads: str, context: BackboneContext) -> InvalidInput:
+    """What is to be said where a backbone that reads images is given texts, or the other way round."""
+    return InvalidInput(
+        f"backbone {name!r} reads {reads}, and data.modality is {context.modality!r}; choose another of the two."
+    )
+
+
+def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
+    """Depth of a backbone of images; see `dimensions`."""
+    return dimensions(backbone, BackboneContext(channels, False, image_size))[0]
 
 
 def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
-    """Width of the features of the backbone that a configuration names, as cheaply as `num_stages`."""
-    return _sizes(backbone.model_dump_json(), channels, image_size)[1]
+    """Width of the features of a backbone of images; see `dimensions`."""
+    return dimensions(backbone, BackboneContext(channels, False, image_size))[1]
+
+
+def dimensions(backbone: Component, context: BackboneContext) -> tuple[int, int]:
+    """Number of stages, and width of the features, of the backbone that a configuration names.
+
+    Reads no weights, and allocates no memory for them.
+
+    Raises:
+        InvalidInput: As `build_backbone`.
+    """
+    return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))
 
 
 @cache  # every corner of a search space asks
-def _sizes(backbone: str, channels: int, image_size: int) -> tuple[int, int]:
-    """Depth and width of a backbone that is given as JSON, which can be a key."""
-    component = Component.model_validate_json(backbone)
+def _dimensions(backbone: str, context: BackboneContext) -> tuple[int, int]:
+    """Of a backbone that is given as JSON, which can be a key."""
     with torch.device("meta"):
-        built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False, image_size))
+        built = build_backbone(Component.model_validate_json(backbone), context)
     return built.num_stages, built.feature_dim
 
 
