@@ -180,11 +180,30 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at)
 
 
-def predict(model: str, files: Sequence[Path | str], home: Home = None) -> "list[FilePrediction]":
-    """Classify image files with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder."""
+def predict(
+    model: str,
+    files: Sequence[Path | str] = (),
+    home: Home = None,
+    texts: Sequence[str] = (),
+    text_column: str = "text",
+) -> "list[FilePrediction]":
+    """Classify images or texts with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder.
+
+    Args:
+        model: Which.
+        files: Images and folders of images; or tables and `.txt` files, for a model of texts.
+        home: Folder of studies and models.
+        texts: For a model of texts.
+        text_column: Of tables.
+
+    Raises:
+        InvalidInput: If there is nothing to classify, or it is not what the model reads.
+    """
     from ray_tl.promotion.predict import predict
 
-    return predict(model, [Path(file) for file in files], models_folder(home))
+    if not files and not texts:
+        raise InvalidInput("there is nothing to classify; give files, or --text.")
+    return predict(model, [Path(file) for file in files], models_folder(home), texts, text_column)
 
 
 def serve(

@@ -226,7 +226,7 @@ def serve(
     def ready(url: str, version: str) -> None:
         output.emit({"url": url, "model": model, "version": version})
         output.say(f"serving {model} {version} at {url}   (Ctrl-C stops)")
-        output.say(f"try it:  curl -F file=@IMAGE.png {url}/predict")
+        output.say(f"try it in a browser, where it says how to ask from a shell:  {url}")
 
     api.serve(model, port=port, replicas=replicas, address=address, home=home, ready=ready)
 
@@ -234,15 +234,20 @@ def serve(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="NAME, NAME@v2, or the folder of a version.")],
-    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Images and folders of images; or tables and .txt files of texts.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
+    text_column: Annotated[str, typer.Option(help="Of tables of texts.")] = "text",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Classify image files with a promoted model, without a server."""
+    """Classify images or texts with a promoted model, without a server."""
     from ray_tl import api
     from ray_tl.cli import views
 
-    views.show_predictions(api.predict(model, files, home=home), Output(as_json))
+    predictions = api.predict(model, files or [], home=home, texts=text or [], text_column=text_column)
+    views.show_predictions(predictions, Output(as_json))
 
 
 @app.command("sample-data")

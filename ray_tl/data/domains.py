@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from ray_tl.data.preprocessing import AnyPreprocessing
 
+Inputs = NDArray[np.uint8] | NDArray[np.int32]
+
 
 @dataclass(frozen=True)
 class UnlabelledDomain:
@@ -22,7 +24,7 @@ class UnlabelledDomain:
     """
 
     name: str
-    inputs: NDArray[np.uint8] | NDArray[np.int32]
+    inputs: Inputs
     ids: tuple[str, ...]
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_tl.data.domains import LabelledDomain, UnlabelledDomain
+from ray_tl.data.domains import Inputs, LabelledDomain, UnlabelledDomain
 from ray_tl.data.preprocessing import AnyPreprocessing, Preprocessing
 from ray_tl.data.tables import Columns, locate, read_columns
 from ray_tl.data.text import TextPreprocessing
@@ -77,13 +77,13 @@ def _read(
     preprocessing: AnyPreprocessing,
     options: DataOptions,
     field: str,
-) -> tuple[NDArray[np.uint8] | NDArray[np.int32], list[int], list[str]]:
+) -> tuple[Inputs, list[int], list[str]]:
     """Inputs of the usable rows, where in the columns these stand, and what is wrong with the table so far."""
     cells = columns.cells[_content(options)]
     if isinstance(preprocessing, TextPreprocessing):
         reasons = {at: why for at, cell in enumerate(cells) if (why := _why_no_text(cell))} | unusable
         kept = [at for at in range(len(cells)) if at not in reasons]
-        inputs: NDArray[np.uint8] | NDArray[np.int32] = preprocessing.encode([str(cells[at]) for at in kept])
+        inputs: Inputs = preprocessing.encode([str(cells[at]) for at in kept])
     else:
         images, found = _decode_all(cells, _opener(name, field), preprocessing)
         reasons = found | unusable

@@ -2,9 +2,10 @@
 
     v1/
       model.safetensors   state of the network; no pickle
-      model.json          ModelSpec: how to build the network, what to do to an image, what the classes are called
+      model.json          ModelSpec: how to build the network, what to do to an example, what the classes are called
       lineage.json        Lineage: which trial of which study on which data it came from
-      MANIFEST.json       SHA-256 and size of the three
+      tokenizer.json      of a model of texts alone: from a text to numbers of tokens
+      MANIFEST.json       SHA-256 and size of the others
 
 A folder appears whole or not at all, and is never changed afterwards.
 """
@@ -28,23 +29,25 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from safetensors import SafetensorError
 
 from ray_tl.config import Component, TrialConfig
-from ray_tl.data.preprocessing import Preprocessing
+from ray_tl.data.domains import Inputs
+from ray_tl.data.preprocessing import AnyPreprocessing
+from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
-from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.domain_norm import keep_target_norms
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
-from ray_tl.training.network import load_network
+from ray_tl.training.network import context_of, load_network
 
 WEIGHTS = "model.safetensors"
 SPEC = "model.json"
 LINEAGE = "lineage.json"
+TOKENIZER = "tokenizer.json"
 MANIFEST = "MANIFEST.json"
 
 BATCH_SIZE = 64
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
-_LIBRARIES = ("torch", "torchvision", "timm", "ray", "ray-tl")
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "ray", "ray-tl")
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
@@ -72,16 +75,12 @@ class ModelSpec(BaseModel):
     domain_norm: Component = SHARED_NORM
     freeze_depth: int = Field(default=0, ge=0)
     architecture: dict[str, JsonValue] | None = None
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
-
-    @property
-    def channels(self) -> int:
-        return self.preprocessing.channels
 
     @field_validator("classes")
     @classmethod
@@ -151,22 +150,20 @@ class Bundle:
         return self.folder.name
 
     def predict_images(self, images: Sequence[bytes], batch_size: int = BATCH_SIZE) -> list[Prediction]:
-        """One answer for each encoded image, in order.
+        """One answer for each encoded image, or text in UTF-8, in order.
 
         Raises:
-            InvalidInput: If one of them is no readable image.
+            InvalidInput: If one of them can't be read.
         """
-        decoded = (self.spec.preprocessing.decode(image) for image in images)
-        if not images:
-            return []
-        return self.predict_arrays(np.stack(list(decoded)), batch_size)
+        decoded: list[np.ndarray] = [self.spec.preprocessing.decode(image) for image in images]
+        return self.predict_arrays(np.stack(decoded), batch_size) if decoded else []
 
-    def predict_arrays(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> list[Prediction]:
-        """One answer for each decoded image of [N, C, S, S]."""
+    def predict_arrays(self, images: Inputs, batch_size: int = BATCH_SIZE) -> list[Prediction]:
+        """One answer for each decoded image of [N, C, S, S], or text of [N, L]."""
         return [self._prediction(row.tolist()) for row in self.probabilities(images, batch_size)]
 
-    def probabilities(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
-        """Softmax [N, classes] of decoded images [N, C, S, S]."""
+    def probabilities(self, images: Inputs, batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
+        """Softmax [N, classes] of decoded images [N, C, S, S], or texts [N, L]."""
         with torch.inference_mode():
             parts = [self.model(part)[1].softmax(1) for part in torch.from_numpy(images).split(batch_size)]
             return torch.cat(parts).numpy()
@@ -179,7 +176,7 @@ class Bundle:
 
 def spec_of(
     config: TrialConfig,
-    preprocessing: Preprocessing,
+    preprocessing: AnyPreprocessing,
     classes: tuple[str, ...],
     head: Component | None = None,
     architecture: Mapping[str, object] | None = None,
@@ -215,6 +212,8 @@ def write_bundle(folder: Path, model: TransferModel, spec: ModelSpec, lineage: L
         SPEC: _json_bytes(spec),
         LINEAGE: _json_bytes(lineage),
     }
+    if isinstance(spec.preprocessing, TextPreprocessing):
+        contents[TOKENIZER] = spec.preprocessing.tokenizer.encode()
     contents[MANIFEST] = _json_bytes(Manifest(files={name: _record(data) for name, data in contents.items()}))
     folder.parent.mkdir(parents=True, exist_ok=True)
     unseen = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
@@ -233,10 +232,19 @@ def load_bundle(folder: Path) -> Bundle:
         BrokenBundle: If a file is missing, extra, changed, or does not say what it should.
     """
     contents = _verified(folder)
-    spec = _parsed(ModelSpec, folder / SPEC, contents[SPEC])
+    spec = _with_tokenizer(folder, _parsed(ModelSpec, folder / SPEC, contents[SPEC]), contents.get(TOKENIZER))
     lineage = _parsed(Lineage, folder / LINEAGE, contents[LINEAGE])
     digest = hashlib.sha256(contents[MANIFEST]).hexdigest()
     return Bundle(folder, spec, lineage, digest, _network(folder, spec, contents[WEIGHTS]))
+
+
+def _with_tokenizer(folder: Path, spec: ModelSpec, tokenizer: bytes | None) -> ModelSpec:
+    needs_one = isinstance(spec.preprocessing, TextPreprocessing)
+    _require_none(folder, [f"{TOKENIZER} is missing"] if needs_one and tokenizer is None else [])
+    _require_none(folder, [f"{TOKENIZER} does not belong there"] if tokenizer is not None and not needs_one else [])
+    if not isinstance(spec.preprocessing, TextPreprocessing) or tokenizer is None:
+        return spec
+    return spec.model_copy(update={"preprocessing": spec.preprocessing.with_tokenizer(tokenizer)})
 
 
 def _installed(name: str) -> str:
@@ -282,7 +290,7 @@ def _verified(folder: Path) -> dict[str, bytes]:
     if MANIFEST not in present:
         raise BrokenBundle(f"{folder} has no {MANIFEST}, so it is no model version; {REMEDY}")
     manifest = _parsed(Manifest, folder / MANIFEST, (folder / MANIFEST).read_bytes())
-    wanted = {WEIGHTS, SPEC, LINEAGE, MANIFEST}
+    wanted = {WEIGHTS, SPEC, LINEAGE, MANIFEST} | ({TOKENIZER} & set(manifest.files))
     problems = [f"{name} is missing" for name in sorted(wanted - present)]
     problems += [f"{name} does not belong there" for name in sorted(present - wanted)]
     problems += [f"{name} is not in the manifest" for name in sorted(wanted - {MANIFEST} - set(manifest.files))]
@@ -315,7 +323,7 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
 
 def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
     try:
-        context = BackboneContext(spec.channels, False, spec.preprocessing.image_size, spec.architecture)
+        context = context_of(spec.preprocessing, load_weights=False, architecture=spec.architecture)
         components = spec.adaptor, spec.features, spec.domain_norm
         model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
         keep_target_norms(model)

@@ -1,19 +1,14 @@
 """What holds for every method in a trial on texts: it trains, cached or not, and resumes exactly."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 from ray_tl.adaptation import METHODS
-from ray_tl.adaptation.closed_form import CLOSED_FORM
-from ray_tl.training.files import TrialFiles
-from ray_tl.training.loop import train_trial
 from ray_tl.training.run import TrialRun
-from tests.conformance.test_on_ranks import SECOND_PHASE, trained
-from tests.training.tiny import VALIDATORS, Reports
+from tests.conformance.test_on_ranks import trained
+from tests.training.tiny import VALIDATORS
 from tests.training.tiny_text import tiny_text_config, tiny_text_data, tiny_text_pair
 
 every_method = pytest.mark.parametrize("method", METHODS.names())

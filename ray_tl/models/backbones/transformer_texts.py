@@ -76,7 +76,8 @@ def _config(
     from transformers import AutoConfig
 
     if context.architecture is not None:
-        return AutoConfig.for_model(**context.architecture)
+        recorded = dict(context.architecture)
+        return AutoConfig.for_model(str(recorded.pop("model_type")), **recorded)
     if weights == NONE:
         return untrained
     folder = _folder(name, weights, TOKENIZER_FILES)
