@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ray_tl.promotion.promote import PromotedVersion
 
 Home = Path | str | None
+SAMPLES = {"digits": (170, 30), "sentiment": (5000, 1000)}
+"""Examples of each class that there are, and that are usual."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,37 @@ def serve(
     name = load_bundle(folder).lineage.study if "/" in model else model.partition("@")[0]
     with ray_session(ClusterConfig(address=address)):
         serve_forever(folder, name, port, lambda served: ready(served.url, served.version), num_replicas=replicas)
+
+
+def sample_data(
+    folder: Path, kind: str = "digits", per_class: int | None = None, archive: Path | None = None
+) -> list[Path]:
+    """Write small data to try a search on.
+
+    Args:
+        folder: Gets them.
+        kind: `digits` for two folders of images, `sentiment` for tables of sentences.
+        per_class: Of each class in each domain; 30 images, or 1000 sentences, by default.
+        archive: Of `sentiment`, fetched before.
+
+    Returns:
+        What was written, the source first.
+
+    Raises:
+        InvalidInput: If there is no such kind, some of it exists, there are not so many, or it can't be fetched.
+    """
+    if kind not in SAMPLES:
+        raise InvalidInput(f"kind={kind!r} is not known{did_you_mean(kind, list(SAMPLES))}")
+    most, usual = SAMPLES[kind]
+    if per_class is not None and per_class > most:
+        raise InvalidInput(f"per_class={per_class} is more than there are; choose {most} or less.")
+    if kind == "sentiment":
+        from ray_tl.data.sentiment import write_sample_tables
+
+        return write_sample_tables(folder, per_class or usual, archive)
+    from ray_tl.data.samples import write_sample_folders
+
+    return list(write_sample_folders(folder, per_class or usual))
 
 
 def components(field: str | None = None) -> list[dict[str, object]]:

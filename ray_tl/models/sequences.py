@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ray_tl.models.stages import Entry
-from ray_tl.tokens import Vocabulary, resolve_missing
+from ray_tl.tokens import PAD, Vocabulary, resolve_missing
 
 BLANK_LENGTH = 8
 
@@ -58,6 +58,13 @@ class TokenEntry(Entry):
 
     def resume(self, activations: Tensor) -> Tensor:
         return _cut(activations, real_positions(activations)) if activations.ndim == 3 else activations
+
+    def order(self, rows: Tensor) -> Tensor:
+        """Texts of about the same length together: a batch is as wide as its longest."""
+        if rows.ndim == 2 and rows.is_floating_point():  # pooled
+            return torch.arange(len(rows))
+        real = rows != PAD if rows.ndim == 2 else real_positions(rows)
+        return real.sum(dim=1).argsort(stable=True)
 
     def blank(self) -> Tensor:
         return torch.full((1, BLANK_LENGTH), self.vocabulary.mask_id)

@@ -41,6 +41,10 @@ class Entry(nn.Module):
         """Activations as a cache holds them, to what the next stage computes with; the same, mostly."""
         return activations
 
+    def order(self, rows: Tensor) -> Tensor:
+        """Numbers of the rows, or of their activations, in an order in which those of a batch cost little together."""
+        return torch.arange(len(rows))
+
     def blank(self) -> Tensor:
         """One small row of a domain, to learn shapes from."""
         raise NotImplementedError

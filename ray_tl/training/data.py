@@ -115,4 +115,6 @@ def _size_bytes(model: TransferModel, depth: int, images: dict[str, Tensor], dev
 
 
 def _activations(model: TransferModel, depth: int, images: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([_run(model, depth, rows, device).cpu() for rows in images.split(EVAL_BATCH)])
+    order = model.backbone.entry.order(images)
+    ordered = torch.cat([_run(model, depth, images[rows], device).cpu() for rows in order.split(EVAL_BATCH)])
+    return ordered[order.argsort()]
