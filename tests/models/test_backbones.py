@@ -17,11 +17,11 @@ from ray_tl.errors import InvalidInput, UnknownName
 from ray_tl.models.backbones import BACKBONES, BackboneContext, num_stages
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.models.transfer_model import build_transfer_model
-from tests.models.smallest import smallest
+from tests.models.smallest import image_backbones, smallest
 
 PRETRAINED = ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v3_small", "resnet18", "resnet50"]
 TORCHVISION = [name for name in PRETRAINED if name != "efficientnet_lite0"]
-every_backbone = pytest.mark.parametrize("name", BACKBONES.names())
+every_backbone = pytest.mark.parametrize("name", image_backbones())
 
 
 def build(name: str, channels: int = 3) -> StagedBackbone:

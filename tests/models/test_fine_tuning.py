@@ -10,9 +10,9 @@ from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
-from tests.models.smallest import smallest
+from tests.models.smallest import image_backbones, smallest
 
-every_backbone = pytest.mark.parametrize("name", BACKBONES.names())
+every_backbone = pytest.mark.parametrize("name", image_backbones())
 
 
 def build(name: str) -> TransferModel:
