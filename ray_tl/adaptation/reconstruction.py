@@ -17,8 +17,7 @@ def pooled_inputs(inputs: Tensor) -> Tensor:
     """What the decoder restores: 64 numbers an example, of mean 0 and variance 1 over the joint batch, [N, 64].
 
     Images and maps [N, C, H, W] are averaged over channels and pooled to 8 x 8, those that are smaller by repetition.
-    Inputs of any other shape, such as vectors [N, D] or tokens [N, T, D], are laid out in a row and pooled to 64. Of
-    texts, numbers of tokens [N, L], each token counts in the bin that is the remainder of its number by 64. One
+    Inputs of any other shape, such as vectors [N, D] or tokens [N, T, D], are laid out in a row and pooled to 64. One
     mean and one variance are taken over all 64 and all rows of all ranks, so the loss has one scale for images in
     0..1 and for activations of any size; the variance has the floor that is usual in batch normalisation, and inputs
     that do not vary give 0.
@@ -31,6 +30,19 @@ def pooled_inputs(inputs: Tensor) -> Tensor:
     centred = pooled - sum_over_ranks(pooled.sum()) / count
     variance = sum_over_ranks(centred.square().sum()) / count
     return centred * torch.rsqrt(variance + VARIANCE_FLOOR)
+
+
+def token_counts(tokens: Tensor) -> Tensor:
+    """What stands for a text: how many of its tokens fall into each of 64 bins, int [N, 64].
+
+    A token falls into the bin that is the remainder of its number by 64; padding and what is marked as missing into
+    none.
+
+    Args:
+        tokens: Numbers of tokens, int [N, L]; see `ray_tl.tokens`.
+    """
+    bins = torch.arange(SIDE * SIDE, device=tokens.device)
+    return ((tokens % len(bins))[:, :, None].eq(bins) & (tokens >= 0)[:, :, None]).sum(dim=1)
 
 
 @full_precision
@@ -72,17 +84,12 @@ class Drcn(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         assert step.target.inputs is not None
         restored = self.decoder(step.target.features)
-        inputs = step.target.inputs
-        if inputs.is_floating_point():
-            inputs = inputs.to(torch.promote_types(inputs.dtype, restored.dtype))
+        inputs = step.target.inputs if step.target.inputs.is_floating_point() else token_counts(step.target.inputs)
+        inputs = inputs.to(torch.promote_types(inputs.dtype, restored.dtype))
         return {"task": task_loss(step), "reconstruction": reconstruction_loss(restored, pooled_inputs(inputs))}
 
 
 def _pooled(inputs: Tensor) -> Tensor:
-    if not inputs.is_floating_point():
-        bins = torch.arange(SIDE * SIDE, device=inputs.device)
-        counted = (inputs % (SIDE * SIDE))[:, :, None] == bins
-        return (counted & (inputs >= 0)[:, :, None]).sum(dim=1).to(torch.get_default_dtype())
     if inputs.ndim == 4:
         return F.adaptive_avg_pool2d(inputs.mean(dim=1), SIDE).flatten(1)
     return F.adaptive_avg_pool1d(inputs.flatten(1), SIDE * SIDE)

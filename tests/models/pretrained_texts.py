@@ -16,7 +16,7 @@ CONFIGS: dict[str, dict] = {
 
 
 def write_transformer(folder: Path, kind: str) -> PreTrainedModel:
-    """A network of `kind` with its tokenizer in a folder; gives the network, without dropout, as transformers has it."""
+    """Write a network of `kind` with its tokenizer; gives the network, as transformers has it, to be evaluated."""
     torch.manual_seed(0)
     AutoModel.from_config(AutoConfig.for_model(kind, **CONFIGS[kind])).save_pretrained(folder)
     write_tokenizer(folder)

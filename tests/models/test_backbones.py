@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from ray_tl.config import Component
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import InvalidInput, UnknownName
-from ray_tl.models.backbones import BACKBONES, BackboneContext, num_stages
+from ray_tl.models.backbones import BackboneContext, num_stages
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.models.transfer_model import build_transfer_model
 from tests.models.smallest import image_backbones, smallest

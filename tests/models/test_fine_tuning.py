@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ray_tl.errors import InvalidInput
-from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from tests.models.smallest import image_backbones, smallest

@@ -187,7 +187,7 @@ def test_a_network_of_another_kind_is_refused(folders):
 
 
 def test_backbones_of_images_refuse_texts():
-    with pytest.raises(InvalidInput, match="backbone 'tiny_cnn' reads images, and data.modality is 'text'"):
+    with pytest.raises(InvalidInput, match=r"backbone 'tiny_cnn' reads images, and data\.modality is 'text'"):
         dimensions(Component(name="tiny_cnn"), CONTEXT)
 
 
