@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from torch import nn
 
+from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones.common import BACKBONES, BackboneContext
 from ray_tl.models.backbones.transformer_texts import architecture_of, load_transformer, vocabulary_for
 from ray_tl.models.sequences import FirstToken, MeanOfTokens, TokenEmbeddings, TokenEntry, TokenLayer
@@ -90,6 +91,10 @@ def tiny_bert(context: BackboneContext, *, hidden_size: int = 32, num_layers: in
         hidden_size: D, a multiple of 4.
         num_layers: At least 1.
     """
+    if hidden_size < 4 or hidden_size % 4:
+        raise InvalidInput(f"tiny_bert.hidden_size={hidden_size} is not a multiple of 4; choose one, such as 32.")
+    if num_layers < 1:
+        raise InvalidInput(f"tiny_bert.num_layers={num_layers} is out of range; choose 1 or more.")
     untrained = _small_config(vocabulary_for("tiny_bert", context).size, hidden_size, num_layers, num_heads=4)
     return _encoder(load_transformer("tiny_bert", "none", untrained, None, context, ["bert"]), context, "mean")
 
