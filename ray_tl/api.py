@@ -1,5 +1,6 @@
 """The verbs of the command line as functions. Heavy imports happen inside a verb: a study is read in a second."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,11 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_tl.errors import InvalidInput
+from ray_tl.config import TrialConfig
+from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
-from ray_tl.search_space import SearchFile, load_search_file, validated
+from ray_tl.search_space import Middle, SearchFile, load_search_file, validated
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ray_tl.on_ray.search import Plan, SearchResult
     from ray_tl.promotion.predict import FilePrediction
     from ray_tl.promotion.promote import PromotedVersion
+    from ray_tl.training.layer_plan import LayerPlan
 
 Home = Path | str | None
 SAMPLES = {"digits": (170, 30), "sentiment": (5000, 1000)}
@@ -53,6 +56,7 @@ class StudyStatus:
             "is_running": self.is_running,
             "champion": self.champion,
             "reason": self.reason,
+            "advice": [item.model_dump(mode="json") for item in self.spec.advice],
             "states": dict(Counter(str(trial.state) for trial in self.trials)),
             "trials": [_plain(trial) for trial in self.trials],
         }
@@ -283,10 +287,65 @@ def components(field: str | None = None) -> list[dict[str, object]]:
     return [row for row in rows if field in (None, row["field"])]
 
 
+def plan(
+    config: Path | None = None,
+    study: str | None = None,
+    trial: int | None = None,
+    num_classes: int = 10,
+    home: Home = None,
+) -> "LayerPlan":
+    """Which layer of a trial trains, how fast, and from when on; nothing runs and no weights are read.
+
+    Args:
+        config: A search-space file, for the middle of its ranges and the first of its choices; or a trial as JSON.
+        study: Instead of `config`, with `trial`.
+        trial: Number in the study.
+        num_classes: For the size of the head, where `config` is given.
+        home: Folder of studies and models.
+
+    Raises:
+        InvalidInput: If it is not one of the two, or a configuration is not sound.
+        UnknownName: If there is no such study or trial.
+    """
+    from ray_tl.training.layer_plan import plan_of
+
+    if (config is None) == (study is None) or (study is None) != (trial is None):
+        raise InvalidInput("a plan is of CONFIG, or of --study NAME with --trial N; give one of the two.")
+    if study is not None and trial is not None:
+        store = StudyStore(find_study(studies_folder(home), study))
+        spec = store.spec
+        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options.channels)
+    assert config is not None
+    if config.suffix == ".json":
+        return plan_of(_trial_config(config), num_classes, channels=3)
+    file = load_search_file(config)
+    return plan_of(_middle(file), num_classes, file.data.channels)
+
+
 def cluster_config(file: Path | None, stated: Mapping[str, object]) -> ClusterConfig:
     """A cluster file, with what was stated beside it."""
     config = load_cluster(file) if file is not None else ClusterConfig()
     return validated(ClusterConfig, {**config.model_dump(), **_given(stated)}, "cluster")
+
+
+def _trial_config(path: Path) -> TrialConfig:
+    if not path.is_file():
+        raise InvalidInput(f"trial {str(path)!r} is not a file; give the path of a JSON file with a trial's fields.")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidInput(f"{path}: not valid JSON: {error}") from error
+    return validated(TrialConfig, content, str(path))
+
+
+def _middle(file: SearchFile) -> TrialConfig:
+    """The middle of every range and the first of every choice."""
+    from ray_tl.components import catalogue
+
+    space = file.space()
+    if found := space.problems(catalogue()):
+        raise all_at_once("search space", found)
+    return space.resolved(catalogue()).sample(Middle())
 
 
 def _with_settings(file: SearchFile, settings: Mapping[str, object]) -> SearchFile:

@@ -3,14 +3,18 @@
 from ray_tl.adaptation import METHODS
 from ray_tl.adaptation.closed_form import CLOSED_FORM
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
-from ray_tl.data.augmentation import AUGMENTATIONS
+from ray_tl.data.augmentation import AUGMENTATIONS, TEST_TIME_AUGMENTATIONS
+from ray_tl.data.mixing import MIXINGS
 from ray_tl.models.adaptors import ADAPTORS
 from ray_tl.models.backbones import BACKBONES
 from ray_tl.models.domain_norm import DOMAIN_NORMS
 from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
+from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT
 from ray_tl.registry import Registry
+from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
+from ray_tl.training.regularisers import REGULARISERS
 from ray_tl.validation import VALIDATORS
 
 
@@ -21,13 +25,18 @@ def catalogue() -> dict[str, Registry]:
         "features": FEATURES,
         "adaptor": ADAPTORS,
         "domain_norm": DOMAIN_NORMS,
+        "parameter_efficient": PARAMETER_EFFICIENT,
         "lr_multipliers": LR_MULTIPLIERS,
         "unfreezing": UNFREEZING,
         "method": METHODS.joined(CLOSED_FORM),
+        "regulariser": REGULARISERS,
+        "gradient_masking": GRADIENT_MASKING,
         "loss_weighting": LOSS_WEIGHTS,
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,
         "augmentation": AUGMENTATIONS,
+        "mixing": MIXINGS,
+        "test_time_augmentation": TEST_TIME_AUGMENTATIONS,
     }
 
 

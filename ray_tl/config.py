@@ -1,8 +1,32 @@
 """One trial, whole: everything that decides what is trained, and nothing about where."""
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from ray_tl.registry import Value
+
+FREEZE_PRESET = re.compile(r"head_only|everything|last_[1-9][0-9]*")
+
+
+def _freeze_depth(value: object) -> object:
+    """As pydantic would say it, once: it has two complaints about a union."""
+    if isinstance(value, str):
+        if FREEZE_PRESET.fullmatch(value):
+            return value
+        rule = "Input should be a number of stages, or head_only, last_1, last_2, ..., everything"
+        raise PydanticCustomError("freeze_depth", rule)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    if value < 0:
+        raise PydanticKnownError("greater_than_equal", {"ge": 0})
+    return value
+
+
+FreezeDepth = Annotated[int | str, BeforeValidator(_freeze_depth)]
 
 
 class Component(BaseModel):
@@ -31,6 +55,38 @@ class Component(BaseModel):
         return f"{self.name}({inside})" if inside else self.name
 
 
+class UserFunction(BaseModel):
+    """A person's own function, with the whole file that it is in, so that it is the same wherever it runs.
+
+    Reads `"/home/me/my_models.py:build"`, and the file with it.
+
+    Attributes:
+        path: Of the file, as it was read.
+        function: Its name there.
+        source: All of the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    function: str
+    source: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        path, _, function = value.rpartition(":")
+        if not path.endswith(".py") or not function.isidentifier():
+            raise ValueError(f"{value!r} must name a file and a function in it, my_models.py:build")
+        try:
+            source = Path(path).expanduser().read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} can't be read ({error}); give the path of a Python file") from error
+        return {"path": path, "function": function, "source": source}
+
+
 class TrialConfig(BaseModel):
     """Configuration of one trial, frozen; `model_dump_json` and `model_validate_json` are exact inverses.
 
@@ -38,10 +94,20 @@ class TrialConfig(BaseModel):
         features: Stages of the backbone whose outputs become features.
         adaptor: Layers between features and head, in which domains are aligned.
         domain_norm: Statistics by which stages that train, and the adaptor, normalise each domain.
-        freeze_depth: Stages frozen, counted from the input; the backbone's number of stages means "head only".
+        freeze_depth: Stages frozen, counted from the input; the backbone's number of stages means "head only". Or what
+            fits any backbone: `head_only`, `last_K` (the last K stages with parameters train) or `everything`.
+        trained_stages: Stages that train, from `freeze_depth` on; those behind them are frozen too. `None` for all.
+        parameter_efficient: What trains of these stages: all weights, or a few new ones.
         lr_multipliers: Learning rate of each stage and of the head, relative to the optimiser's.
         unfreezing: Depth as a function of progress, ending at `freeze_depth`.
+        regulariser: What joins the losses to keep of the pretrained network what transfers.
+        label_smoothing: Share of each label that the task loss spreads over all classes, in [0, 1).
+        dropout: Share of the features that is hidden from the head in training, in [0, 1).
+        gradient_masking: What becomes of adaptation gradients that oppose the task's.
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
+        mixing: Of source examples with one another, in training.
+        test_time_augmentation: Views over which predictions are averaged, in validation and when served.
+        max_gradient_norm: The norm of all gradients together is scaled down to it before each step; `None` for never.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
@@ -54,14 +120,23 @@ class TrialConfig(BaseModel):
     features: Component = Component(name="last")
     adaptor: Component = Component(name="none")
     domain_norm: Component = Component(name="shared")
-    freeze_depth: int = Field(default=0, ge=0)
+    freeze_depth: FreezeDepth = 0
+    trained_stages: int | None = Field(default=None, ge=1)
+    parameter_efficient: Component = Component(name="none")
     lr_multipliers: Component = Component(name="uniform")
     unfreezing: Component = Component(name="fixed")
     method: Component = Component(name="source_only")
+    regulariser: Component = Component(name="none")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    gradient_masking: Component = Component(name="none")
     loss_weighting: Component = Component(name="constant")
     optimizer: Component = Component(name="adamw")
     lr_schedule: Component = Component(name="cosine")
+    max_gradient_norm: float | None = Field(default=1.0, gt=0)
     augmentation: Component = Component(name="none")
+    mixing: Component = Component(name="none")
+    test_time_augmentation: Component = Component(name="none")
     target_label_weight: float = Field(default=0.5, ge=0, le=1)
     batch_size: int = Field(default=64, ge=2)
     epochs: int = Field(default=10, ge=1)

@@ -1,6 +1,12 @@
-"""Folders of pretrained models: on this machine, in an installed package, or fetched once from a hub."""
+"""Folders of pretrained models: on this machine, in an installed package, or fetched once from a hub and verified."""
 
+import hashlib
+import os
+import re
+import urllib.request
 from collections.abc import Sequence
+from fnmatch import fnmatch
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,12 +21,12 @@ def model_folder(name: str, files: Sequence[str], field: str) -> Path:
 
     Args:
         name: `minilm` for the packaged one, the path of a folder, or a name on the hub, such as `bert-base-chinese`.
-        files: What is fetched from the hub, as patterns: `*.json`.
+        files: What is fetched from the hub, as patterns: `*.json`. What was fetched once is not fetched again.
         field: What was named, for messages.
 
     Raises:
-        InvalidInput: If there is no such package or folder, or the hub can't be reached and the files are not in its
-            cache.
+        InvalidInput: If there is no such package or folder, the hub can't be reached and the files are not in its
+            cache, or a file has another SHA-256 than it was fetched with.
     """
     if name == MINILM:
         return _packaged_minilm(field)
@@ -29,7 +35,7 @@ def model_folder(name: str, files: Sequence[str], field: str) -> Path:
         return path
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InvalidInput(f"{field}={name!r} is no folder; give the path of one, a name on the hub, or {MINILM!r}.")
-    return _from_hub(name, files, field)
+    return _verified(_cached(name, files) or _from_hub(name, files, field))
 
 
 def _packaged_minilm(field: str) -> Path:
@@ -39,14 +45,47 @@ def _packaged_minilm(field: str) -> Path:
     return Path(package.origin).parent / "model"
 
 
-def _from_hub(name: str, files: Sequence[str], field: str) -> Path:
+def _cached(name: str, files: Sequence[str]) -> Path | None:
+    """The snapshot of an earlier fetch, if it has a file of each kind that holds tensors."""
     from huggingface_hub import snapshot_download  # half a second
 
     try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # not there, or no valid name, of which the fetch will complain
+        return None
+    tensors = [kind for kind in files if fnmatch("model.safetensors", kind)]
+    return folder if all(any(folder.glob(kind)) for kind in ["*.json", *tensors]) else None
+
+
+def _from_hub(name: str, files: Sequence[str], field: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    address = f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)}/api/models/{name}"
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        # The hub's client tries again for long: ask first, so that a machine without network says so in seconds.
+        with urllib.request.urlopen(address, timeout=CONNECT_TIMEOUT_S):
+            pass
         return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=CONNECT_TIMEOUT_S))
     except (OSError, ValueError) as error:  # no network, no such name, no valid name
         reason = str(error).splitlines()[0]
         raise InvalidInput(
             f"{field}={name!r} is no folder here and can't be had from the hub ({reason}); download it on a machine "
-            f"that reaches the hub and give its folder, or use {MINILM!r}, which is packaged."
+            f"that reaches the hub and give its folder, or copy it into {constants.HF_HUB_CACHE}."
         ) from error
+
+
+def _verified(folder: Path) -> Path:
+    for file in sorted(folder.rglob("*.safetensors")):
+        blob = file.resolve()  # the hub's cache calls a large file by its SHA-256
+        if re.fullmatch("[0-9a-f]{64}", blob.name) and _sha256(blob, blob.stat().st_mtime_ns) != blob.name:
+            raise InvalidInput(f"{file} does not have the SHA-256 {blob.name[:8]}... that it had; delete {blob}.")
+    return folder
+
+
+@cache  # every trial of a process asks
+def _sha256(path: Path, changed_ns: int) -> str:
+    """Of a file that was changed last at this time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -178,6 +178,16 @@ def test_shipped_file_has_no_problems_and_every_sample_can_be_built(path):
         assert found_in(config, registries) == []
 
 
+def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
+    """Lines of its section `trial` without their comment sign; the later of two trees for a field counts."""
+    (path,) = [path for path in SHIPPED if path.stem == "image_folders"]
+    suggested = load(tmp_path, re.sub(r"(?m)^  # ( *[a-z_]+:)", r"  \1", path.read_text())).space()
+    assert suggested.problems(catalogue()) == []
+    assert {"features", "domain_norm", "mixing", "test_time_augmentation"} <= set(suggested.trees)
+    own = {"affine_resolution", "strong"}
+    assert set(suggested.trees["augmentation"]["choice"]) == set(catalogue()["augmentation"].names()) - own
+
+
 # what is refused
 
 

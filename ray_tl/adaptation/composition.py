@@ -47,6 +47,7 @@ class Composed(AdaptationMethod):
         self.first, self.second, self.second_weight = first, second, second_weight
         self.needs = _union(first.needs, second.needs)
         self.takes_target_labels = first.takes_target_labels and second.takes_target_labels
+        self.takes_mixed_source = first.takes_mixed_source and second.takes_mixed_source
         self.sets_statistics = first.sets_statistics or second.sets_statistics
         self.needs_domains = _union(first.needs_domains, second.needs_domains)
         self.aligns_features = first.aligns_features or second.aligns_features

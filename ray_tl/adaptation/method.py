@@ -37,10 +37,12 @@ class StepOutputs:
     Attributes:
         views: Outputs by view: `source`; `target`; `strong`, the target's rows again under a stronger random change;
             `target_labelled`, the few examples of the target whose labels are known.
-        labels: Of the source rows, int64 [N].
+        labels: Of the source rows, int64 [N]; of mixtures the share of each class, [N, C].
         progress: In [0, 1] of full fidelity.
         start: Stage at which the inputs entered the backbone; 0 for images.
         target_labels: Of the rows of `target_labelled`, int64 [N]; `None` if there are none.
+        label_smoothing: Share of each label that the task loss spreads over all classes, in [0, 1): Szegedy et al.,
+            "Rethinking the Inception Architecture", 2016, https://arxiv.org/abs/1512.00567, section 7.
     """
 
     views: Mapping[View, Outputs]
@@ -48,6 +50,7 @@ class StepOutputs:
     progress: float
     start: int = 0
     target_labels: Tensor | None = None
+    label_smoothing: float = 0.0
 
     @property
     def source(self) -> Outputs:
@@ -112,6 +115,7 @@ class AdaptationMethod(nn.Module):
         needs_domains: The whole domains that `begin_epoch` looks at: `source`, `target`, `target_labelled`.
         sets_statistics: Whether `before_evaluation` sets statistics from the target; it is not called otherwise.
         takes_target_labels: Whether labelled examples of the target, where there are some, join its task loss.
+        takes_mixed_source: Whether source examples may be mixtures of two, with labels to match.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
     """
@@ -120,6 +124,7 @@ class AdaptationMethod(nn.Module):
     needs_domains: tuple[str, ...] = ()
     sets_statistics: bool = False
     takes_target_labels: bool = True
+    takes_mixed_source: bool = True
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
 
@@ -165,7 +170,7 @@ class AdaptationMethod(nn.Module):
 
 def task_loss(step: StepOutputs) -> Tensor:
     """Cross-entropy of the source batch."""
-    return F.cross_entropy(step.source.logits, step.labels)
+    return F.cross_entropy(step.source.logits, step.labels, label_smoothing=step.label_smoothing)
 
 
 METHODS: Registry[AdaptationMethod] = Registry("adaptation method")

@@ -27,15 +27,16 @@ RIDGE = 1e-3
 
 
 @full_precision
-def weighted_task_loss(logits: Tensor, weights: Tensor, *, labels: Tensor) -> Tensor:
+def weighted_task_loss(logits: Tensor, weights: Tensor, *, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean over the rows of this rank of weight times cross-entropy, which DDP averages; not divided by the weights.
 
     Args:
         logits: [N, C].
         weights: [N], of mean 1 over all rows of which this batch is a part; detached.
-        labels: int64 [N].
+        labels: int64 [N], or the share of each class, [N, C].
+        smoothing: Share of each label that is spread over all classes, in [0, 1).
     """
-    return (weights.detach() * F.cross_entropy(logits, labels, reduction="none")).mean()
+    return (weights.detach() * F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)).mean()
 
 
 @full_precision
@@ -124,7 +125,7 @@ class ImportanceWeighting(AdaptationMethod):
         logits = self.classifier(features).squeeze(1)
         source_logits, target_logits = logits.tensor_split([len(step.source.features)])
         weights = importance_weights(source_logits, largest_ratio=self.largest_ratio)
-        task = weighted_task_loss(step.source.logits, weights, labels=step.labels)
+        task = weighted_task_loss(step.source.logits, weights, labels=step.labels, smoothing=step.label_smoothing)
         return {"task": task, "domain": domain_classification_loss(source_logits, target_logits)}
 
 
@@ -151,6 +152,7 @@ class KernelMeanMatching(AdaptationMethod):
 
     needs = ("source",)
     needs_domains = ("source", "target")
+    takes_mixed_source = False  # a weight belongs to one source row
     loss_names = ("task",)
     weights: Tensor
 
@@ -173,7 +175,9 @@ class KernelMeanMatching(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         assert step.source.rows is not None
         weights = self.weights[step.source.rows]
-        return {"task": weighted_task_loss(step.source.logits, weights, labels=step.labels)}
+        return {
+            "task": weighted_task_loss(step.source.logits, weights, labels=step.labels, smoothing=step.label_smoothing)
+        }
 
     def _matched(self, domains: Mapping[str, DomainOutputs]) -> NDArray[np.float64]:
         source, target = (domains[name].features.double().cpu().numpy() for name in ("source", "target"))
@@ -199,7 +203,9 @@ class EntropyWeighting(AdaptationMethod):
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         weights = entropy_weights(F.softmax(step.source.logits, dim=1))
-        return {"task": weighted_task_loss(step.source.logits, weights, labels=step.labels)}
+        return {
+            "task": weighted_task_loss(step.source.logits, weights, labels=step.labels, smoothing=step.label_smoothing)
+        }
 
 
 def _over_joint_mean(weights: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class FineTune(AdaptationMethod):
     """
 
     needs = ("target_labelled",)
+    takes_mixed_source = False
     loss_names = ("task",)
 
     def __init__(self, context: MethodContext) -> None:
@@ -111,6 +112,7 @@ class TrAdaBoost(AdaptationMethod):
 
     needs = ("source", "target_labelled")
     needs_domains = ("source", "target_labelled")
+    takes_mixed_source = False  # a weight belongs to one source row
     loss_names = ("task",)
     source_weights: Tensor
     target_weights: Tensor
@@ -143,15 +145,17 @@ class TrAdaBoost(AdaptationMethod):
         # A batch holds equally many rows of both: a row's weight counts in relation to the mean of its domain.
         source = self.source_weights[step.source.rows] * len(self.source_weights)
         target = self.target_weights[step.target_labelled.rows] * len(self.target_weights)
-        of_source = weighted_task_loss(step.source.logits, source, labels=step.labels)
-        of_target = weighted_task_loss(step.target_labelled.logits, target, labels=step.target_labels)
+        of_source = weighted_task_loss(step.source.logits, source, labels=step.labels, smoothing=step.label_smoothing)
+        of_target = weighted_task_loss(
+            step.target_labelled.logits, target, labels=step.target_labels, smoothing=step.label_smoothing
+        )
         return {"task": of_source + of_target}
 
 
 def target_task_loss(step: StepOutputs) -> Tensor:
     """Cross-entropy of the labelled target batch."""
     assert step.target_labels is not None
-    return F.cross_entropy(step.target_labelled.logits, step.target_labels)
+    return F.cross_entropy(step.target_labelled.logits, step.target_labels, label_smoothing=step.label_smoothing)
 
 
 def _wrong(outputs: DomainOutputs) -> Tensor:

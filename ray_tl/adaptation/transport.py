@@ -63,6 +63,7 @@ class DeepJdot(AdaptationMethod):
     """
 
     aligns_features = True
+    takes_mixed_source = False  # the cost of a pair is that of one source class
 
     def __init__(self, context: MethodContext, *, feature_weight: float = 0.001, label_weight: float = 0.0001) -> None:
         super().__init__(context)

@@ -277,6 +277,41 @@ def sample_data(
 
 
 @app.command()
+def plan(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help='Search-space file (its middle is shown), or one trial as JSON: {"backbone": ...}.'),
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Instead: a study, with --trial.", metavar="STUDY")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Number of a trial of the study.")] = None,
+    classes: Annotated[int, typer.Option(min=2, help="Of the task; the size of the head alone depends on it.")] = 10,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Which layer trains, how fast, and from when on: the layer plan of a trial, before it runs.
+
+    ray-tl plan search_spaces/image_folders.yaml
+
+    A network is a list of stages, from the input to the head. Of a trial say:
+
+      freeze_depth: 7       stages 0 to 6 keep weights and statistics
+      freeze_depth: last_2  the last two stages with parameters train;
+                            also head_only and everything
+      trained_stages: 1     one stage alone trains from there on
+      lr_multipliers        rate of each layer, relative to the optimiser's
+      unfreezing            from which progress on: gradual, or a linear
+                            probe and then the fine-tune
+
+    Learning rates are those before lr_schedule. After the first step of each
+    phase a trial checks that what moved is what this table says.
+    """
+    from ray_tl import api
+    from ray_tl.cli import views
+
+    views.show_plan(api.plan(config, study, trial, classes, home), Output(as_json))
+
+
+@app.command()
 def components(
     kind: Annotated[str | None, typer.Argument(help="Only this field, for example: method")] = None,
     as_json: Json = False,

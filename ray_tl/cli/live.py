@@ -96,7 +96,10 @@ def run_with_progress(
     store = plan.store
     name = store.spec.name
     output.say(f"study {name} in {store.folder}   (Ctrl-C is safe: ray-tl search --resume {name})")
-    output.emit({"event": "study", "study": name, "folder": str(store.folder)})
+    for number, item in enumerate(store.spec.advice, len(store.spec.first)):
+        output.say(f"trial {number} is advised: {item.reason}")
+    advice = [item.model_dump(mode="json") for item in store.spec.advice]
+    output.emit({"event": "study", "study": name, "folder": str(store.folder), "advice": advice})
     try:
         with LiveSearch(store.spec, store.trials(), output) as live:
             result = run_search(plan, where, live.watch, output.say, pruning, dashboard)

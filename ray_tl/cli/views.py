@@ -14,6 +14,7 @@ from ray_tl.observability.tables import best_first, headline, progress_view, tri
 if TYPE_CHECKING:
     from ray_tl.promotion.predict import FilePrediction
     from ray_tl.promotion.promote import PromotedVersion
+    from ray_tl.training.layer_plan import LayerPlan
 
 
 def show_studies(rows: list[dict[str, object]], output: Output) -> None:
@@ -28,6 +29,8 @@ def show_status(status: StudyStatus, output: Output) -> None:
     output.emit(status.summary())
     output.say(headline(status.spec, status.trials, status.seconds))
     output.say(trials_table(best_first(status.trials), "best first, by label-free objective", status.champion))
+    for number, item in enumerate(status.spec.advice, len(status.spec.first)):
+        output.say(f"trial {number} was advised: {item.reason}")
     for trial in status.trials:
         if trial.error:
             output.say(f"trial {trial.number} {trial.state}: {trial.error}")
@@ -84,6 +87,29 @@ def show_components(rows: list[dict[str, Any]], output: Output) -> None:
             default = "required" if parameter["required"] else f"default {parameter['default']}"
             usual = f", usual range {parameter['range']}" if parameter["range"] else ""
             output.say(f"      {parameter['name']}: {parameter['type']}, {default}{usual}")
+
+
+def show_plan(plan: "LayerPlan", output: Output) -> None:
+    """One row a layer, from the input to the head."""
+    config = plan.config
+    output.emit(plan.summary())
+    table = Table("layer", header_style="bold", pad_edge=False)
+    for name in ("parameters", "learning rate", "from epoch", "from progress"):
+        table.add_column(name, justify="right")
+    for layer in plan.layers:
+        rates = [f"{rate:.2e}" for rate in dict.fromkeys(layer.rates) if rate > 0]
+        size = f"{layer.num_parameters:,}" if layer.num_parameters else "–"
+        if layer.first_phase is None:
+            table.add_row(layer.name, size, "frozen" if layer.num_parameters else "–", "", "", style="dim")
+        else:
+            first = plan.phases[layer.first_phase]
+            table.add_row(layer.name, size, " then ".join(rates), str(first.from_epoch), f"{first.from_progress:.0%}")
+    total = sum(layer.num_parameters for layer in plan.layers)
+    trained = sum(layer.num_parameters for layer in plan.layers if layer.trains)
+    share = f"{trained:,} of {total:,} parameters train ({trained / total:.1%})"
+    output.say(f"{config.backbone}, method {config.method}: {share}, {config.epochs} epochs")
+    output.say(f"optimizer {config.optimizer}, lr_schedule {config.lr_schedule}, unfreezing {config.unfreezing}")
+    output.say(table)
 
 
 def push_dashboards(

@@ -112,12 +112,26 @@ class JointDropout(nn.Module):
         if not self.training or self.share == 0:
             return x
         rows = len(x) // self.num_views
-        draws = torch.rand(self.num_views, rows * world_size(), *x.shape[1:], device=x.device)
+        draws = torch.rand(self.num_views, rows * world_size(), *self.shape_of_draws(x), device=x.device)
         mine = draws[:, rank() * rows : (rank() + 1) * rows].flatten(0, 1)
         return x * (mine >= self.share) / (1 - self.share)
 
+    def shape_of_draws(self, x: Tensor) -> tuple[int, ...]:
+        """Of the draws for one row."""
+        return x.shape[1:]
+
     def extra_repr(self) -> str:
         return f"share={self.share}"
+
+
+class JointChannelDropout(JointDropout):
+    """`JointDropout` of whole channels, of [N, D], tokens [N, T, D] or maps [N, C, H, W].
+
+    Tompson et al., 2015, https://arxiv.org/abs/1411.4280, section 3.2. Ranks may have different numbers of positions.
+    """
+
+    def shape_of_draws(self, x: Tensor) -> tuple[int, ...]:
+        return (x.shape[1], *[1] * (x.ndim - 2)) if x.ndim > 3 else (*[1] * (x.ndim - 2), x.shape[-1])
 
 
 def set_num_views(module: nn.Module, num_views: int) -> None:

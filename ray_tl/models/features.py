@@ -93,7 +93,7 @@ def multi_scale(context: FeaturesContext, *, num_taps: int = 2, pooling: Pooling
             f"multi_scale.num_taps={num_taps} does not fit {context.backbone_name!r}, "
             f"which has {most} stages before its last; choose 1..{most}."
         )
-    taps = [_Tap(shape, pooling) for shape in _stage_shapes(backbone)[-1 - num_taps : -1]]
+    taps = [_Tap(shape, pooling) for shape in stage_shapes(backbone)[-1 - num_taps : -1]]
     return Features(taps, backbone.num_stages, sum(tap.feature_dim for tap in taps) + backbone.feature_dim)
 
 
@@ -172,7 +172,7 @@ def _pool(name: Pooling, num_channels: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _stage_shapes(backbone: StagedBackbone) -> list[torch.Size]:
+def stage_shapes(backbone: StagedBackbone) -> list[torch.Size]:
     """Of what each stage gives for one blank row: [1, C, H, W], texts [1, L, D], or [1, D] where it is pooled."""
     was_training = backbone.training
     backbone.eval()

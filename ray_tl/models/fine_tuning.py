@@ -7,6 +7,7 @@ from typing import Protocol, TypedDict
 from torch import nn
 
 from ray_tl.errors import InvalidInput
+from ray_tl.models.freezing import check_freeze_depth
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.registry import Registry
 
@@ -21,17 +22,6 @@ def set_freeze_depth(model: TransferModel, depth: int) -> None:
     """
     check_freeze_depth(depth, model.backbone.num_stages, model.backbone_name)
     model.backbone.freeze(depth)
-
-
-def check_freeze_depth(depth: int, num_stages: int, backbone_name: str) -> None:
-    """Whether a backbone of `num_stages` stages can be frozen that deep.
-
-    Raises:
-        InvalidInput: If it can't.
-    """
-    if not 0 <= depth <= num_stages:
-        wrong = "negative" if depth < 0 else f"deeper than {backbone_name!r}, which has {num_stages} stages"
-        raise InvalidInput(f"freeze_depth={depth} is {wrong}; choose 0..{num_stages}.")
 
 
 class LRMultipliers(Protocol):
@@ -118,7 +108,7 @@ class PerStage:
 
 
 class UnfreezingSchedule(Protocol):
-    """Freeze depth over the course of a trial."""
+    """Freeze depth, and what becomes of the learning rate with it, over the course of a trial."""
 
     def depth_at(self, progress: float, freeze_depth: int, num_stages: int) -> int:
         """Stages frozen at `progress`; never rises, and ends at `freeze_depth`.
@@ -126,16 +116,20 @@ class UnfreezingSchedule(Protocol):
         Args:
             progress: In [0, 1] of full fidelity.
             freeze_depth: The trial's.
-            num_stages: Of the backbone.
+            num_stages: Of the backbone, up to the last one that ever trains.
         """
         ...
+
+    def rate_at(self, progress: float) -> float:
+        """What all learning rates are multiplied by, > 0; an epoch has that of its beginning, as it has its depth."""
+        return 1.0
 
 
 UNFREEZING: Registry[UnfreezingSchedule] = Registry("unfreezing schedule")
 
 
 @UNFREEZING.register("fixed")
-class Fixed:
+class Fixed(UnfreezingSchedule):
     """The trial's freeze depth from start to end."""
 
     def depth_at(self, progress: float, freeze_depth: int, num_stages: int) -> int:
@@ -144,7 +138,7 @@ class Fixed:
 
 @UNFREEZING.register("gradual", ranges={"until": {"uniform": [0.2, 0.8]}})
 @dataclass(frozen=True, kw_only=True)
-class Gradual:
+class Gradual(UnfreezingSchedule):
     """The head alone first, then one stage more after each equal part of the progress.
 
     Howard and Ruder, "Universal Language Model Fine-tuning", 2018, https://arxiv.org/abs/1801.06146, section 3.3.
@@ -162,6 +156,51 @@ class Gradual:
     def depth_at(self, progress: float, freeze_depth: int, num_stages: int) -> int:
         steps = num_stages - freeze_depth
         return num_stages - math.floor(steps * min(1.0, progress / self.until))
+
+
+@UNFREEZING.register(
+    "probe_then_fine_tune",
+    ranges={"until": {"uniform": [0.2, 0.6]}, "rate_after": {"log_uniform": [0.01, 1]}},
+)
+@dataclass(frozen=True, kw_only=True)
+class ProbeThenFineTune(UnfreezingSchedule):
+    """The head alone first, then at once everything that the trial trains.
+
+    Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", 2022,
+    https://arxiv.org/abs/2202.10054, section 3.3 (LP-FT). Departure: optimiser and schedule go on where they were.
+
+    Attributes:
+        until: Progress at which the second stage begins, in (0, 1).
+        rate_after: All learning rates of the second stage relative to the first, > 0; below 1 for a fine-tune that
+            stays close to the pretrained weights.
+    """
+
+    until: float = 0.3
+    rate_after: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until < 1:
+            raise InvalidInput(f"probe_then_fine_tune.until={self.until} is out of range; choose above 0, below 1.")
+        _require_positive("probe_then_fine_tune.rate_after", self.rate_after)
+
+    def depth_at(self, progress: float, freeze_depth: int, num_stages: int) -> int:
+        return num_stages if progress < self.until else freeze_depth
+
+    def rate_at(self, progress: float) -> float:
+        return 1.0 if progress < self.until else self.rate_after
+
+
+def stages_at(schedule: UnfreezingSchedule, progress: float, stages: range, num_stages: int) -> range:
+    """The stages that train at `progress`.
+
+    Args:
+        schedule: Thaws from the head down.
+        progress: In [0, 1] of full fidelity.
+        stages: Those that ever train.
+        num_stages: Of the backbone; while nothing but the head trains, all of them are the frozen prefix.
+    """
+    depth = schedule.depth_at(progress, stages.start, stages.stop)
+    return range(depth, stages.stop) if depth < stages.stop else range(num_stages, num_stages)
 
 
 class ParameterGroup(TypedDict):
@@ -182,12 +221,16 @@ def parameter_groups(model: TransferModel, lr: float, multipliers: list[float]) 
         lr: Learning rate that the multipliers are relative to.
         multipliers: `num_stages + 1` numbers, the head's last.
     """
-    new = nn.ModuleList([model.features, model.adaptor, model.head])
-    parts = [*zip(model.backbone.names, model.backbone.stages, strict=True), ("head", new)]
     return [
         ParameterGroup(name=name, params=list(part.parameters()), lr=lr * multiplier)
-        for (name, part), multiplier in zip(parts, multipliers, strict=True)
+        for (name, part), multiplier in zip(named_parts(model), multipliers, strict=True)
     ]
+
+
+def named_parts(model: TransferModel) -> list[tuple[str, nn.Module]]:
+    """The stages by name, then taps, adaptor and head together as `head`: every parameter once."""
+    new = nn.ModuleList([model.features, model.adaptor, model.head])
+    return [*zip(model.backbone.names, model.backbone.stages, strict=True), ("head", new)]
 
 
 def _require_positive(field: str, value: float) -> None:

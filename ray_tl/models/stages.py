@@ -94,6 +94,10 @@ class StagedBackbone(nn.Module):
         entry: From rows of a domain to the input of the first stage.
         architecture: As JSON values, what must be known to build the network again where the folder or hub that it came
             from is absent; `None` where name and parameters say it all.
+
+    Attributes:
+        stage_sizes: Number of parameters of each stage as it was built; a pooling stage has none.
+        trained: The stages that train now.
     """
 
     def __init__(
@@ -109,8 +113,10 @@ class StagedBackbone(nn.Module):
         self.names = tuple(names)
         self.feature_dim = feature_dim
         self.entry = entry
+        self.stage_sizes = tuple(sum(value.numel() for value in stage.parameters()) for stage in self.stages)
         self.architecture = architecture
-        self.freeze_depth = 0
+        self.trained = range(len(self.stages))
+        self._kept: tuple[nn.Parameter, ...] = ()
         assert len(self.names) == len(self.stages)
 
     @property
@@ -123,16 +129,24 @@ class StagedBackbone(nn.Module):
             x = stage(x)
         return x
 
-    def freeze(self, depth: int) -> None:
-        """Freeze stages [0, depth) and unfreeze the others."""
-        assert 0 <= depth <= self.num_stages
-        self.freeze_depth = depth
+    def freeze(self, depth: int, stop: int | None = None) -> None:
+        """Unfreeze stages [depth, stop) and freeze the others; `None` for all behind `depth`."""
+        self.trained = range(depth, self.num_stages if stop is None else stop)
+        assert 0 <= self.trained.start <= self.trained.stop <= self.num_stages
         for number, stage in enumerate(self.stages):
-            stage.requires_grad_(number >= depth)
+            stage.requires_grad_(number in self.trained)
+        self.keep(self._kept)
         self.train(self.training)
+
+    def keep(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Never train these, whatever `freeze` says."""
+        self._kept = tuple(parameters)
+        for value in self._kept:
+            value.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for stage in self.stages[: self.freeze_depth]:
-            stage.eval()
+        for number, stage in enumerate(self.stages):
+            if number not in self.trained:
+                stage.eval()
         return self

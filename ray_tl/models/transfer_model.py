@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.config import Component, TrialConfig
-from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, set_num_views
+from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, JointDropout, set_num_views
 from ray_tl.models.backbones import BackboneContext, build_backbone
+from ray_tl.models.backbones.user import build_user_backbone
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
+from ray_tl.models.freezing import stages_that_train
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS, PARAMETER_EFFICIENT
 from ray_tl.models.stages import StagedBackbone
 
 LAST_STAGE = Component(name="last")
@@ -26,6 +29,7 @@ class TransferModel(nn.Module):
         adaptor: Between features and head.
         num_classes: C.
         backbone_name: For messages.
+        dropout: Share of the features that is hidden from the head in training, in [0, 1); methods see all of them.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class TransferModel(nn.Module):
         adaptor: Adaptor,
         num_classes: int,
         backbone_name: str = "backbone",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -42,6 +47,7 @@ class TransferModel(nn.Module):
         self.features = features
         self.adaptor = adaptor
         self.num_classes = num_classes
+        self.dropout = JointDropout(dropout)
         self.head: nn.Module = nn.Linear(adaptor.feature_dim, num_classes)
 
     @property
@@ -61,7 +67,7 @@ class TransferModel(nn.Module):
         set_domains(self, domains)
         x = self.backbone.entry(rows) if start == 0 else self.backbone.entry.resume(rows)
         features = self.adaptor(self.features(self.backbone, x, start))
-        return features, self.head(features)
+        return features, self.head(self.dropout(features))
 
     def prefix(self, rows: Tensor, depth: int) -> Tensor:
         """Activations after `depth` stages that have never trained, and so normalise both domains alike."""
@@ -79,7 +85,20 @@ def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) 
         config.features,
         config.domain_norm,
         config.freeze_depth,
+        config.trained_stages,
+        config.dropout,
+        config.parameter_efficient,
     )
+
+
+def stages_of(config: TrialConfig, model: TransferModel) -> range:
+    """The stages of its network that a trial trains, once everything that ever trains does.
+
+    Raises:
+        InvalidInput: If the backbone has too few stages.
+    """
+    sizes = model.backbone.stage_sizes
+    return stages_that_train(config.freeze_depth, config.trained_stages, sizes, model.backbone_name)
 
 
 def build_transfer_model(
@@ -89,7 +108,10 @@ def build_transfer_model(
     adaptor: Component = NO_ADAPTOR,
     features: Component = LAST_STAGE,
     domain_norm: Component = SHARED_NORM,
-    freeze_depth: int = 0,
+    freeze_depth: int | str = 0,
+    trained_stages: int | None = None,
+    dropout: float = 0.0,
+    parameter_efficient: Component = ALL_WEIGHTS,
 ) -> TransferModel:
     """The network that a configuration names.
 
@@ -100,17 +122,27 @@ def build_transfer_model(
         adaptor: Between features and head.
         features: Of which stages they are.
         domain_norm: Of adaptor and stages that train.
-        freeze_depth: Stages that never train; nothing is frozen here.
+        freeze_depth: Of the trial; nothing is frozen here.
+        trained_stages: Of the trial.
+        dropout: Before the head, in training.
+        parameter_efficient: What trains of the stages that do.
 
     Raises:
         InvalidInput: If a component or one of its parameters is unknown, out of range or does not fit the backbone, the
             images have a number of channels that the weights don't fit, or the weights can't be had.
     """
-    stages = build_backbone(backbone, context)
+    if context.function is None:
+        stages = build_backbone(backbone, context)
+    else:
+        stages = build_user_backbone(backbone.name, backbone.params, context.function, context)
     taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))
     layers = ADAPTORS.create(adaptor.name, adaptor.params, AdaptorContext(taps.feature_dim))
-    model = TransferModel(stages, taps, layers, num_classes, backbone.name)
+    model = TransferModel(stages, taps, layers, num_classes, backbone.name, dropout)
+    trained = stages_that_train(freeze_depth, trained_stages, stages.stage_sizes, backbone.name)
+    isolation = PARAMETER_EFFICIENT.create(parameter_efficient.name, parameter_efficient.params)
+    if isolation is not None:
+        isolation.apply(stages, trained)
     norm = DOMAIN_NORMS.create(domain_norm.name, domain_norm.params)
-    convert_norms([*stages.stages[freeze_depth:], layers], norm.convert)
+    convert_norms([*(stages.stages[number] for number in trained), layers], norm.convert)
     # Channels last: 1.6 times as fast on a CPU for small networks, and what tensor cores want.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

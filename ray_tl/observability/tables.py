@@ -107,7 +107,13 @@ def _cells(trial: TrialRecord, is_champion: bool) -> list[str | Text]:
 
 def _training(config: TrialConfig) -> list[str]:
     thaw = "" if config.unfreezing.name == "fixed" else config.unfreezing.name
-    return [str(config.freeze_depth), thaw, config.augmentation.name]
+    return [_frozen(config), thaw, config.augmentation.name]
+
+
+def _frozen(config: TrialConfig) -> str:
+    """Stages before those that train, and how many these are if not all."""
+    block = "" if config.trained_stages is None else f", {config.trained_stages} train"
+    return f"{config.freeze_depth}{block}"
 
 
 def _is_solved(trial: TrialRecord) -> bool:

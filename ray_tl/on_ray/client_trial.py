@@ -10,8 +10,8 @@ from ray import tune
 
 from ray_tl.config import TrialConfig
 from ray_tl.on_ray.trial_queue import Job, Outcome
-from ray_tl.selection.ensemble import objective
 from ray_tl.study.records import EpochRecord
+from ray_tl.validation.objective import objective
 
 Result = dict[str, Any]
 FAILED_OBJECTIVE = -1e9

@@ -13,17 +13,21 @@ import numpy as np
 import ray
 import torch
 
-from ray_tl.adaptation import MethodContext
+from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
+from ray_tl.advisor import advise, examine
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
 from ray_tl.data.augmentation import augmentation_for
 from ray_tl.data.domains import DomainPair
-from ray_tl.data.load import load_pair, preprocessing_of
+from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, dimensions
-from ray_tl.models.fine_tuning import LR_MULTIPLIERS, check_freeze_depth
+from ray_tl.models.backbones import dimensions
+from ray_tl.models.backbones.user import register_user_backbones
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS
+from ray_tl.models.freezing import stages_that_train
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import LAST_STAGE, SHARED_NORM, network_of
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.metrics import MetricsExporter
@@ -34,14 +38,26 @@ from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
-from ray_tl.study.records import DataSource, StudySpec, TrialRecord
+from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
-from ray_tl.training.network import context_of
+from ray_tl.training.building import check_mixing
+from ray_tl.training.data import TrialData
+from ray_tl.training.network import blank_rows, context_of, expected_context
+from ray_tl.training.regularisers import regulariser_of
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
+MAX_ADVICE = 3
 MIN_AGREEMENT = 0.99
-NETWORK_FIELDS = {"backbone", "features", "adaptor", "domain_norm", "freeze_depth"}
+NETWORK_FIELDS = {
+    "backbone",
+    "features",
+    "adaptor",
+    "domain_norm",
+    "freeze_depth",
+    "trained_stages",
+    "parameter_efficient",
+}
 Say = Callable[[str], None]
 Confirmation = dict[str, object]
 Data = TypeVar("Data", DataSource, DomainPair)
@@ -121,6 +137,7 @@ def plan_search(
     check_name("study", name)
     if (root / name).exists():
         raise InvalidInput(f"study={name!r} exists already in {root}; resume it with --resume {name}, or rename.")
+    register_user_backbones(file.backbones)
     space = file.space()
     unknown = [line for validator in file.search.validators for line in VALIDATORS.key_problems(validator, ())]
     if found := space.problems(catalogue()) + unknown:
@@ -130,12 +147,16 @@ def plan_search(
     check_configurations(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
+    baselines = tuple(first) if first is not None else _baselines(space, data)
+    room = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
         search=file.search,
         trees=space.trees,
-        first=tuple(first) if first is not None else _baselines(space, data),
+        backbones=file.backbones,
+        first=baselines,
+        advice=_advice(space, baselines[0], pair, room // 4) if room > 3 else (),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
@@ -153,10 +174,19 @@ def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
 
 
+def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
+    """What to try first; the sampler gets most of a search, and of a short one all."""
+    data = TrialData(pair.for_trials(), torch.device("cpu"))
+    return advise(space, examine(baseline, data), min(limit, MAX_ADVICE))
+
+
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
-    bound = {"backbone", "freeze_depth", "lr_multipliers", "domain_norm"}
-    for fields in (bound, *({field} for field in space.trees if field not in bound)):
+    bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
+    pairs = [{"freeze_depth", "parameter_efficient"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
+    together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
+    alone = ({field} for field in space.trees if not any(field in fields for fields in together))
+    for fields in (*together, *alone):
         yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
 
 
@@ -177,6 +207,7 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
         InvalidInput: If its data have changed since, or a setting can't change.
     """
     store = StudyStore(find_study(root, name))
+    register_user_backbones(store.spec.backbones)
     pair = _load(store.spec.data, store.spec.search.seed)
     if pair.fingerprint() != store.spec.data_fingerprint:
         raise InvalidInput(
@@ -236,8 +267,11 @@ def run_search(
 def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> None:
     """Raise `InvalidInput` with every rule that a component of these configurations would break when it is built."""
     configs = list(configs)
-    networks = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
-    checks = [(_build_components, configs), (_fit_backbone, configs), (_try_network, networks.values())]
+    remade = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
+    networks = list(remade.values())
+    mixed = [config for config in configs if _mixes(config)]
+    checks = [(_build_components, configs), (_require_mixable, mixed)]
+    checks += [(_fit_backbone, configs), (_try_network, networks)]
     _check_all((check, config, data) for check, each in checks for config in each)
 
 
@@ -258,25 +292,41 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
-    few = int(data.target_labelled is not None)
-    _, width = dimensions(config.backbone, _context(data))
-    method = MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
-    contexts: dict[str, list[object]] = {"method": [method], "adaptor": [AdaptorContext(2)]}
+    contexts: dict[str, list[object]] = {"method": [_method_context(config, data)], "adaptor": [AdaptorContext(2)]}
     for field, registry in catalogue().items():
         component = getattr(config, field)
         if field not in ("backbone", "features", "augmentation"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
     augmentation_for(config.augmentation, data.options.modality)
+    _require_for_images(config, data.options.modality)
+    regulariser_of(config)
 
 
-def _context(data: DataSource) -> BackboneContext:
-    """What the examples of a study tell a backbone, known before they are read."""
-    return context_of(preprocessing_of(data.options), load_weights=False)
+def _require_for_images(config: TrialConfig, modality: str) -> None:
+    for field in () if modality == "images" else ("mixing", "test_time_augmentation"):
+        stated = getattr(config, field).name
+        if stated != "none":
+            raise InvalidInput(f"{field}={stated!r} is for images, and data.modality is {modality!r}; choose none.")
+
+
+def _method_context(config: TrialConfig, data: DataSource) -> MethodContext:
+    few = int(data.target_labelled is not None)
+    _, width = dimensions(config.backbone, expected_context(data.options))
+    return MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
+
+
+def _mixes(config: TrialConfig) -> bool:
+    return config.mixing.name != "none" and not is_closed_form(config.method.name)  # these train nothing
+
+
+def _require_mixable(config: TrialConfig, data: DataSource) -> None:
+    check_mixing(config, METHODS.create(config.method.name, config.method.params, _method_context(config, data)))
 
 
 def _is_remade(config: TrialConfig) -> bool:
     """Whether the network is more than backbone and layers behind it, so that only building it tells if it fits."""
-    return config.features != LAST_STAGE or config.domain_norm != SHARED_NORM
+    fields = config.features, config.domain_norm, config.parameter_efficient
+    return fields != (LAST_STAGE, SHARED_NORM, ALL_WEIGHTS)
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
@@ -286,18 +336,15 @@ def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    stages, _ = dimensions(config.backbone, _context(data))
-    check_freeze_depth(config.freeze_depth, stages, config.backbone.name)
-    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(stages)
+    sizes, _ = dimensions(config.backbone, expected_context(data.options))
+    stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
+    LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:
     """Build the network without weights and show it an example, on a device that has shapes alone."""
-    options = data.options
     with torch.device("meta"):
-        network = network_of(config, 2, _context(data))
-        image = torch.zeros(1, options.channels, options.image_size, options.image_size)
-        network.eval()(image if options.modality == "images" else network.backbone.entry.blank())
+        network_of(config, 2, expected_context(data.options)).eval()(blank_rows(data.options, 1))
 
 
 @contextmanager
@@ -307,7 +354,8 @@ def _slots(
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    task = SlotTask(spec.name, folder, spec.search.validators, max(1, int(cluster.cpus_per_worker)))
+    threads = max(1, int(cluster.cpus_per_worker))
+    task = SlotTask(spec.name, folder, spec.search.validators, threads, spec.backbones)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     queue = start_queue(spec.name, ray.put(plan.pair.for_trials()))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)

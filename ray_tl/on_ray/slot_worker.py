@@ -11,6 +11,7 @@ from ray.train.torch import get_device
 
 from ray_tl.collectives import rank, world_size
 from ray_tl.errors import RayTLError
+from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
@@ -27,6 +28,7 @@ def work(config: dict) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ray_tl").setLevel(logging.INFO)  # a line for each epoch, in the worker's log
     torch.set_num_threads(task.threads)
+    register_user_backbones(task.backbones)
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)

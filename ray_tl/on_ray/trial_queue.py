@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import ray
 
-from ray_tl.config import TrialConfig
+from ray_tl.config import TrialConfig, UserFunction
 from ray_tl.training.report import EpochReport
 
 MAX_RESTARTS = 3
@@ -54,6 +55,7 @@ class SlotTask:
     folder: str
     validators: tuple[str, ...]
     threads: int
+    backbones: Mapping[str, UserFunction] = field(default_factory=dict)
 
 
 Message = EpochReport | Outcome

@@ -4,6 +4,7 @@
       model.safetensors   state of the network; no pickle
       model.json          ModelSpec: how to build the network, what to do to an example, what the classes are called
       lineage.json        Lineage: which trial of which study on which data it came from
+      backbone.py         the person's own function that builds the backbone, where one does
       tokenizer.json      of a model of texts alone: from a text to numbers of tokens
       MANIFEST.json       SHA-256 and size of the others
 
@@ -27,13 +28,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from safetensors import SafetensorError
+from torch import Tensor
 
-from ray_tl.config import Component, TrialConfig
+from ray_tl.config import Component, FreezeDepth, TrialConfig, UserFunction
+from ray_tl.data.augmentation import views_of
 from ray_tl.data.domains import Inputs
 from ray_tl.data.preprocessing import AnyPreprocessing
 from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS, left_after_merge
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
 from ray_tl.training.network import context_of, load_network
@@ -41,10 +45,12 @@ from ray_tl.training.network import context_of, load_network
 WEIGHTS = "model.safetensors"
 SPEC = "model.json"
 LINEAGE = "lineage.json"
+CODE = "backbone.py"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "MANIFEST.json"
 
 BATCH_SIZE = 64
+ONE_VIEW = Component(name="none")
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "ray", "ray-tl")
@@ -61,8 +67,12 @@ class ModelSpec(BaseModel):
     Attributes:
         head: The closed-form method whose head it is, with its parameters; `None` for a linear layer.
         domain_norm: Of the trial; of `separate` statistics the network keeps the target's alone.
-        freeze_depth: Of the trial; `domain_norm` is that of the stages behind it.
+        parameter_efficient: What the trial put into stages and can't be merged with their weights.
+        freeze_depth: Of the trial; `domain_norm` and `parameter_efficient` are those of the stages that it trained.
+        trained_stages: Of the trial.
+        test_time_augmentation: Views of an image over which probabilities are averaged.
         architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
+        function: In `backbone.py`, that builds the backbone; `None` where ray_tl does.
         classes: Names in the order of the logits; unique.
     """
 
@@ -73,14 +83,24 @@ class ModelSpec(BaseModel):
     adaptor: Component = NO_ADAPTOR
     head: Component | None = None
     domain_norm: Component = SHARED_NORM
-    freeze_depth: int = Field(default=0, ge=0)
+    parameter_efficient: Component = ALL_WEIGHTS
+    freeze_depth: FreezeDepth = 0
+    trained_stages: int | None = Field(default=None, ge=1)
+    test_time_augmentation: Component = ONE_VIEW
     architecture: dict[str, JsonValue] | None = None
+    function: str | None = None
     preprocessing: AnyPreprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @field_validator("test_time_augmentation")
+    @classmethod
+    def _known(cls, averaged: Component) -> Component:
+        views_of(averaged)
+        return averaged
 
     @field_validator("classes")
     @classmethod
@@ -163,10 +183,14 @@ class Bundle:
         return [self._prediction(row.tolist()) for row in self.probabilities(images, batch_size)]
 
     def probabilities(self, images: Inputs, batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
-        """Softmax [N, classes] of decoded images [N, C, S, S], or texts [N, L]."""
+        """Softmax [N, classes] of decoded images [N, C, S, S], averaged over the trial's views, or texts [N, L]."""
         with torch.inference_mode():
-            parts = [self.model(part)[1].softmax(1) for part in torch.from_numpy(images).split(batch_size)]
+            parts = [self._mean_probabilities(part) for part in torch.from_numpy(images).split(batch_size)]
             return torch.cat(parts).numpy()
+
+    def _mean_probabilities(self, images: Tensor) -> Tensor:
+        views = [self.model(view.change(images))[1].softmax(1) for view in views_of(self.spec.test_time_augmentation)]
+        return torch.stack(views).mean(0) if len(views) > 1 else views[0]
 
     def _prediction(self, row: list[float]) -> Prediction:
         best = max(range(len(row)), key=row.__getitem__)
@@ -188,8 +212,11 @@ def spec_of(
         adaptor=config.adaptor,
         head=head,
         domain_norm=config.domain_norm,
+        parameter_efficient=left_after_merge(config.parameter_efficient),
         freeze_depth=config.freeze_depth,
+        test_time_augmentation=config.test_time_augmentation,
         architecture=architecture,
+        trained_stages=config.trained_stages,
         preprocessing=preprocessing,
         classes=classes,
     )
@@ -201,19 +228,28 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def write_bundle(folder: Path, model: TransferModel, spec: ModelSpec, lineage: Lineage) -> Path:
+def write_bundle(
+    folder: Path, model: TransferModel, spec: ModelSpec, lineage: Lineage, function: UserFunction | None = None
+) -> Path:
     """Write a version folder that appears whole or not at all.
+
+    Args:
+        folder: Of the version.
+        model: As it is to predict.
+        spec: How to build it.
+        lineage: Of the trial.
+        function: The person's own that built the backbone, if one did; its file becomes part of the version.
 
     Raises:
         FolderTaken: If the folder exists.
     """
-    contents = {
-        WEIGHTS: safetensors.torch.save(_state(model)),
-        SPEC: _json_bytes(spec),
-        LINEAGE: _json_bytes(lineage),
-    }
+    contents = {WEIGHTS: safetensors.torch.save(_state(model)), LINEAGE: _json_bytes(lineage)}
+    if function is not None:
+        spec = spec.model_copy(update={"function": function.function})
+        contents[CODE] = function.source.encode()
     if isinstance(spec.preprocessing, TextPreprocessing):
         contents[TOKENIZER] = spec.preprocessing.tokenizer.encode()
+    contents[SPEC] = _json_bytes(spec)
     contents[MANIFEST] = _json_bytes(Manifest(files={name: _record(data) for name, data in contents.items()}))
     folder.parent.mkdir(parents=True, exist_ok=True)
     unseen = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
@@ -235,7 +271,7 @@ def load_bundle(folder: Path) -> Bundle:
     spec = _with_tokenizer(folder, _parsed(ModelSpec, folder / SPEC, contents[SPEC]), contents.get(TOKENIZER))
     lineage = _parsed(Lineage, folder / LINEAGE, contents[LINEAGE])
     digest = hashlib.sha256(contents[MANIFEST]).hexdigest()
-    return Bundle(folder, spec, lineage, digest, _network(folder, spec, contents[WEIGHTS]))
+    return Bundle(folder, spec, lineage, digest, _network(folder, spec, contents))
 
 
 def _with_tokenizer(folder: Path, spec: ModelSpec, tokenizer: bytes | None) -> ModelSpec:
@@ -290,7 +326,7 @@ def _verified(folder: Path) -> dict[str, bytes]:
     if MANIFEST not in present:
         raise BrokenBundle(f"{folder} has no {MANIFEST}, so it is no model version; {REMEDY}")
     manifest = _parsed(Manifest, folder / MANIFEST, (folder / MANIFEST).read_bytes())
-    wanted = {WEIGHTS, SPEC, LINEAGE, MANIFEST} | ({TOKENIZER} & set(manifest.files))
+    wanted = {WEIGHTS, SPEC, LINEAGE, MANIFEST} | ({CODE, TOKENIZER} & manifest.files.keys())
     problems = [f"{name} is missing" for name in sorted(wanted - present)]
     problems += [f"{name} does not belong there" for name in sorted(present - wanted)]
     problems += [f"{name} is not in the manifest" for name in sorted(wanted - {MANIFEST} - set(manifest.files))]
@@ -321,13 +357,29 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
         raise BrokenBundle(f"{path} is not valid ({rules}); {REMEDY}") from error
 
 
-def _network(folder: Path, spec: ModelSpec, weights: bytes) -> TransferModel:
+def _network(folder: Path, spec: ModelSpec, contents: Mapping[str, bytes]) -> TransferModel:
     try:
-        context = context_of(spec.preprocessing, load_weights=False, architecture=spec.architecture)
+        context = context_of(spec.preprocessing, False, spec.architecture, _function(folder, spec, contents))
         components = spec.adaptor, spec.features, spec.domain_norm
-        model = build_transfer_model(spec.backbone, spec.num_classes, context, *components, spec.freeze_depth)
+        trained = spec.freeze_depth, spec.trained_stages
+        model = build_transfer_model(
+            spec.backbone,
+            spec.num_classes,
+            context,
+            *components,
+            *trained,
+            parameter_efficient=spec.parameter_efficient,
+        )
         keep_target_norms(model)
-        load_network(model, safetensors.torch.load(weights), spec.head)
+        load_network(model, safetensors.torch.load(contents[WEIGHTS]), spec.head)
     except (InvalidInput, RuntimeError, SafetensorError) as error:
         raise BrokenBundle(f"{folder}: {WEIGHTS} does not fit {SPEC} ({error}); {REMEDY}") from error
     return model.eval()
+
+
+def _function(folder: Path, spec: ModelSpec, contents: Mapping[str, bytes]) -> UserFunction | None:
+    if spec.function is None:
+        return None
+    if CODE not in contents:
+        raise InvalidInput(f"{CODE} is missing, of which the model needs function {spec.function!r}")
+    return UserFunction(path=str(folder / CODE), function=spec.function, source=contents[CODE].decode())

@@ -7,7 +7,9 @@ import torch
 
 from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, TrialFailed
+from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.parameter_efficient import merge_adapters
 from ray_tl.promotion.bundle import Bundle, Lineage, library_versions, load_bundle, spec_of
 from ray_tl.promotion.gate import STRAYS_OF_STEPS, PromotionDecision, check_reproduces
 from ray_tl.promotion.versions import add_version
@@ -51,6 +53,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     if not trial.at_full_fidelity or last is None:
         raise InvalidInput(f"trial={trial.number} is {trial.state}; only a complete trial can be promoted.")
     spec = store.spec
+    register_user_backbones(spec.backbones)
     data = spec.data
     names = data.source, data.target, data.target_test
     pair = load_pair(*names, data.options, spec.search.seed, data.target_labelled)
@@ -58,6 +61,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
     keep_target_norms(model)
+    merge_adapters(model)
     head, architecture = head_of(trial.config, model), model.backbone.architecture
     model_spec = spec_of(built(trial.config), pair.preprocessing, spec.classes, head, architecture)
     lineage = Lineage.model_validate(
@@ -77,6 +81,6 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     decision = check_reproduces(trained.probabilities(pair.target.inputs), evidence["target"], strays=strays)
     if not decision.accepted:
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
-    folder = add_version(name, root, model, model_spec, lineage)
+    folder = add_version(name, root, model, model_spec, lineage, spec.backbones.get(trial.config.backbone.name))
     load_bundle(folder)
     return PromotedVersion(name, folder.name, folder, decision)

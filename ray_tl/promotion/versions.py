@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from ray_tl.config import UserFunction
 from ray_tl.errors import InvalidInput, UnknownName
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.promotion.bundle import FolderTaken, Lineage, ModelSpec, write_bundle
@@ -34,7 +35,9 @@ def next_version(name: str, root: Path) -> Path:
     return root / name / f"v{newest + 1}"
 
 
-def add_version(name: str, root: Path, model: TransferModel, spec: ModelSpec, lineage: Lineage) -> Path:
+def add_version(
+    name: str, root: Path, model: TransferModel, spec: ModelSpec, lineage: Lineage, function: UserFunction | None = None
+) -> Path:
     """Write the next version; safe among processes that promote the same model at the same time.
 
     Raises:
@@ -42,7 +45,7 @@ def add_version(name: str, root: Path, model: TransferModel, spec: ModelSpec, li
     """
     while True:
         try:
-            return write_bundle(next_version(name, root), model, spec, lineage)
+            return write_bundle(next_version(name, root), model, spec, lineage, function)
         except FolderTaken:  # another promotion was faster
             continue
 

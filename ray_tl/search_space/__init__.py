@@ -19,12 +19,14 @@ from ray_tl.search_space.file import (
     load_search_file,
 )
 from ray_tl.search_space.space import SearchSpace
-from ray_tl.search_space.trees import Corner, Middle, Suggests
+from ray_tl.search_space.trees import Corner, Middle, Preference, Preferring, Suggests
 
 __all__ = [
     "Corner",
     "DataOptions",
     "Middle",
+    "Preference",
+    "Preferring",
     "SearchFile",
     "SearchOptions",
     "SearchSpace",

@@ -8,6 +8,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ray_tl.config import UserFunction
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space.explain import validated
 from ray_tl.search_space.space import SearchSpace
@@ -62,6 +63,7 @@ class SearchOptions(BaseModel):
         epochs: Full fidelity.
         grace_epochs: No trial is stopped before it has run so many.
         reduction_factor: ASHA keeps one trial in so many at each rung.
+        advice: Whether the first trials are chosen by what the data look like through the pretrained backbone.
         time_budget_s: No new trial starts after so many seconds; `null` for no limit.
         seed: Of the sampler, the splits and every trial.
         validators: Label-free scores that are recorded each epoch; `objective` and guards need the first three.
@@ -73,6 +75,7 @@ class SearchOptions(BaseModel):
     epochs: int = Field(default=10, ge=1)
     grace_epochs: int = Field(default=2, ge=1)
     reduction_factor: float = Field(default=3, gt=1)
+    advice: bool = True
     time_budget_s: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     validators: tuple[str, ...] = (*NEEDED_VALIDATORS, "entropy")
@@ -89,6 +92,8 @@ class SearchFile(BaseModel):
     """A whole search-space file.
 
     Attributes:
+        backbones: A person's own functions by the names that they have in `trial.backbone`; in a file as
+            `my_net: my_models.py:build`, with a path relative to it.
         trial: A tree for each field of `TrialConfig` that is not left at its default, as JSON values.
     """
 
@@ -96,6 +101,7 @@ class SearchFile(BaseModel):
 
     data: DataOptions = DataOptions()
     search: SearchOptions = SearchOptions()
+    backbones: dict[str, UserFunction] = Field(default_factory=dict)
     trial: dict[str, object]
 
     @field_validator("trial", mode="before")
@@ -126,7 +132,35 @@ def load_search_file(path: Path | str) -> SearchFile:
         raise InvalidInput(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InvalidInput(f"{path}: must hold the sections data, search and trial; it holds {type(content).__name__}.")
-    return validated(SearchFile, content, str(path))
+    return validated(SearchFile, _beside(path, content), str(path))
+
+
+def _beside(path: Path, content: dict[str, object]) -> dict[str, object]:
+    """The content with paths of a person's own functions and weights as they are seen from the file."""
+    changed = dict(content)
+    if isinstance(functions := content.get("backbones"), dict):
+        changed["backbones"] = {key: _absolute(path, value) for key, value in functions.items()}
+    trial = content.get("trial")
+    if isinstance(trial, dict) and "backbone" in trial:
+        changed["trial"] = {**trial, "backbone": _with_paths(path, trial["backbone"])}
+    return changed
+
+
+def _absolute(path: Path, value: object) -> object:
+    return str(path.parent.absolute() / Path(value).expanduser()) if isinstance(value, str) else value
+
+
+def _with_paths(path: Path, tree: object) -> object:
+    """A tree in which every text that names an existing file or folder beside the search-space file is absolute."""
+    if isinstance(tree, dict):
+        return {key: _with_paths(path, value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_paths(path, value) for value in tree]
+    is_path = isinstance(tree, str) and _PATH.search(tree) and Path(str(_absolute(path, tree))).exists()
+    return _absolute(path, tree) if is_path else tree
+
+
+_PATH = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin)$")
 
 
 class _Loader(yaml.SafeLoader):

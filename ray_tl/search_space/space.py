@@ -34,7 +34,7 @@ class SearchSpace:
         return TrialConfig.model_validate(sampled)
 
     def baseline(self) -> TrialConfig:
-        """Plain source-only, without augmentation, in the middle of the space: what every search has to beat.
+        """Plain source-only, unaugmented, in the middle of the space: what every search has to beat.
 
         Ranges give their middle (geometric for logarithmic ones), choices their first.
         """
@@ -43,6 +43,8 @@ class SearchSpace:
             "method": Component(name="source_only"),
             "loss_weighting": Component(name="constant"),
             "augmentation": Component(name="none"),
+            "mixing": Component(name="none"),
+            "test_time_augmentation": Component(name="none"),
         }
         return middle.model_copy(update=plain)
 

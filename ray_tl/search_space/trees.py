@@ -1,12 +1,13 @@
 """The notation of a search space: how a tree becomes a value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 from ray_tl.registry import Parameter, Registry, Scalar
 
 Tree = object
 RANGES = ("uniform", "log_uniform", "int", "log_int")
+Preference = Callable[[Scalar], float]  # of a value: the smaller, the better
 
 
 class Suggests(Protocol):
@@ -28,6 +29,43 @@ class Middle:
 
     def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
         return choices[0]
+
+
+class Preferring(Middle):
+    """A trial that suggests what is preferred for a field, and the middle or the first for all else.
+
+    Args:
+        preferred: By field of the trial; of whole numbers and choices the best is taken, of equals the first.
+
+    Attributes:
+        taken: What was suggested, by path: the point of the space.
+    """
+
+    def __init__(self, preferred: Mapping[str, Preference]) -> None:
+        self._preferred = preferred
+        self.taken: dict[str, Scalar] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        value = super().suggest_float(name, low, high, log=log)
+        self.taken[name] = value
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        value = super().suggest_int(name, low, high, log=log)
+        if (preference := self._preference(name)) is not None:
+            value = min(range(low, high + 1), key=preference)
+        self.taken[name] = value
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
+        preference = self._preference(name)
+        value = choices[0] if preference is None else min(choices, key=preference)
+        self.taken[name] = value
+        return value
+
+    def _preference(self, name: str) -> Preference | None:
+        """Of a field, whose path is its name, or name and case; what is longer is a parameter of a component."""
+        return self._preferred.get(name.partition(".")[0]) if name.count(".") < 2 else None
 
 
 class Corner:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_tl.selection.guards import collapse, source_loss
+from ray_tl.selection.guards import source_loss
 from ray_tl.study.records import TrialRecord
+from ray_tl.validation.objective import collapse
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_tl.config import TrialConfig
+from ray_tl.config import TrialConfig, UserFunction
+from ray_tl.registry import Scalar
 from ray_tl.search_space import DataOptions, SearchOptions
 
 
@@ -40,12 +41,28 @@ class DataSource(BaseModel):
     options: DataOptions = DataOptions()
 
 
+class Advice(BaseModel):
+    """A point of the search space that is tried before the sampler is asked.
+
+    Attributes:
+        params: Suggested values by path, as a sampler would give them.
+        reason: In words, for a person.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    params: dict[str, Scalar]
+    reason: str
+
+
 class StudySpec(BaseModel):
     """All that defines a study: written once, at its start.
 
     Attributes:
         trees: Of the search space, every `auto` resolved.
+        backbones: A person's own functions, by name; their source is kept, so that every worker runs the same.
         first: Configurations that run before the sampler is asked; the first is the source-only baseline.
+        advice: Points of the space that run next, of which the sampler learns as of its own.
         source_histogram: Share of each class among the source labels, [C].
         num_target: Rows of the target.
         data_fingerprint: Of the domains, so that a resumed search can't silently run on other data.
@@ -59,7 +76,9 @@ class StudySpec(BaseModel):
     data: DataSource
     search: SearchOptions
     trees: dict[str, object]
+    backbones: dict[str, UserFunction] = Field(default_factory=dict)
     first: tuple[TrialConfig, ...] = Field(default=())
+    advice: tuple[Advice, ...] = ()
     data_fingerprint: str
     classes: tuple[str, ...]
     source_histogram: tuple[float, ...]

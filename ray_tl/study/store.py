@@ -5,7 +5,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -129,7 +129,7 @@ class StudyStore:
         A trial that was killed before it had a configuration never began: it is closed.
         """
         for trial in self._study.get_trials(deepcopy=False):
-            if "config" not in trial.user_attrs and not trial.state.is_finished():
+            if "config" not in trial.user_attrs and trial.state is OptunaState.RUNNING:
                 self._study.tell(trial.number, state=OptunaState.FAIL)
         return [trial for trial in self.trials() if trial.state is TrialState.RUNNING]
 
@@ -137,10 +137,12 @@ class StudyStore:
         return len(self.trials())
 
     def ask(self) -> TrialRecord:
-        """The next new trial: the prepared ones first, then the sampler's."""
+        """The next new trial: the prepared ones first, then those that are advised, then the sampler's."""
         begun = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
-        taken = {attributes.get("first") for attributes in begun}
-        prepared = [index for index in range(len(self.spec.first)) if index not in taken]
+        prepared = _remaining(len(self.spec.first), "first", begun)
+        advised = [] if prepared else _remaining(len(self.spec.advice), "advised", begun)
+        if advised and not self._is_waiting():  # a search that was killed right here has left one
+            self._study.enqueue_trial(self.spec.advice[advised[0]].params, {"advised": advised[0]})
         trial = self._study.ask()
         config = self.spec.first[prepared[0]] if prepared else self.space.sample(trial)
         if prepared:
@@ -215,6 +217,9 @@ class StudyStore:
         temporary = folder / f".{SPEC_FILE}.{os.getpid()}"
         temporary.write_text(spec.model_dump_json(indent=2))
         temporary.rename(folder / SPEC_FILE)
+
+    def _is_waiting(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=[OptunaState.WAITING]))
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
@@ -296,6 +301,12 @@ def _locked(file: TextIO, kind: int) -> bool:
 def _storage(folder: Path, url: str | None) -> optuna.storages.RDBStorage:
     arguments = {} if url else {"connect_args": {"timeout": 60}}
     return optuna.storages.RDBStorage(url or f"sqlite:///{folder / 'study.db'}", engine_kwargs=arguments)
+
+
+def _remaining(count: int, key: str, begun: Sequence[Mapping[str, object]]) -> list[int]:
+    """Which of the prepared things have not begun yet."""
+    taken = {attributes.get(key) for attributes in begun}
+    return [index for index in range(count) if index not in taken]
 
 
 def _epoch_key(epoch: int) -> str:

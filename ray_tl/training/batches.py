@@ -17,6 +17,7 @@ class Step:
         source_rows: Rows of the source, [B / W].
         target_rows: Rows of the target, [B / W].
         labelled_rows: Rows of the labelled target examples, [B / W]; none if there are none.
+        source_before: The row that comes before these of the source in the joint batch, [1]; its last before its first.
         share: Which rows of the joint batch of B these are.
         total: B.
     """
@@ -24,8 +25,13 @@ class Step:
     source_rows: Tensor
     target_rows: Tensor
     labelled_rows: Tensor
+    source_before: Tensor
     share: slice
     total: int
+
+    def places_from_before(self) -> Tensor:
+        """Places in the joint batch of `source_before` and of these rows, [1 + B / W]."""
+        return torch.arange(self.share.start - 1, self.share.stop) % self.total
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class PairedBatches:
         labelled = self._rows("target_labelled", self.num_labelled, epoch, total)
         for step in range(self.steps_per_epoch):
             joint = slice(step * total, (step + 1) * total)
-            yield Step(source[joint][share], target[joint][share], labelled[joint][share], share, total)
+            mine = source[joint][share], target[joint][share], labelled[joint][share]
+            yield Step(*mine, source[joint].roll(1)[share][:1], share, total)
 
     def _rows(self, domain: str, num_rows: int, epoch: int, total: int) -> Tensor:
         if num_rows == 0:

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 
-from ray_tl.adaptation import METHODS, MethodContext
+from ray_tl.adaptation import METHODS, AdaptationMethod, MethodContext
 from ray_tl.adaptation.loss_weights import LOSS_WEIGHTS
 from ray_tl.collectives import world_size
 from ray_tl.config import TrialConfig
+from ray_tl.errors import InvalidInput
 from ray_tl.models.distributed_norm import convert_batch_norm
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, parameter_groups
 from ray_tl.training.data import TrialData
@@ -15,6 +16,7 @@ from ray_tl.training.feed import num_labelled
 from ray_tl.training.network import build_model
 from ray_tl.training.optimisation import OptimizerChoice
 from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import regulariser_of
 from ray_tl.training.task import AdaptationTask
 
 
@@ -26,11 +28,22 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
         rows = len(data.pair.source), len(data.pair.target), num_labelled(data.pair)
         context = MethodContext(model.feature_dim, data.pair.num_classes, *rows)
         method = METHODS.create(config.method.name, config.method.params, context)
+    check_mixing(config, method)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
-    task = AdaptationTask(model, method, weights, config.target_label_weight)
+    regulariser = regulariser_of(config)
+    task = AdaptationTask(model, method, weights, config.target_label_weight, config.label_smoothing, regulariser)
     if world_size() > 1:
         convert_batch_norm(task)
     return task.to(data.device)
+
+
+def check_mixing(config: TrialConfig, method: AdaptationMethod) -> None:
+    """Raise `InvalidInput` if source examples are to be mixed for a method that takes each on its own."""
+    if config.mixing.name != "none" and not method.takes_mixed_source:
+        raise InvalidInput(
+            f"mixing={config.mixing.name!r} does not go with method {config.method.name!r}, which takes each source "
+            "example on its own or none at all; choose mixing by method, with the case none for this one."
+        )
 
 
 def build_optimizer(
@@ -43,4 +56,5 @@ def build_optimizer(
     others = [value for name, value in task.named_parameters() if not name.startswith("model.")]
     learned = [value for value in others if value.requires_grad]
     groups += [{"params": learned, "lr": choice.lr, "name": "method"}] if learned else []
+    groups = choice.groups(groups)
     return choice.build(groups), [float(group["lr"]) for group in groups]

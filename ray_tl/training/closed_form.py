@@ -12,6 +12,7 @@ from ray_tl.adaptation.closed_form import CLOSED_FORM
 from ray_tl.adaptation.method import MethodContext
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
+from ray_tl.data.augmentation import views_of
 from ray_tl.errors import InvalidInput
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.training.data import Inputs, TrialData
@@ -55,8 +56,9 @@ class ClosedFormRun:
         start = time.perf_counter()
         device, num_stages = self.data.device, self.model.backbone.num_stages
         inputs = self.data.inputs(self.model, num_stages)
+        evaluated = self.data.evaluated(self.model, num_stages, views_of(self.config.test_time_augmentation))
         self.model.head = self._fitted_head(inputs).to(device)
-        self.evidence = gather_evidence(self.model, inputs, device)
+        self.evidence = gather_evidence(self.model, evaluated, device)
         scores, histogram = scores_of(self.evidence, self.data, self.validators)
         apart = domains_told_apart(self.model, inputs, device, self.config.seed)
         health = {

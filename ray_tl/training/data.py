@@ -2,11 +2,14 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ray_tl.data.augmentation import AS_IT_IS, ImageView
+from ray_tl.data.augmentation.views import unchanged
 from ray_tl.data.domains import DomainPair
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.evaluation import EVAL_BATCH
@@ -44,6 +47,17 @@ class TrialData:
             return Inputs(self.rows, 0)
         return self.cache.inputs(model, min(depth, model.features.max_start), self.rows, self.device)
 
+    def evaluated(self, model: TransferModel, depth: int, views: Sequence[ImageView]) -> "list[Inputs]":
+        """As `inputs`, once for each view, of what is evaluated: what frozen stages give for a view is kept, too."""
+        if depth == 0:
+            return [Inputs(self.rows, 0, view) for view in views]
+        rows = {name: rows for name, rows in self.rows.items() if name not in TRAINED_ON}
+        cut = min(depth, model.features.max_start)
+        return [
+            self.inputs(model, depth) if view == AS_IT_IS else self.cache.inputs(model, cut, rows, self.device, view)
+            for view in views
+        ]
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -52,16 +66,22 @@ class Inputs:
     Attributes:
         rows: By domain, uint8 images or float activations, [N, ...].
         start: Stage at which they enter the backbone.
+        view: How images are to be looked at; activations are of that view already.
     """
 
     rows: dict[str, Tensor]
     start: int
+    view: ImageView = AS_IT_IS
+
+    def change(self) -> Callable[[Tensor], Tensor]:
+        """What is still to be done to rows before they enter."""
+        return self.view.change if self.start == 0 else unchanged
 
 
 class ActivationCache:
     """Activations after a frozen prefix, in memory, least recently used out first.
 
-    The key holds the weights of the prefix, so trials share what they have in common and nothing else.
+    The key holds the weights of the prefix and the view, so trials share what they have in common and nothing else.
 
     Args:
         capacity_bytes: Of this process. Prefixes whose activations need more are computed at every step instead.
@@ -71,14 +91,21 @@ class ActivationCache:
         self.capacity_bytes = capacity_bytes
         self._entries: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
-    def inputs(self, model: TransferModel, depth: int, images: dict[str, Tensor], device: torch.device) -> Inputs:
-        key = prefix_key(model, depth)
+    def inputs(
+        self,
+        model: TransferModel,
+        depth: int,
+        images: dict[str, Tensor],
+        device: torch.device,
+        view: ImageView = AS_IT_IS,
+    ) -> Inputs:
+        key = f"{prefix_key(model, depth)} {view.name}"
         if key not in self._entries:
             if not self._make_room(_size_bytes(model, depth, images, device)):
-                return Inputs(images, 0)
-            self._entries[key] = {name: _activations(model, depth, rows, device) for name, rows in images.items()}
+                return Inputs(images, 0, view)
+            self._entries[key] = {name: _activations(model, depth, rows, device, view) for name, rows in images.items()}
         self._entries.move_to_end(key)
-        return Inputs(self._entries[key], depth)
+        return Inputs(self._entries[key], depth, view)
 
     def _make_room(self, needed: int) -> bool:
         if needed > self.capacity_bytes:
@@ -110,11 +137,13 @@ def _run(model: TransferModel, depth: int, images: Tensor, device: torch.device)
 
 
 def _size_bytes(model: TransferModel, depth: int, images: dict[str, Tensor], device: torch.device) -> int:
-    one = _run(model, depth, images["source"][:1], device)
+    one = _run(model, depth, images["source_holdout"][:1], device)
     return one.nbytes * sum(len(rows) for rows in images.values())
 
 
-def _activations(model: TransferModel, depth: int, images: Tensor, device: torch.device) -> Tensor:
+def _activations(
+    model: TransferModel, depth: int, images: Tensor, device: torch.device, view: ImageView = AS_IT_IS
+) -> Tensor:
     order = model.backbone.entry.order(images)
-    ordered = torch.cat([_run(model, depth, images[rows], device).cpu() for rows in order.split(EVAL_BATCH)])
-    return ordered[order.argsort()]
+    parts = [_run(model, depth, view.change(images[rows]), device).cpu() for rows in order.split(EVAL_BATCH)]
+    return torch.cat(parts)[order.argsort()]

@@ -1,5 +1,7 @@
 """Evidence from a network, on one rank or many."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -7,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_tl.collectives import rank, world_size
+from ray_tl.data.augmentation.views import unchanged
 from ray_tl.models.domain_norm import Domain
 from ray_tl.models.transfer_model import TransferModel
 
@@ -50,16 +53,22 @@ def predict_probabilities(
     start: int = 0,
     device: torch.device | None = None,
     domain: Domain = "target",
+    change: Callable[[Tensor], Tensor] = unchanged,
 ) -> NDArray[np.float32]:
-    """Softmax of the logits of `predict_outputs`, float32 [N, C]."""
-    logits = _interleave(_outputs_of_this_rank(model, images, start, device, domain)[1], len(images))
+    """Softmax of the logits of `predict_outputs`, float32 [N, C]; each batch enters as `change` makes it."""
+    logits = _interleave(_outputs_of_this_rank(model, images, start, device, domain, change)[1], len(images))
     probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).numpy()
     return probabilities
 
 
 @torch.no_grad()
 def _outputs_of_this_rank(
-    model: TransferModel, images: Tensor, start: int, device: torch.device | None, domain: Domain
+    model: TransferModel,
+    images: Tensor,
+    start: int,
+    device: torch.device | None,
+    domain: Domain,
+    change: Callable[[Tensor], Tensor] = unchanged,
 ) -> tuple[Tensor, Tensor]:
     was_training = model.training
     model.eval()
@@ -67,7 +76,8 @@ def _outputs_of_this_rank(
     order = model.backbone.entry.order(images[mine])
     parts = []
     for rows in order.split(EVAL_BATCH):
-        features, logits = model(images[mine[rows]].to(device or images.device), start, (domain,))
+        part = images[mine[rows]].to(device or images.device)
+        features, logits = model(change(part), start, (domain,))
         parts.append((features.cpu(), logits.cpu()))
     model.train(was_training)
     widths = (model.feature_dim, model.num_classes)

@@ -18,12 +18,16 @@ from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 Evidence = dict[str, NDArray[np.float32]]
 
 
-def gather_evidence(model: TransferModel, inputs: Inputs, device: torch.device) -> Evidence:
-    """Probabilities of every domain that is not trained on; ranks share the work and all get the whole."""
-    names = [name for name in inputs.rows if name not in TRAINED_ON]
-    return {
-        name: predict_probabilities(model, inputs.rows[name], inputs.start, device, domain_of(name)) for name in names
-    }
+def gather_evidence(model: TransferModel, views: Sequence[Inputs], device: torch.device) -> Evidence:
+    """Probabilities of every domain that is not trained on; ranks share the work and all get the whole.
+
+    Args:
+        model: Left in the mode in which it was.
+        views: Over which probabilities are averaged, at least one.
+        device: Where the model is.
+    """
+    names = [name for name in views[0].rows if name not in TRAINED_ON]
+    return {name: _mean_probabilities(model, views, name, device) for name in names}
 
 
 def scores_of(evidence: Evidence, data: TrialData, validators: Sequence[str]) -> tuple[dict[str, float], list[float]]:
@@ -49,6 +53,16 @@ def domains_told_apart(model: TransferModel, inputs: Inputs, device: torch.devic
     """Accuracy of a linear classifier that tells the features of the domains apart, in [0, 1]."""
     source, target = (_some_features(model, inputs, name, device, seed) for name in ("source_holdout", "target"))
     return domain_accuracy(source, target)
+
+
+def _mean_probabilities(
+    model: TransferModel, views: Sequence[Inputs], domain: str, device: torch.device
+) -> NDArray[np.float32]:
+    each = [
+        predict_probabilities(model, view.rows[domain], view.start, device, domain_of(domain), view.change())
+        for view in views
+    ]
+    return each[0] if len(each) == 1 else np.mean(each, axis=0, dtype=np.float32)
 
 
 def _some_features(model: TransferModel, inputs: Inputs, domain: str, device: torch.device, seed: int) -> Tensor:

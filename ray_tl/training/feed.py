@@ -1,6 +1,6 @@
 """What enters the network: which rows of which domains at each step, and how they are changed on the way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,8 +8,10 @@ from torch import Tensor
 from ray_tl.adaptation.method import AdaptationMethod, View
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
-from ray_tl.data.augmentation import as_input, augmentation_for, dropped_activations, strong_view
+from ray_tl.data.augmentation import as_input, augmentation_for, dropped_activations, strong_view, views_of
+from ray_tl.data.augmentation.base import Rows
 from ray_tl.data.domains import DomainPair
+from ray_tl.data.mixing import MIXINGS, mixed_labels
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.data import Inputs, TrialData
@@ -27,23 +29,29 @@ class Feed:
 
     Attributes:
         inputs: Of every domain, at the stage at which they enter now.
+        evaluated: The same for each view over which predictions are averaged.
         batches: Of this rank.
     """
 
     def __init__(self, config: TrialConfig, data: TrialData) -> None:
         self.config, self.data = config, data
         self.inputs = Inputs(data.rows, 0)
+        self.evaluated: Sequence[Inputs] = [self.inputs]
         self._augmentation = augmentation_for(config.augmentation, data.pair.modality)
         self._strong = strong_view(data.pair.modality)
+        self._mixing = MIXINGS.create(config.mixing.name, config.mixing.params)
+        self._looks = views_of(config.test_time_augmentation)
         sizes = len(data.pair.source), len(data.pair.target)
         self.batches = PairedBatches(
             *sizes, config.batch_size, rank(), world_size(), config.seed, num_labelled(data.pair)
         )
 
     def enter_at(self, model: TransferModel, depth: int) -> None:
-        """From now on the first `depth` stages are frozen: what they give is computed once, unless it is augmented."""
-        augmented = self.config.augmentation.name != "none"
-        self.inputs = Inputs(self.data.rows, 0) if augmented else self.data.inputs(model, depth)
+        """From now on the first `depth` stages are frozen: what they give is computed once, unless images change."""
+        cuts = self._mixing is not None and not self._mixing.on_activations
+        changed = cuts or self.config.augmentation.name != "none"
+        self.inputs = Inputs(self.data.rows, 0) if changed else self.data.inputs(model, depth)
+        self.evaluated = self.data.evaluated(model, 0 if changed else depth, self._looks)
 
     def views(
         self, step: Step, method: AdaptationMethod, progress: float, epoch: int, index: int
@@ -59,10 +67,15 @@ class Feed:
 
         Returns:
             What enters the network, [N, ...], and which rows of their domains these are, [N], for each view; labels of
-            the source rows, [N]; labels of the labelled target rows, `None` if that view is not there.
+            the source rows, [N], or [N, C] where they are mixed; labels of the labelled target rows, `None` if that
+            view is not there.
         """
         views, rows = self._views(step, method, progress, epoch, index)
         labels = self.data.labels[step.source_rows if "source" in views else []].to(self.data.device)
+        if self._mixing is not None and "source" in views:
+            views["source"], labels = self._mixed(
+                views["source"], step, generator(self.config.seed, "mixing", epoch, index)
+            )
         few = self.data.target_labels
         target_labels = None if few is None or "target_labelled" not in views else few[step.labelled_rows]
         return views, rows, labels, None if target_labels is None else target_labels.to(self.data.device)
@@ -101,9 +114,12 @@ class Feed:
         views: Views = {}
         for name in self._needed_views(method, progress):
             domain = "target" if name == "strong" else name
-            inputs = self.inputs.rows[domain][numbers[domain]].to(self.data.device)
+            mixes = name == "source" and self._mixing is not None
+            chosen = torch.cat([step.source_before, step.source_rows]) if mixes else numbers[domain]
+            places: Rows = step.places_from_before() if mixes else step.share
+            inputs = self.inputs.rows[domain][chosen].to(self.data.device)
             change = self._strong_view if name == "strong" else self._weak_view
-            views[name] = change(inputs, random, step)
+            views[name] = change(inputs, random, places, step.total)
         return views, {name: numbers["target" if name == "strong" else name].to(self.data.device) for name in views}
 
     def _needed_views(self, method: AdaptationMethod, progress: float) -> tuple[View, ...]:
@@ -113,16 +129,30 @@ class Feed:
             return needs
         return (*needs, "target_labelled")
 
-    def _weak_view(self, inputs: Tensor, random: torch.Generator, step: Step) -> Tensor:
+    def _mixed(self, views: Tensor, step: Step, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Each source example mixed with the one before it in the joint batch, whichever rank has that one.
+
+        Args:
+            views: Of `source_before` and of the source rows, as they enter the network, [1 + N, ...].
+            step: Rows of this rank.
+            random: In the same state on every rank.
+        """
+        assert self._mixing is not None
+        draws = torch.rand(step.total, self._mixing.num_draws, generator=random)[step.share]
+        mixed, shares = self._mixing.mix(views[1:], views[:-1], draws)
+        labels = self.data.labels[torch.cat([step.source_before, step.source_rows])].to(self.data.device)
+        return mixed, mixed_labels(labels[1:], labels[:-1], shares, self.data.pair.num_classes)
+
+    def _weak_view(self, inputs: Tensor, random: torch.Generator, places: Rows, total: int) -> Tensor:
         if self.inputs.start > 0:
             return inputs
-        return self._augmentation.augment(as_input(inputs), random, step.share, step.total)
+        return self._augmentation.augment(as_input(inputs), random, places, total)
 
-    def _strong_view(self, inputs: Tensor, random: torch.Generator, step: Step) -> Tensor:
-        weak = self._weak_view(inputs, random, step)
+    def _strong_view(self, inputs: Tensor, random: torch.Generator, places: Rows, total: int) -> Tensor:
+        weak = self._weak_view(inputs, random, places, total)
         if self.inputs.start > 0:
-            return dropped_activations(weak, random, step.share, step.total)
-        return self._strong.augment(weak, random, step.share, step.total)
+            return dropped_activations(weak, random, places, total)
+        return self._strong.augment(weak, random, places, total)
 
 
 def num_labelled(pair: DomainPair) -> int:

@@ -8,8 +8,9 @@ import torch.distributed as dist
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
+from ray_tl.data.augmentation import views_of
 from ray_tl.training.closed_form import ClosedFormRun
-from ray_tl.training.data import Inputs, TrialData
+from ray_tl.training.data import TrialData
 from ray_tl.training.examination import gather_evidence, scores_of
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.network import load_model
@@ -83,7 +84,7 @@ def evaluate_checkpoint(
         TrialFailed: If the trial left no checkpoint.
     """
     model = load_model(config, data, files)
-    evidence = gather_evidence(model, Inputs(data.rows, 0), data.device)
+    evidence = gather_evidence(model, data.evaluated(model, 0, views_of(config.test_time_augmentation)), data.device)
     scores, histogram = scores_of(evidence, data, validators)
     recorded = files.load_evidence()["target"].argmax(axis=1)
     agreement = float((evidence["target"].argmax(axis=1) == recorded).mean())

@@ -19,7 +19,9 @@ class EpochReport:
         seconds: Wall time of the epoch, its evaluation included.
         gap: Mean confidence on the source hold-out less that on the target, in [-1, 1].
         health: What the doctor measured: `gradient_NAME` of each weighted loss and `gradient_ratio` of adaptation to
-            task; `domain_accuracy`, now and `_before` training; `histogram_drift` from the source's classes.
+            task; with gradient masking `gradient_conflict`, how often a gradient opposed the task, and
+            `gradient_removed`, the share of its length that went; `domain_accuracy`, now and `_before` training;
+            `histogram_drift` from the source's classes.
         findings: What the doctor has to say about it, in words.
         cached_stages: Stages that came from the activation cache instead of being computed.
     """

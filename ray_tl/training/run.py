@@ -16,7 +16,8 @@ from ray_tl.collectives import world_size
 from ray_tl.config import TrialConfig
 from ray_tl.errors import TrialFailed
 from ray_tl.models.domain_norm import domain_of
-from ray_tl.models.fine_tuning import UNFREEZING, set_freeze_depth
+from ray_tl.models.fine_tuning import UNFREEZING, stages_at
+from ray_tl.models.transfer_model import stages_of
 from ray_tl.training.batches import Step
 from ray_tl.training.building import build_optimizer, build_task
 from ray_tl.training.data import TrialData
@@ -32,11 +33,12 @@ from ray_tl.training.examination import (
 )
 from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
+from ray_tl.training.gradients import GRADIENT_MASKING
+from ray_tl.training.layer_plan import FirstStep, layer_plan
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.randomness import derive_seed
+from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import EpochReport
-
-MAX_GRADIENT_NORM = 1.0
 
 
 class TrialRun:
@@ -56,10 +58,14 @@ class TrialRun:
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
         self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)
         self._optimizer, self._base_rates = build_optimizer(config, self.task, self._choice)
+        self._masking = GRADIENT_MASKING.create(config.gradient_masking.name, config.gradient_masking.params)
         self._lr = self._choice.lr
         self._feed = Feed(config, data)
         self._batches = self._feed.batches
-        self._depth = -1
+        self.plan = layer_plan(config, self.task.model)
+        self._first_step: FirstStep | None = None
+        self._stages: range | None = None
+        self._rate = 1.0
         self._gap = 0.0
         self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
@@ -81,7 +87,7 @@ class TrialRun:
             histogram=histogram,
             losses=losses,
             weights=weights,
-            freeze_depth=self._depth,
+            freeze_depth=0 if self._stages is None else self._stages.start,
             lr=self._lr,
             seconds=time.perf_counter() - start,
             gap=self._gap,
@@ -109,14 +115,16 @@ class TrialRun:
 
     def _enter_phase(self, progress: float) -> None:
         """Unfreeze what this epoch trains, and wrap in DDP anew: DDP does not see a parameter unfrozen later."""
-        num_stages = self.task.model.backbone.num_stages
-        depth = self._unfreezing.depth_at(progress, self.config.freeze_depth, num_stages)
-        if depth == self._depth:
+        model = self.task.model
+        self._rate = self._unfreezing.rate_at(progress)
+        stages = stages_at(self._unfreezing, progress, stages_of(self.config, model), model.backbone.num_stages)
+        if stages == self._stages:
             return
-        set_freeze_depth(self.task.model, depth)
-        self._depth = depth
-        self._feed.enter_at(self.task.model, depth)
-        if world_size() > 1:
+        self._stages = stages
+        model.backbone.freeze(stages.start, stages.stop)
+        self._feed.enter_at(model, stages.start)
+        self._first_step = FirstStep(model, self.plan, self.plan.phase_at(progress))
+        if world_size() > 1 and not self._masking.joins_ranks:
             self._step_module = DistributedDataParallel(self.task, broadcast_buffers=False)
 
     def _begin_epoch(self, progress: float) -> None:
@@ -151,17 +159,21 @@ class TrialRun:
 
     def _step(self, step: Step, progress: float, epoch: int, index: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         inputs = self._step_inputs(step, progress, epoch, index)
-        factor = self._schedule(progress)
+        factor = self._rate * self._schedule(progress)
         self._lr = self._choice.lr * factor
         set_learning_rates(self._optimizer, self._base_rates, factor)
         self._optimizer.zero_grad(set_to_none=True)
-        total, losses, weights = self._step_module(*inputs)
-        total.backward()
+        found = self._step_module(*inputs)
+        self._masking.backward(self.task, found)
         self.task.method.before_step(self.task.model, progress)
-        nn.utils.clip_grad_norm_(self.task.parameters(), MAX_GRADIENT_NORM)
+        if self.config.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.task.parameters(), self.config.max_gradient_norm)
         self._optimizer.step()
+        if self._first_step is not None:
+            self._first_step.check(self._optimizer, factor / self._rate)
+            self._first_step = None
         self.task.method.after_step(self.task.model, progress)
-        return losses, weights
+        return found.named, found.weights
 
     def _step_inputs(self, step: Step, progress: float, epoch: int, index: int) -> tuple[Any, ...]:
         """The arguments of `AdaptationTask.forward`, on the device."""
@@ -183,7 +195,7 @@ class TrialRun:
         model, inputs = self.task.model, self._feed.inputs
         if self.task.method.sets_statistics:
             self.task.method.before_evaluation(model, self._feed.target_batches(), inputs.start)
-        self.evidence = gather_evidence(model, inputs, self.data.device)
+        self.evidence = gather_evidence(model, self._feed.evaluated, self.data.device)
         self._gap = confidence_gap(self.evidence)
         return scores_of(self.evidence, self.data, self.validators)
 
@@ -192,17 +204,19 @@ class TrialRun:
         step = next(self._batches.epoch(epoch))
         progress = (epoch + 1) / self.config.epochs
         self.task.eval()
-        _, losses, weights = self.task(*self._step_inputs(step, progress, epoch, 0))
+        found = self.task(*self._step_inputs(step, progress, epoch, 0))
         trained = [value for value in self.task.model.parameters() if value.requires_grad]
-        norms = gradient_norms(losses, weights, trained)
+        norms = gradient_norms(found.named, found.weights, trained)
         measured = {
             **{f"gradient_{name}": norm for name, norm in norms.items() if math.isfinite(norm)},
             "domain_accuracy": self._domain_accuracy(),
             "domain_accuracy_before": float(self._accuracy_before or 0.0),
             "histogram_drift": histogram_drift(histogram, self.data),
+            **self._masking.figures(),
         }
-        adaptation = math.hypot(*(norm for name, norm in norms.items() if name != "task"))
-        if len(norms) > 1 and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
+        others = [norm for name, norm in norms.items() if name not in ("task", REGULARISER)]
+        adaptation = math.hypot(*others)
+        if others and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 

@@ -1,15 +1,47 @@
 """Everything that a trial trains, as one module: the one thing wrapped in DDP and saved."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ray_tl.adaptation.loss_weights import LossWeights
 from ray_tl.adaptation.method import AdaptationMethod, Outputs, StepOutputs, View
+from ray_tl.adaptation.target_labels import target_task_loss
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
+from ray_tl.training.regularisers import REGULARISER, Activations, Pass, Regulariser, recorded
+
+
+class StepLosses(NamedTuple):
+    """What one step minimises.
+
+    Attributes:
+        total: The weighted sum, with gradient.
+        named: Scalars by name; the regulariser's among them.
+        weights: That were used, by the same names.
+        of_target: What labelled target examples contribute to the loss `task`; `None` if it can't be told apart.
+    """
+
+    total: Tensor
+    named: dict[str, Tensor]
+    weights: dict[str, float]
+    of_target: Tensor | None = None
+
+    @property
+    def regulariser(self) -> Tensor | None:
+        return self.named.get(REGULARISER)
+
+    def parts(self) -> list[Tensor]:
+        """All but the regulariser, as terms of the total: task of the target, task of the source, adaptation."""
+        task = self.weights["task"] * self.named["task"]
+        rest = self.total - task if self.regulariser is None else self.total - task - self.regulariser
+        if self.of_target is None:
+            return [task, rest]
+        of_target = self.weights["task"] * self.of_target
+        return [of_target, task - of_target, rest]
 
 
 class AdaptationTask(nn.Module):
@@ -24,6 +56,8 @@ class AdaptationTask(nn.Module):
         target_label_weight: Share in the task loss of labelled target examples, in [0, 1], if a method does not name
             them as its own need and they are given: "S+T" of Saito et al., "Semi-supervised Domain Adaptation via
             Minimax Entropy", 2019, https://arxiv.org/abs/1904.06487.
+        label_smoothing: Of the labels in the task loss, in [0, 1).
+        regulariser: Its loss joins the others with weight 1; `None` for none.
     """
 
     def __init__(
@@ -32,13 +66,19 @@ class AdaptationTask(nn.Module):
         method: AdaptationMethod,
         loss_weights: LossWeights,
         target_label_weight: float = 0.5,
+        label_smoothing: float = 0.0,
+        regulariser: Regulariser | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.method = method
         self.loss_weights = loss_weights
         self.target_label_weight = target_label_weight
+        self.label_smoothing = label_smoothing
+        self.regulariser = regulariser
         method.attach(model)
+        if regulariser is not None:
+            regulariser.attach(model)
 
     def forward(
         self,
@@ -49,27 +89,39 @@ class AdaptationTask(nn.Module):
         progress: float,
         gap: float,
         target_labels: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
-        """The weighted loss of one step, the named losses, and the weights used.
+    ) -> StepLosses:
+        """The losses of one step.
 
         Args:
             views: Images, or activations before stage `start`, [N, ...] for each view that the method needs.
             rows: Number of each example in its domain, [N] for each view.
-            labels: Of the source rows, [N], int64.
+            labels: Of the source rows, [N], int64; of mixtures the share of each class, [N, C].
             start: Stage at which the inputs enter the backbone; 0 for images.
             progress: In [0, 1] of full fidelity.
             gap: Between source and target, after the last epoch; see `EpochReport`.
             target_labels: Of the rows of the view `target_labelled`, if it is there, [N], int64.
         """
         domains = [domain_of(view) for view in views]
-        features, logits = self.model(torch.cat(list(views.values())), start, domains)
+        with self._watched() as stages:
+            features, logits = self.model(torch.cat(list(views.values())), start, domains)
         sizes = [len(view) for view in views.values()]
         parts = zip(views, features.split(sizes), logits.split(sizes), strict=True)
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}
-        step = StepOutputs(outputs, labels, progress, start, target_labels)
+        step = StepOutputs(outputs, labels, progress, start, target_labels, self.label_smoothing)
         losses = self.method.losses(step)
+        of_target = None
         if target_labels is not None and "target_labelled" not in self.method.needs:
-            given = F.cross_entropy(step.target_labelled.logits, target_labels)
+            given = target_task_loss(step)
             losses["task"] = torch.lerp(losses["task"], given, self.target_label_weight)
+            of_target = self.target_label_weight * given
         total, weights = self.loss_weights.combine(losses, progress, gap)
-        return total, losses, weights
+        if self.regulariser is not None:
+            losses[REGULARISER] = self.regulariser.loss(self.model, Pass(features, stages))
+            weights[REGULARISER] = 1.0
+            total = total + losses[REGULARISER]
+        return StepLosses(total, losses, weights, of_target)
+
+    def _watched(self) -> AbstractContextManager[Activations]:
+        """Meanwhile, what passes through the stages is kept, if a regulariser watches them."""
+        watches = self.regulariser is not None and self.regulariser.watches_stages
+        return recorded(self.model.backbone) if watches else nullcontext({})

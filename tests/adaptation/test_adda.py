@@ -64,7 +64,7 @@ def test_encoder_and_discriminator_get_the_gradients_of_their_own_losses():
     inputs = trial._step_inputs(step, 0.5, 2, 0)
     trial.task.eval()
     task = trial.task
-    _, losses, _ = task(*inputs)
+    losses = task(*inputs).named
     discriminator = task.method.discriminator
     mine = torch.autograd.grad(losses["domain"], list(discriminator.parameters()), retain_graph=True)
     views = inputs[0]
@@ -92,7 +92,7 @@ def test_a_discriminator_that_knows_nothing_does_not_move_the_encoder():
     trial = adapting()
     for value in trial.task.method.discriminator[-1].parameters():
         nn.init.zeros_(value)
-    _, losses, _ = trial.task(*trial._step_inputs(next(trial._batches.epoch(2)), 0.5, 2, 0))
+    losses = trial.task(*trial._step_inputs(next(trial._batches.epoch(2)), 0.5, 2, 0)).named
     slopes = torch.autograd.grad(losses["domain"], list(trial.task.model.backbone.parameters()), allow_unused=True)
     assert all(slope is None or not slope.any() for slope in slopes)
 

@@ -272,3 +272,43 @@ def test_components_of_one_field_only(run):
     assert [name for name in catalogue()["method"].names() if f"  {name}  " not in ended.out] == []
     assert "efficientnet_lite0" not in ended.out
     assert "temperature: float, default 2.5, usual range {'log_uniform': [1.0, 5.0]}" in ended.out
+
+
+def test_the_plan_of_a_space_is_that_of_its_middle(run, folders):
+    (folders / "space.yaml").write_text(SPACE + "  freeze_depth: {choice: [last_1, head_only]}\n")
+    ended = run("plan", "space.yaml", "--classes", "5")
+    lines = {line.split("│")[1].strip(): line for line in ended.out.splitlines() if line.startswith("│")}
+    assert list(lines) == ["conv1", "conv2", "pool", "head"]
+    assert ["frozen" in line for line in lines.values()] == [True, False, False, False]
+    assert f" {16 * 5 + 5} " in lines["head"]  # 16 features, a weight and a bias for each class
+
+
+def test_the_plan_of_a_trial_is_read_from_json_or_from_its_study(run, folders, study):
+    (folders / "trial.json").write_text(study.trial(0).config.model_dump_json())
+    alone = run("plan", "trial.json", "--classes", str(len(study.spec.classes))).out
+    assert run("plan", "--study", "office", "--trial", "0").out == alone
+    assert "parameters train (100.0%)" in alone
+
+
+def test_a_plan_as_json_is_one_line(tmp_path):
+    (tmp_path / "trial.json").write_text('{"backbone": "tiny_cnn", "freeze_depth": "head_only"}')
+    code, (row,), _ = run_json("plan", str(tmp_path / "trial.json"), home=tmp_path)
+    assert code == 0
+    assert [layer["trains"] for layer in row["layers"]] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give one of the two"),
+        (["space.yaml", "--study", "pets"], "give one of the two"),
+        (["--study", "pets"], "give one of the two"),
+        (["trial.json"], "trial 'trial.json' is not a file"),
+        (["broken.json"], "broken.json: freeze_depth='last': Input should be a number of stages, or head_only"),
+        (["broken.yaml"], "trial.freeze_depth='last': Input should be a number of stages, or head_only"),
+    ],
+)
+def test_a_plan_of_nothing_sound_is_refused(run, folders, arguments, said):
+    (folders / "broken.json").write_text('{"backbone": "tiny_cnn", "freeze_depth": "last"}')
+    (folders / "broken.yaml").write_text(SPACE + "  freeze_depth: {choice: [last_1, last]}\n")
+    assert_refused(run("plan", *arguments), 2, said, folders / "home")

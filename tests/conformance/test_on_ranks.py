@@ -1,4 +1,4 @@
-"""Every method and every loss weighting trains the same on one rank, on two and on four.
+"""Every method, loss weighting and choice of how to fine-tune trains the same on one rank, on two and on four.
 
 One joint batch of 64 of each domain, as 1 x 64, 2 x 32 and 4 x 16 over gloo, in float64, batch normalisation included.
 """
@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from ray_tl.adaptation import LOSS_WEIGHTS, METHODS
 from ray_tl.training.loop import TrialRun
+from tests.conformance.choices import CHOICES
 from tests.gloo import run_on_ranks
 from tests.training.tiny import VALIDATORS, tiny_config, tiny_data, tiny_pair
 
@@ -17,6 +18,9 @@ SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "dis
 CASES: dict[str, dict] = {
     **{f"method {name}": {"method": {name: SECOND_PHASE.get(name)}} for name in METHODS.names()},
     **{f"weighting {name}": {"method": "dann", "loss_weighting": name} for name in LOSS_WEIGHTS.names()},
+    **CHOICES,
+    **{f"mixing {name}": {"method": "dann", "mixing": name} for name in ("mixup", "cutmix")},
+    "mixing after torchvision": {"augmentation": "heavy", "mixing": "mixup"},
 }
 CLOSE = {"rtol": 1e-6, "atol": 1e-10}
 EPOCHS = 2  # of one step each: what a method learns or remembers after a step shows in the second
@@ -32,9 +36,8 @@ def train_all(cases: dict[str, dict]) -> dict[str, dict]:
 
 def train(changes: dict) -> dict:
     """Losses and weights of every epoch; gradients and state after the last. Evaluation has a test of its own."""
-    config = tiny_config(
-        batch_size=64, epochs=EPOCHS, optimizer={"sgd": {"lr": 0.05}}, augmentation="affine", **changes
-    )
+    fields = {"batch_size": 64, "epochs": EPOCHS, "optimizer": {"sgd": {"lr": 0.05}}, "augmentation": "affine"}
+    config = tiny_config(**{**fields, **changes})
     run = TrialRun(config, tiny_data(tiny_pair(num_source=64, num_target=70, num_labelled=9)), VALIDATORS)
     losses, weights = zip(*(trained(run, epoch) for epoch in range(EPOCHS)), strict=True)
     return {

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ray_tl.adaptation import LOSS_WEIGHTS, METHODS, MethodContext
+from ray_tl.adaptation import LOSS_WEIGHTS, METHODS, AdaptationMethod, MethodContext
 from ray_tl.data.domains import DomainPair, LabelledDomain
+from ray_tl.errors import InvalidInput
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
@@ -18,6 +19,10 @@ from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tin
 
 EXACT = {"rtol": 0, "atol": 0}
 every_method = pytest.mark.parametrize("method", METHODS.names())
+
+
+def built(method: str) -> AdaptationMethod:
+    return METHODS.create(method, {}, MethodContext(2, 2, 2, 2, 2))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,24 @@ def test_method_works_on_cached_activations(method, data):
     assert all(math.isfinite(value) for value in report.losses.values())
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS.names() if built(name).takes_mixed_source])
+def test_a_method_that_says_so_learns_from_mixed_source_examples(method, data):
+    config = tiny_config(method={method: SECOND_PHASE.get(method)}, mixing="mixup")
+    losses, _ = trained(TrialRun(config, data, VALIDATORS), 0)
+    assert all(math.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS.names() if not built(name).takes_mixed_source])
+def test_a_method_that_does_not_say_so_refuses_mixed_source_examples(method, data):
+    with pytest.raises(InvalidInput, match=f"mixing='mixup' does not go with method '{method}'"):
+        TrialRun(tiny_config(method=method, mixing="mixup"), data, VALIDATORS)
+
+
+def test_every_method_without_a_source_batch_refuses_mixed_ones():
+    sourceless = {name for name in METHODS.names() if "source" not in built(name).needs}
+    assert sourceless <= {name for name in METHODS.names() if not built(name).takes_mixed_source}
+
+
 @every_method
 def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, tmp_path):
     whole, parts = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
@@ -80,10 +103,10 @@ def bare(pair: DomainPair, name: str) -> DomainPair:
 
 def used(method: str) -> set[str]:
     """The domains that a method may look at, as it declares."""
-    built = METHODS.create(method, {}, MethodContext(2, 2, 2, 2, 2))
-    views = {"target" if view == "strong" else view for view in built.needs}
-    labelled = {"target_labelled"} if built.takes_target_labels else set()
-    return views | set(built.needs_domains) | labelled | ({"target"} if built.sets_statistics else set())
+    made = built(method)
+    views = {"target" if view == "strong" else view for view in made.needs}
+    labelled = {"target_labelled"} if made.takes_target_labels else set()
+    return views | set(made.needs_domains) | labelled | ({"target"} if made.sets_statistics else set())
 
 
 @pytest.mark.parametrize(

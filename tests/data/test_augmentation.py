@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision.transforms import functional as reference
 
-from ray_tl.data.augmentation import AUGMENTATIONS, Affine, AffineResolution, Color, FlipCrop, dropped_activations
+from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations
+from ray_tl.data.augmentation.drawn import Affine, AffineResolution, Color, FlipCrop
 from ray_tl.errors import InvalidInput
 
 OF_IMAGES = [name for name in AUGMENTATIONS.names() if name != "word_dropout"]

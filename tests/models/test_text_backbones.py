@@ -84,7 +84,7 @@ def test_stages_hold_every_parameter_once_and_each_gets_a_gradient(name):
 def test_features_and_stages_are_as_declared_and_known_without_building(name):
     backbone = build(name).eval()
     assert backbone(backbone.entry(rows())).shape == (len(TEXTS), backbone.feature_dim)
-    assert dimensions(smallest(name), CONTEXT) == (backbone.num_stages, backbone.feature_dim)
+    assert dimensions(smallest(name), CONTEXT) == (backbone.stage_sizes, backbone.feature_dim)
     assert len(set(backbone.names)) == backbone.num_stages
 
 
@@ -204,7 +204,7 @@ def test_an_unreachable_hub_names_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     component = Component(name="bert", params={"weights": "bert-base-chinese"})
-    with pytest.raises(InvalidInput, match=r"'bert-base-chinese'.*hub.*give its folder, or use 'minilm'"):
+    with pytest.raises(InvalidInput, match=r"'bert-base-chinese'.*hub.*give its folder, or copy it into"):
         dimensions(component, CONTEXT)
 
 

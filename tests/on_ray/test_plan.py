@@ -1,4 +1,4 @@
-"""What a search with closed-form methods is refused for before anything runs; no Ray is started."""
+"""What a search with closed-form methods, or with mixing, is refused for before anything runs; no Ray is started."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ def folders(tmp_path):
     return str(tmp_path / "source"), str(tmp_path / "target")
 
 
-def plan(folders, home, method, width=8):
-    trees = {"backbone": {"tiny_cnn": {"width": width}}, "method": method}
+def plan(folders, home, method, width=8, **fields):
+    trees = {"backbone": {"tiny_cnn": {"width": width}}, "method": method, **fields}
     file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
     return api.plan_search(file, *folders, name="planned", home=home)
 
@@ -54,3 +54,19 @@ def test_a_mistake_in_a_parameter_is_one_line_and_nothing_is_written(folders, tm
     (line,) = str(raised.value).splitlines()
     assert said in line
     assert not (tmp_path / "home" / "studies" / "planned").exists()
+
+
+METHODS = {"choice": ["source_only", "dann", "deepjdot", "knn"]}
+
+
+def test_every_method_that_mixing_may_meet_is_asked(folders, tmp_path):
+    with pytest.raises(InvalidInput, match=r"mixing='mixup' does not go with method 'deepjdot'") as raised:
+        plan(folders, tmp_path, METHODS, mixing={"choice": ["none", "mixup"]})
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_mixing_by_method_is_sound(folders, tmp_path):
+    mixed = {"choice": ["none", "mixup"]}
+    cases = {"source_only": mixed, "dann": mixed, "deepjdot": "none", "knn": "none"}
+    space = plan(folders, tmp_path, METHODS, mixing={"by": "method", "cases": cases}).store.space
+    assert space.baseline().mixing.name == "none"

@@ -141,11 +141,19 @@ def test_a_shorter_label_list_is_refused_even_with_a_manifest_that_agrees(folder
 
 def test_a_bundle_from_before_taps_and_norms_were_recorded_is_loaded(folder, spec):
     content = json.loads((folder / SPEC).read_text())
-    for name in ("features", "domain_norm", "freeze_depth"):
+    for name in ("features", "domain_norm", "freeze_depth", "test_time_augmentation"):
         del content[name]
     (folder / SPEC).write_text(json.dumps(content))
     reseal(folder)
     assert load_bundle(folder).spec == spec
+
+
+def test_views_that_nobody_knows_are_refused_even_with_a_manifest_that_agrees(folder):
+    content = json.loads((folder / SPEC).read_text())
+    (folder / SPEC).write_text(json.dumps(content | {"test_time_augmentation": {"name": "squint"}}))
+    reseal(folder)
+    with pytest.raises(BrokenBundle, match="test-time augmentation 'squint' is not known"):
+        load_bundle(folder)
 
 
 def test_an_unknown_key_is_refused_even_with_a_manifest_that_agrees(folder):

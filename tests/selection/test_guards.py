@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from ray_tl.selection.guards import collapse, effective_classes, source_loss
+from ray_tl.selection.guards import source_loss
+from ray_tl.validation.objective import collapse, effective_classes
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import pytest
 
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput, StudyBusy, UnknownName
-from ray_tl.study.records import TrialState
+from ray_tl.study.records import Advice, TrialState
 from ray_tl.study.store import StudyStore, find_study, list_studies
 from tests.examples import BASELINE, epoch, spec, store, trial
 
 SECOND = TrialConfig(backbone="tiny_cnn", method="mcc")
+ADVICE = tuple(Advice(params={"method": name}, reason="a reason") for name in ("coral", "mcc"))
+SPACE_OF_METHODS = {"backbone": "tiny_cnn", "method": {"choice": ["source_only", "coral", "mcc"]}}
 
 
 def optuna_view(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -74,6 +76,34 @@ def test_study_of_another_format_is_refused_with_a_message(tmp_path, text):
 
 
 # asking
+
+
+def test_what_is_advised_comes_after_the_prepared_and_counts_for_the_sampler(tmp_path):
+    opened = advised_store(tmp_path)
+    assert [opened.ask().config.method.name for _ in range(3)] == ["source_only", "coral", "mcc"]
+    assert [trial.params for trial in optuna_view(opened.folder)] == [{}, {"method": "coral"}, {"method": "mcc"}]
+
+
+def test_what_is_advised_is_asked_once_even_if_a_search_dies_on_the_way(tmp_path, monkeypatch):
+    opened = advised_store(tmp_path)
+    opened.ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.study.Study, "ask", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened.ask()
+    again = StudyStore(opened.folder)
+    assert again.reconcile() == opened.trials()
+    assert [again.ask().config.method.name for _ in range(2)] == ["coral", "mcc"]
+    assert len(optuna_view(opened.folder)) == 3
+
+
+def advised_store(root: Path) -> StudyStore:
+    changes = {"advice": ADVICE, "trees": SPACE_OF_METHODS}
+    return StudyStore.create(root / "office", spec().model_copy(update=changes))
+
+
+def killed(study: optuna.Study) -> None:
+    raise KeyboardInterrupt
 
 
 def test_prepared_configurations_come_first_and_each_once(tmp_path):

@@ -138,7 +138,7 @@ def first_losses(data, **changes):
     run = TrialRun(tiny_config(method="mcc", freeze_depth=3, **changes), data, VALIDATORS)
     run.task.eval()
     run._enter_phase(0.0)
-    _, losses, _ = run.task(*run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0))
+    losses = run.task(*run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0)).named
     return {name: loss.item() for name, loss in losses.items()}
 
 

@@ -1,6 +1,19 @@
 """Backbones by name, one file a family."""
 
-from ray_tl.models.backbones import bert, efficientnet, gpt2, mobilenet, resnet, small
+from ray_tl.models.backbones import (
+    bert,
+    convnext,
+    efficientnet,
+    gpt2,
+    hugging_face,
+    inception,
+    mobilenet,
+    resnet,
+    small,
+    user,
+    vgg,
+    vit,
+)
 from ray_tl.models.backbones.common import (
     BACKBONES,
     BackboneContext,
@@ -8,6 +21,7 @@ from ray_tl.models.backbones.common import (
     dimensions,
     feature_dim,
     num_stages,
+    stage_sizes,
 )
 
 __all__ = [
@@ -15,12 +29,19 @@ __all__ = [
     "BackboneContext",
     "bert",
     "build_backbone",
+    "convnext",
     "dimensions",
     "efficientnet",
     "feature_dim",
     "gpt2",
+    "hugging_face",
+    "inception",
     "mobilenet",
     "num_stages",
     "resnet",
     "small",
+    "stage_sizes",
+    "user",
+    "vgg",
+    "vit",
 ]

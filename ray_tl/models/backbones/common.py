@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from torch import nn
 
-from ray_tl.config import Component
+from ray_tl.config import Component, UserFunction
 from ray_tl.errors import InvalidInput
-from ray_tl.models.stages import Normalisation, StagedBackbone
+from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.registry import Registry
 from ray_tl.tokens import Vocabulary
 
@@ -29,6 +29,7 @@ class BackboneContext:
         image_size: Side of the images in pixels; counts for networks with a position embedding.
         architecture: What `StagedBackbone.architecture` was when the network was trained; then no folder or hub is
             asked what the network looks like. `None` where nothing was recorded.
+        function: A person's own function that builds it, whatever is registered under its name; of a bundle.
         vocabulary: Of the texts; `None` for images.
         max_length: Tokens of the longest text.
     """
@@ -37,6 +38,7 @@ class BackboneContext:
     load_weights: bool = True
     image_size: int = IMAGE_SIZE
     architecture: Mapping[str, object] | None = None
+    function: UserFunction | None = None
     vocabulary: Vocabulary | None = None
     max_length: int = MAX_LENGTH
 
@@ -70,6 +72,11 @@ def wrong_modality(name: str, reads: str, context: BackboneContext) -> InvalidIn
 
 def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
     """Depth of a backbone of images; see `dimensions`."""
+    return len(stage_sizes(backbone, channels, image_size))
+
+
+def stage_sizes(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> tuple[int, ...]:
+    """Parameters of each stage of a backbone of images; see `dimensions`."""
     return dimensions(backbone, BackboneContext(channels, False, image_size))[0]
 
 
@@ -78,8 +85,8 @@ def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE
     return dimensions(backbone, BackboneContext(channels, False, image_size))[1]
 
 
-def dimensions(backbone: Component, context: BackboneContext) -> tuple[int, int]:
-    """Number of stages, and width of the features, of the backbone that a configuration names.
+def dimensions(backbone: Component, context: BackboneContext) -> tuple[tuple[int, ...], int]:
+    """Parameters of each stage, and width of the features, of the backbone that a configuration names.
 
     Reads no weights, and allocates no memory for them.
 
@@ -90,11 +97,24 @@ def dimensions(backbone: Component, context: BackboneContext) -> tuple[int, int]
 
 
 @cache  # every corner of a search space asks
-def _dimensions(backbone: str, context: BackboneContext) -> tuple[int, int]:
+def _dimensions(backbone: str, context: BackboneContext) -> tuple[tuple[int, ...], int]:
     """Of a backbone that is given as JSON, which can be a key."""
     with torch.device("meta"):
         built = build_backbone(Component.model_validate_json(backbone), context)
-    return built.num_stages, built.feature_dim
+    return built.stage_sizes, built.feature_dim
+
+
+def forget_sizes() -> None:
+    """Depths and widths are asked for anew: a name may mean another backbone now."""
+    _dimensions.cache_clear()
+
+
+def image_entry(context: BackboneContext, normalisation: Normalisation = IMAGENET) -> ImageEntry:
+    """The entry of a network of colour images; grey ones are normalised by the mean over the colours."""
+    if context.channels != 3:
+        mean, std = (sum(values) / 3 for values in (normalisation.mean, normalisation.std))
+        normalisation = Normalisation((mean,) * context.channels, (std,) * context.channels)
+    return ImageEntry(normalisation)
 
 
 def mean_pool() -> nn.Module:

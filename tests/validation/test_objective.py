@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_tl.selection.ensemble import objective
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
+from ray_tl.validation.objective import objective
 
 
 def scored(probabilities: np.ndarray, source_histogram: list[float] | None = None) -> float:

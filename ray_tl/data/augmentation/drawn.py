@@ -1,52 +1,16 @@
-"""Random changes of a batch of images or texts, different for each example, that keep its class."""
+"""Augmentations as pure functions of uniform draws, computed for the whole batch at once."""
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_tl.config import Component
-from ray_tl.errors import InvalidInput
-from ray_tl.registry import Registry
-from ray_tl.tokens import mark_missing
+from ray_tl.data.augmentation.base import AUGMENTATIONS, DrawnAugmentation, require_within
 
 RESOLUTION_LEVELS = 4
-DROPPED = 0.2
-STRONG_DROPOUT = 0.3
-_USUAL = {"images": ("affine", "flip_crop", "none"), "text": ("word_dropout", "none")}
 _LUMA = (0.299, 0.587, 0.114)
-
-
-class Augmentation(Protocol):
-    """A random change of a batch.
-
-    Attributes:
-        modality: Of the examples that it can change: `images`, `text`, or `any`.
-    """
-
-    modality: str
-
-    def augment(
-        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-    ) -> Tensor:
-        """Changed images, on the same device; no gradient is meant to flow.
-
-        Random numbers are drawn for the whole batch at once, whichever part of it is here. So the workers of a trial,
-        each with its rows and a generator of the same seed, together see what a single worker sees.
-
-        Args:
-            images: Float [N, C, S, S] in 0..1; or texts, as numbers of tokens [N, L].
-            generator: Source of all randomness.
-            rows: Which of the whole batch `images` are; all if left out.
-            total: Size of the whole batch; N if left out.
-        """
-        ...
-
-
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 
 _AFFINE_RANGES: Mapping[str, Mapping[str, object]] = {
     "degrees": {"uniform": [0, 30]},
@@ -54,38 +18,6 @@ _AFFINE_RANGES: Mapping[str, Mapping[str, object]] = {
     "scale": {"uniform": [0, 0.3]},
     "shear": {"uniform": [0, 20]},
 }
-
-
-@AUGMENTATIONS.register("none")
-class Unchanged:
-    """Examples as they are."""
-
-    modality = "any"
-
-    def augment(
-        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-    ) -> Tensor:
-        return images
-
-
-class DrawnAugmentation:
-    """An augmentation as a pure function of uniform random numbers, a fixed number for each example."""
-
-    modality = "images"
-    num_draws: int
-
-    def augment(
-        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-    ) -> Tensor:
-        size = len(images) if total is None else total
-        draws = torch.rand(size, self.num_draws, generator=generator, device=generator.device)
-        mine = draws if rows is None else draws[rows]
-        assert len(mine) == len(images), (len(mine), len(images))
-        return self.apply(images, mine.to(images.device, images.dtype))
-
-    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images [N, C, S, S] changed as `draws`, [N, num_draws] in [0, 1), say."""
-        raise NotImplementedError
 
 
 @AUGMENTATIONS.register("affine", ranges=_AFFINE_RANGES)
@@ -104,10 +36,10 @@ class Affine(DrawnAugmentation):
     def __init__(
         self, *, degrees: float = 15.0, translate: float = 0.1, scale: float = 0.15, shear: float = 10.0
     ) -> None:
-        _require_within("degrees", degrees, 0, 180)
-        _require_within("translate", translate, 0, 1)
-        _require_within("scale", scale, 0, 0.9)
-        _require_within("shear", shear, 0, 80)
+        require_within("degrees", degrees, 0, 180)
+        require_within("translate", translate, 0, 1)
+        require_within("scale", scale, 0, 0.9)
+        require_within("shear", shear, 0, 80)
         self._limits = torch.tensor([math.radians(degrees), translate, translate, scale, math.radians(shear)])
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -141,7 +73,7 @@ class AffineResolution(DrawnAugmentation):
         shear: float = 10.0,
         min_size: float = 0.25,
     ) -> None:
-        _require_within("min_size", min_size, 0.01, 1)
+        require_within("min_size", min_size, 0.01, 1)
         self._affine = Affine(degrees=degrees, translate=translate, scale=scale, shear=shear)
         self._shares = torch.linspace(min_size, 1, RESOLUTION_LEVELS).tolist()
 
@@ -169,7 +101,7 @@ class FlipCrop(DrawnAugmentation):
     num_draws = 5
 
     def __init__(self, *, scale: float = 0.6) -> None:
-        _require_within("scale", scale, 0.01, 1)
+        require_within("scale", scale, 0.01, 1)
         self._scale = scale
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -195,7 +127,7 @@ class Color(DrawnAugmentation):
     num_draws = FlipCrop.num_draws + 3
 
     def __init__(self, *, strength: float = 0.4, scale: float = 0.6) -> None:
-        _require_within("strength", strength, 0, 1)
+        require_within("strength", strength, 0, 1)
         self._strength = strength
         self._crop = FlipCrop(scale=scale)
 
@@ -222,7 +154,7 @@ class Strong(DrawnAugmentation):
     num_draws = Affine.num_draws + 4
 
     def __init__(self, *, hole: float = 0.4) -> None:
-        _require_within("hole", hole, 0, 0.9)
+        require_within("hole", hole, 0, 0.9)
         self._hole = hole
         self._affine = Affine(degrees=30.0, translate=0.15, scale=0.3, shear=20.0)
 
@@ -240,67 +172,6 @@ class Strong(DrawnAugmentation):
         inside = (steps >= first[:, :, None]) & (steps < first[:, :, None] + self._hole)  # [N, 2, S]
         hole = inside[:, 0, None, :, None] & inside[:, 1, None, None, :]
         return torch.where(hole, 0.5, images)
-
-
-@AUGMENTATIONS.register("word_dropout", ranges={"rate": {"uniform": [0, 0.3]}})
-class WordDropout:
-    """Each token of a text, special ones excepted, missing with probability `rate`: the mask stands in its place.
-
-    Bowman et al., "Generating Sentences from a Continuous Space", 2016, https://arxiv.org/abs/1511.06349, sec. 3.1,
-    where the token for unknown words stands there; so it does here if the vocabulary has no mask.
-
-    Args:
-        rate: 0..0.9.
-    """
-
-    modality = "text"
-
-    def __init__(self, *, rate: float = 0.1) -> None:
-        _require_within("rate", rate, 0, 0.9)
-        self._rate = rate
-
-    def augment(
-        self, images: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-    ) -> Tensor:
-        size = len(images) if total is None else total
-        draws = torch.rand(size, images.shape[1], generator=generator, device=generator.device)
-        mine = draws if rows is None else draws[rows]
-        return mark_missing(images, mine.to(images.device) < self._rate)
-
-
-def augmentation_for(component: Component, modality: str) -> Augmentation:
-    """The augmentation that a configuration names, for examples of this modality.
-
-    Raises:
-        InvalidInput: If it is unknown, a parameter is wrong, or it changes examples of another modality.
-    """
-    built = AUGMENTATIONS.create(component.name, component.params)
-    if built.modality not in ("any", modality):
-        raise InvalidInput(
-            f"augmentation {component.name!r} changes {built.modality}, and data.modality is {modality!r}; choose "
-            f"{' or '.join(_USUAL[modality])}."
-        )
-    return built
-
-
-def strong_view(modality: str) -> Augmentation:
-    """What makes the strong view of consistency methods."""
-    return Strong() if modality == "images" else WordDropout(rate=STRONG_DROPOUT)
-
-
-def as_input(rows: Tensor) -> Tensor:
-    """Rows of a domain as augmentations take them: images as floats in 0..1, tokens as they are."""
-    return rows.float() / 255 if rows.dtype == torch.uint8 else rows
-
-
-def dropped_activations(
-    activations: Tensor, generator: torch.Generator, rows: slice | None = None, total: int | None = None
-) -> Tensor:
-    """The strong view of cached activations: each zeroed with probability 0.2, the others scaled up; as `augment`."""
-    size = len(activations) if total is None else total
-    draws = torch.rand(size, *activations.shape[1:], generator=generator, device=generator.device)
-    kept = (draws if rows is None else draws[rows]) >= DROPPED
-    return activations * kept.to(activations.device) / (1 - DROPPED)
 
 
 def _sampled(images: Tensor, to_source: Tensor) -> Tensor:
@@ -323,8 +194,3 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     return (images * images.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
-
-
-def _require_within(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InvalidInput(f"augmentation.{field}={value} is out of range; choose {low}..{high}.")

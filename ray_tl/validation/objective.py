@@ -1,0 +1,49 @@
+"""What a search maximises: several label-free scores as one number, and when that must not be believed."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+COLLAPSE_PENALTY = 1.0
+SMALLEST_SPREAD = 0.6
+
+
+def objective(
+    scores: Mapping[str, float], histogram: Sequence[float], source_histogram: Sequence[float], num_examples: int
+) -> float:
+    """What a search maximises at every epoch: the mean of IM and BNM, both scaled to [0, 1].
+
+    IM is divided by log C, BNM by its largest value sqrt(C / N) (Cui et al., 2020, https://arxiv.org/abs/2003.12237,
+    section 3.2). One score alone is easily fooled; one that has collapsed is lowered by `COLLAPSE_PENALTY`, so that
+    it ranks below every sound one but still against its like.
+
+    Args:
+        scores: Must hold `im` and `bnm`.
+        histogram: Share of each class among the predictions on the target, [C].
+        source_histogram: Share of each class among the source labels, [C].
+        num_examples: N, rows of the target.
+    """
+    num_classes = len(histogram)
+    im = scores["im"] / math.log(num_classes)
+    bnm = scores["bnm"] * math.sqrt(num_examples / min(num_classes, num_examples))
+    penalty = COLLAPSE_PENALTY if collapse(histogram, source_histogram) else 0.0
+    return (im + bnm) / 2 - penalty
+
+
+def collapse(histogram: Sequence[float], source_histogram: Sequence[float]) -> str | None:
+    """Why the predictions on the target have collapsed to few classes; `None` if they have not.
+
+    A single class is a collapse whatever the source: two uneven classes may count for less than 1 / 0.6.
+
+    Args:
+        histogram: Share of each class among the predictions, [C].
+        source_histogram: Share of each class among the source labels, [C]; what one expects without knowing better.
+    """
+    predicted, expected = effective_classes(histogram), effective_classes(source_histogram)
+    if max(histogram) < 1 and predicted >= SMALLEST_SPREAD * expected:
+        return None
+    return f"predictions spread over {predicted:.1f} effective classes where the source has {expected:.1f}"
+
+
+def effective_classes(histogram: Sequence[float]) -> float:
+    """exp of the entropy of a class histogram, in [1, C]: how many classes are really predicted."""
+    return math.exp(-sum(share * math.log(share) for share in histogram if share > 0))

@@ -1,0 +1,131 @@
+"""The champion of a search with everything searchable, beside fixed recipes of fine-tuning on the same network.
+
+    python tests/benchmarks/fine_tuning.py [--tasks emoji reviews] [--trials 30] [--data FOLDER] [--home FOLDER]
+
+`emoji` is drawings of one vendor to those of another, `reviews` sentences about films to sentences about products. The
+search runs from the command line alone and is promoted; recipes (`fine_tuning_rivals.py`) get the same epochs and batch
+size, and the best of five learning rates by accuracy on held-out source examples. Nobody sees a target label until all
+is over. fastai comes with `pip install -e '.[bench]'`; recipes whose library is missing are left out, and named.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from emoji import prepare
+from emoji_search import run
+from fine_tuning_rivals import RECIPES, best_rate
+
+from ray_tl import api
+from ray_tl.config import Component, TrialConfig
+from ray_tl.data.images import list_images
+from ray_tl.data.load import load_pair
+from ray_tl.search_space import load_search_file
+from ray_tl.study.records import TrialRecord
+from ray_tl.training.files import TrialFiles
+
+SPACES = Path(__file__).parents[2] / "search_spaces"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data on disk, a space, and the true classes of the held-out target in its order."""
+
+    name: str
+    space: Path
+    source: Path
+    target: Path
+    target_test: Path
+    truth: Sequence[str]
+
+
+def emoji(data: Path) -> Task:
+    source, target = prepare(data, "google"), prepare(data, "twitter")
+    truth = [Path(name).parts[0] for name in list_images(target / "test")]
+    return Task("emoji", SPACES / "fine_tuning.yaml", source / "train", target / "train", target / "test", truth)
+
+
+TASKS = {"emoji": emoji}
+
+
+def main() -> None:
+    options = _parse()
+    with tempfile.TemporaryDirectory(prefix="fine-tuning-") as name:
+        data, home = options.data or Path(name) / "data", options.home or Path(name) / "home"
+        for task in (TASKS[each](data) for each in options.tasks):
+            for row in [*searched(task, options.trials, home), *recipes(task)]:
+                print(json.dumps({"task": task.name, **row, "load_before": options.load}), flush=True)
+
+
+def searched(task: Task, trials: int, home: Path) -> list[dict[str, object]]:
+    """Accuracy of source-only, of the champion, and of the best trial at full fidelity, which nobody could know."""
+    started = time.monotonic()
+    tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
+    run("search", task.space, *tables, "--trials", trials, "--name", task.name, "--home", home)
+    seconds, study = time.monotonic() - started, api.status(task.name, home)
+    found = {
+        trial.number: _accuracy(task, study.spec.classes, _evidence(study.folder, trial)) for trial in study.trials
+    }
+    champion = next(trial for trial in study.trials if trial.number == study.champion)
+    complete = [found[trial.number] for trial in study.trials if trial.at_full_fidelity]
+    told = {"trials": len(study.trials), "seconds": round(seconds), "config": champion.config.model_dump(mode="json")}
+    return [
+        {"row": "source_only of the search", "accuracy": found[0]},
+        {"row": "champion", "accuracy": found[champion.number], **told},
+        {"row": "best at full fidelity, by target labels", "accuracy": max(complete)},
+    ]
+
+
+def recipes(task: Task) -> list[dict[str, object]]:
+    """Each recipe at its best rate."""
+    file = load_search_file(task.space)
+    names = str(task.source), str(task.target), str(task.target_test)
+    pair = load_pair(*names, file.data, file.search.seed)
+    middle = file.space().baseline()
+    config = TrialConfig(
+        backbone=Component(name=middle.backbone.name), batch_size=64, epochs=file.search.epochs, seed=file.search.seed
+    )
+    rows: list[dict[str, object]] = []
+    for name in RECIPES:
+        if name == "fastai" and find_spec("fastai") is None:
+            rows.append({"row": name, "accuracy": None, "why": "fastai is not installed"})
+            continue
+        started, outcome = time.monotonic(), best_rate(name, pair, config)
+        right = _share_right(task, pair.source.classes, outcome.predictions)
+        seconds = round(time.monotonic() - started)
+        rows.append(
+            {"row": name, "accuracy": right, "rate": outcome.rate, "holdout": outcome.holdout, "seconds": seconds}
+        )
+    return rows
+
+
+def _evidence(folder: Path, trial: TrialRecord) -> np.ndarray:
+    return TrialFiles(folder, trial.number).load_evidence()["target_test"]
+
+
+def _accuracy(task: Task, classes: Sequence[str], probabilities: np.ndarray) -> float:
+    return _share_right(task, classes, probabilities.argmax(axis=1))
+
+
+def _share_right(task: Task, classes: Sequence[str], predicted: np.ndarray) -> float:
+    return float(np.mean([classes[row] == true for row, true in zip(predicted, task.truth, strict=True)]))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--data", type=Path, help="where the data are, or shall be kept")
+    parser.add_argument("--home", type=Path, help="where the studies shall be kept")
+    return parser.parse_args(namespace=argparse.Namespace(load=os.getloadavg()))
+
+
+if __name__ == "__main__":
+    main()
