@@ -184,7 +184,7 @@ def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
     suggested = load(tmp_path, re.sub(r"(?m)^  # ( *[a-z_]+:)", r"  \1", path.read_text())).space()
     assert suggested.problems(catalogue()) == []
     assert {"features", "domain_norm", "mixing", "test_time_augmentation"} <= set(suggested.trees)
-    own = {"affine_resolution", "strong"}
+    own = {"affine_resolution", "strong", "word_dropout"}
     assert set(suggested.trees["augmentation"]["choice"]) == set(catalogue()["augmentation"].names()) - own
 
 

@@ -104,16 +104,23 @@ def test_taps_of_texts_pool_tokens_and_no_padding(pooling, data):
     assert_close(alone, model(rows)[0][:5], rtol=1e-5, atol=1e-6)
 
 
+ON_RANKS: dict[str, dict] = {
+    **{method: {"method": method} for method in SOME},
+    "lora": {"parameter_efficient": {"lora": {"dropout": 0.3}}},
+    "bottleneck adapters": {"parameter_efficient": "bottleneck_adapter", "freeze_depth": 1},
+}
+
+
 def train_all() -> dict[str, dict]:
     torch.set_default_dtype(torch.float64)
     try:
-        return {method: train(method) for method in SOME}
+        return {name: train(changes) for name, changes in ON_RANKS.items()}
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def train(method: str) -> dict:
-    config = tiny_text_config(method=method, augmentation="word_dropout", batch_size=16, epochs=2)
+def train(changes: dict) -> dict:
+    config = tiny_text_config(augmentation="word_dropout", batch_size=16, epochs=2, **changes)
     run = TrialRun(config, tiny_text_data(tiny_text_pair(num_labelled=6)), VALIDATORS)
     losses = [trained(run, epoch)[0] for epoch in range(2)]
     target = predict_outputs(run.task.model, run.data.rows["target"])[1]

@@ -52,6 +52,8 @@ def test_weights_from_a_folder_fit_their_own_tokenizer(tables, tmp_path):
         ({"freeze_depth": 5}, "freeze_depth=5 is deeper than 'tiny_bert', which has 4 stages"),
         ({"backbone": {"tiny_bert": {"hidden_size": 30}}}, "tiny_bert.hidden_size=30 is not a multiple of 4"),
         ({"backbone": {"minilm": None}}, "data.tokenizer is not that of 'minilm' with weights 'minilm'"),
+        ({"mixing": "mixup"}, "mixing='mixup' is for images, and data.modality is 'text'; choose none"),
+        ({"test_time_augmentation": "flips"}, "test_time_augmentation='flips' is for images, and data.modality is"),
         ({"data": {"max_length": 600}}, "data.max_length=600 is more than 'tiny_bert' has positions; choose 512"),
         ({"data": {"text_column": "txt"}}, "has no column 'txt'; did you mean 'text'"),
         ({"data": {"tokenizer": "/no/such"}}, "data.tokenizer='/no/such' is no folder"),
