@@ -12,7 +12,7 @@ import torch.multiprocessing
 
 # Ranks are forked from one process that has imported what takes seconds to import, and has done nothing else.
 multiprocessing.set_forkserver_preload(
-    ["ray_tl.training.loop", "torch._dynamo", "ot", "sklearn.ensemble", "pytest", "hypothesis"]
+    ["ray_tl.training.loop", "torch._dynamo", "ot", "peft", "sklearn.ensemble", "pytest", "hypothesis"]
 )
 
 

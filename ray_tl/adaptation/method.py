@@ -135,6 +135,10 @@ class AdaptationMethod(nn.Module):
         """The losses of one step, each a scalar with gradient."""
         raise NotImplementedError
 
+    def target_task(self, step: StepOutputs) -> Tensor | None:
+        """What the labelled target examples that it needs add to its loss `task`; `None` if that can't be told."""
+        return None
+
     def needs_at(self, progress: float) -> tuple[View, ...]:
         """The views that `losses` looks at now; all of `needs`, unless a method has phases."""
         return self.needs

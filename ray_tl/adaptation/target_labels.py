@@ -66,6 +66,9 @@ class SourceAndTarget(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         return {"task": torch.lerp(task_loss(step), target_task_loss(step), self.target_share)}
 
+    def target_task(self, step: StepOutputs) -> Tensor:
+        return self.target_share * target_task_loss(step)
+
 
 @full_precision
 def boosted_weights(
@@ -140,16 +143,17 @@ class TrAdaBoost(AdaptationMethod):
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         assert step.source.rows is not None
-        assert step.target_labelled.rows is not None
-        assert step.target_labels is not None
         # A batch holds equally many rows of both: a row's weight counts in relation to the mean of its domain.
         source = self.source_weights[step.source.rows] * len(self.source_weights)
-        target = self.target_weights[step.target_labelled.rows] * len(self.target_weights)
         of_source = weighted_task_loss(step.source.logits, source, labels=step.labels, smoothing=step.label_smoothing)
-        of_target = weighted_task_loss(
-            step.target_labelled.logits, target, labels=step.target_labels, smoothing=step.label_smoothing
-        )
-        return {"task": of_source + of_target}
+        return {"task": of_source + self.target_task(step)}
+
+    def target_task(self, step: StepOutputs) -> Tensor:
+        assert step.target_labelled.rows is not None
+        assert step.target_labels is not None
+        weights = self.target_weights[step.target_labelled.rows] * len(self.target_weights)
+        logits, labels = step.target_labelled.logits, step.target_labels
+        return weighted_task_loss(logits, weights, labels=labels, smoothing=step.label_smoothing)
 
 
 def target_task_loss(step: StepOutputs) -> Tensor:

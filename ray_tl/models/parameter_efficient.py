@@ -4,7 +4,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class ParameterEfficient(Protocol):
 
     def apply(self, backbone: StagedBackbone, trained: range) -> None:
         """Give the stages that train new weights, and never train others; the outputs stay as they are.
+
+        A stage without weights gets none: depths that are counted in stages with weights mean the same as before.
 
         Raises:
             InvalidInput: If there is nothing that new weights could be given to.
@@ -123,14 +125,15 @@ class BottleneckAdapters:
             raise InvalidInput(f"bottleneck_adapter.width={self.width} is too narrow; choose 1 or more, 16 is usual.")
 
     def apply(self, backbone: StagedBackbone, trained: range) -> None:
-        if not trained:
+        learned = [number for number in trained if any(True for _ in backbone.stages[number].parameters())]
+        if not learned:
             raise InvalidInput(
                 "parameter_efficient=bottleneck_adapter finds no stage that trains; lower freeze_depth, or choose "
                 "parameter_efficient: none."
             )
         backbone.keep(list(backbone.stages.parameters()))
         shapes = stage_shapes(backbone)
-        for number in trained:
+        for number in learned:
             adapter = BottleneckAdapter(shapes[number], self.width)
             backbone.stages[number] = nn.Sequential(backbone.stages[number], adapter)
 
@@ -161,11 +164,20 @@ class BottleneckAdapter(nn.Module):
 def merge_adapters(module: nn.Module) -> None:
     """Put plain layers, with their update added to the weights, in the place of all that have one of `Lora`."""
     for name, child in module.named_children():
-        if hasattr(child, "get_base_layer"):  # as peft calls it, which need not be there otherwise
-            child.merge(safe_merge=True)  # type: ignore[operator]
-            setattr(module, name, child.get_base_layer())  # type: ignore[operator]
+        if isinstance(child, _Updated):
+            child.merge(safe_merge=True)
+            setattr(module, name, child.get_base_layer())
         else:
             merge_adapters(child)
+
+
+@runtime_checkable
+class _Updated(Protocol):
+    """A layer with an update, as `peft` has it; whoever serves a plain network need not have `peft`."""
+
+    def merge(self, safe_merge: bool) -> None: ...
+
+    def get_base_layer(self) -> nn.Module: ...
 
 
 def left_after_merge(component: Component) -> Component:

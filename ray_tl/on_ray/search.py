@@ -183,7 +183,8 @@ def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
     bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
-    pairs = [{"freeze_depth", "parameter_efficient"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
+    isolated = {"freeze_depth", "parameter_efficient"}
+    pairs = [isolated, {*isolated, "trained_stages"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
     together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
     alone = ({field} for field in space.trees if not any(field in fields for fields in together))
     for fields in (*together, *alone):

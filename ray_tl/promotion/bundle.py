@@ -53,7 +53,7 @@ BATCH_SIZE = 64
 ONE_VIEW = Component(name="none")
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
-_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "ray", "ray-tl")
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "peft", "ray", "ray-tl")
 _Record = TypeVar("_Record", bound=BaseModel)
 
 

@@ -16,6 +16,7 @@ ROWS_A_HALF = 256
 RIDGE = 1e-2
 DROWNING, IDLE = 30.0, 1e-3
 TOLD_APART, DRIFTED = 0.95, 0.4
+OPPOSED = 0.5
 
 
 def domain_accuracy(source: Tensor, target: Tensor) -> float:
@@ -72,6 +73,12 @@ def findings(
         found.append(f"adaptation pulls {ratio:.0f} times as hard as the task; lower the weight of its loss.")
     if ratio is not None and 0 < ratio < IDLE and progress > 0.5:
         found.append(f"adaptation pulls {ratio:.1e} times as hard as the task, next to nothing; raise its weight.")
+    removed = health.get("gradient_removed", 0.0)
+    if removed > OPPOSED:
+        found.append(
+            f"adaptation opposes the task: masking took away {removed:.0%} of its gradient; choose another method, or "
+            "train other stages."
+        )
     if aligns_features and progress > 0.5 and health["domain_accuracy"] > TOLD_APART:
         found.append(
             f"source and target are still told apart ({health['domain_accuracy']:.0%} by a linear classifier, "

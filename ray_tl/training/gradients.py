@@ -67,8 +67,8 @@ class Unmasked:
 class Projected:
     """What opposes the task is removed from the gradient of the adaptation: masking against negative transfer.
 
-    Yu et al., 2020, https://arxiv.org/abs/2001.06782; see `without_conflict`. Where labelled target examples join the
-    task loss of a method, theirs is the gradient that stays whole: what opposes it is removed from the source's, and
+    Yu et al., 2020, https://arxiv.org/abs/2001.06782; see `without_conflict`. Where labelled target examples have a
+    part in the task loss, theirs is the gradient that stays whole: what opposes it is removed from the source's, and
     what opposes both from that of the adaptation. Learned loss weights, discriminators and whatever else the task does
     not reach keep their gradients, and so does the regulariser, which opposes the task on purpose. The gradients are
     those of the joint batch of all ranks, before anything is removed. It costs one backward pass for each part.

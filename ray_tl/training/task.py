@@ -109,7 +109,7 @@ class AdaptationTask(nn.Module):
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}
         step = StepOutputs(outputs, labels, progress, start, target_labels, self.label_smoothing)
         losses = self.method.losses(step)
-        of_target = None
+        of_target = self.method.target_task(step)
         if target_labels is not None and "target_labelled" not in self.method.needs:
             given = target_task_loss(step)
             losses["task"] = torch.lerp(losses["task"], given, self.target_label_weight)

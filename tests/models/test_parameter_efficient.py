@@ -68,6 +68,13 @@ def test_new_weights_of_the_stages_behind_the_freeze_depth_train_and_no_others(b
     assert min(stages) >= 2
 
 
+@pytest.mark.parametrize("isolation", [LORA, ADAPTERS], ids=str)
+def test_a_stage_without_weights_stays_so(isolation):
+    sizes = [[sum(1 for _ in stage.parameters()) for stage in network("tiny_cnn", each).backbone.stages]
+             for each in (None, isolation)]  # fmt: skip
+    assert [size > 0 for size in sizes[1]] == [size > 0 for size in sizes[0]] == [True, True, False]
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_merged_lora_is_a_plain_network_with_the_same_outputs(backbone):
     model = trained(network(backbone, LORA))

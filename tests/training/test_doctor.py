@@ -76,6 +76,7 @@ def test_a_healthy_epoch_has_no_finding():
         ({"gradient_domain": 0.0}, "loss 'domain' has zero gradient"),
         ({"gradient_ratio": 100.0}, "adaptation pulls 100 times as hard as the task"),
         ({"gradient_ratio": 1e-5}, "next to nothing"),
+        ({"gradient_removed": 0.75}, "masking took away 75% of its gradient"),
         ({"domain_accuracy": 0.99}, "still told apart (99% by a linear classifier, 90% before training)"),
         ({"histogram_drift": 0.7}, "differ from the source's classes by 70%"),
     ],

@@ -89,8 +89,9 @@ def gradients(run):
     return {name: value.grad.numpy() for name, value in run.task.named_parameters() if value.requires_grad}
 
 
-def test_labelled_target_examples_come_first_then_the_source_then_the_adaptation():
-    run = trial("coral", target_label_weight=0.3)
+@pytest.mark.parametrize("method", ["coral", "source_and_target", "tradaboost"])
+def test_labelled_target_examples_come_first_then_the_source_then_the_adaptation(method):
+    run = trial(method, target_label_weight=0.3)
     losses = opposing(run)
     target, task, whole = (slopes(run, loss) for loss in (losses.of_target, losses.named["task"], losses.total))
     run_masking(run, losses)
