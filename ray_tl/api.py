@@ -14,7 +14,7 @@ from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
-from ray_tl.search_space import Middle, SearchFile, load_search_file, validated
+from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
@@ -73,6 +73,8 @@ def search(
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
     target_labelled: str | None = None,
+    intermediate: Sequence[str] = (),
+    auxiliary: str | None = None,
 ) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
@@ -87,6 +89,8 @@ def search(
         home: Folder of studies and models.
         watch: Called with a trial whenever it has changed.
         target_labelled: Folder of class folders with a few target examples, whose labels trials may train on.
+        intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
+        auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
 
     Raises:
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
@@ -94,7 +98,9 @@ def search(
     """
     from ray_tl.on_ray.search import run_search
 
-    plan = plan_search(space, source, target, target_test, name, settings, home, target_labelled)
+    plan = plan_search(
+        space, source, target, target_test, name, settings, home, target_labelled, intermediate, auxiliary
+    )
     return run_search(plan, cluster or ClusterConfig(), watch)
 
 
@@ -120,6 +126,8 @@ def plan_search(
     settings: Mapping[str, object] | None = None,
     home: Home = None,
     target_labelled: str | None = None,
+    intermediate: Sequence[str] = (),
+    auxiliary: str | None = None,
 ) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`."""
     from ray_tl.on_ray.search import plan_search
@@ -129,7 +137,8 @@ def plan_search(
     stem = "search" if isinstance(space, SearchFile) else Path(space).stem
     name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = {"source": source, "target": target, "target_test": target_test, "target_labelled": target_labelled}
-    data = DataSource.model_validate({**names, "options": file.data})
+    further = {"intermediate": tuple(intermediate), "auxiliary": auxiliary}
+    data = DataSource.model_validate({**names, **further, "options": file.data})
     return plan_search(file, data, name, studies_folder(home))
 
 
@@ -314,12 +323,12 @@ def plan(
     if study is not None and trial is not None:
         store = StudyStore(find_study(studies_folder(home), study))
         spec = store.spec
-        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options.channels)
+        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
     assert config is not None
     if config.suffix == ".json":
-        return plan_of(_trial_config(config), num_classes, channels=3)
+        return plan_of(_trial_config(config), num_classes, DataOptions())
     file = load_search_file(config)
-    return plan_of(_middle(file), num_classes, file.data.channels)
+    return plan_of(_middle(file), num_classes, file.data)
 
 
 def cluster_config(file: Path | None, stated: Mapping[str, object]) -> ClusterConfig:

@@ -108,18 +108,20 @@ def _memory_problem(config: TrialConfig, options: DataOptions, room: Room) -> st
 def _largest(configs: Iterable[TrialConfig], options: DataOptions) -> list[TrialConfig]:
     """One configuration for each network: what needs the most memory of all that the space allows.
 
-    Fields are varied apart from one another, so the batch and the method that need most are those of the whole space.
+    Fields are varied apart from one another, so the batch, method and other task that need most are the whole space's.
     """
     trained = [built(config) for config in configs if not is_closed_form(config.method.name)]
     if not trained:
         return []
     batch = max(config.batch_size for config in trained)
     method = max((config.method for config in trained), key=lambda each: _views_of(each.name, each.params))
+    other = max((config.multi_task for config in trained), key=lambda each: each.name != "none")
+    most = {"batch_size": batch, "method": method, "multi_task": other}
     networks: dict[str, TrialConfig] = {}
     for config in trained:
         key = config.model_dump_json(include=set(NETWORK_FIELDS))
         if key not in networks or _start(config, options) < _start(networks[key], options):
-            networks[key] = config.model_copy(update={"batch_size": batch, "method": method})
+            networks[key] = config.model_copy(update=most)
     return list(networks.values())
 
 
@@ -130,7 +132,7 @@ def _start(config: TrialConfig, options: DataOptions) -> int:
 
 
 def _num_views(config: TrialConfig) -> int:
-    return _views_of(config.method.name, config.method.params)
+    return _views_of(config.method.name, config.method.params) + (config.multi_task.name != "none")
 
 
 def _views_of(name: str, params: Mapping[str, Value]) -> int:

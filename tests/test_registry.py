@@ -11,6 +11,8 @@ from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.features import FeaturesContext
 from ray_tl.registry import Registry, did_you_mean
 from ray_tl.search_space import SearchSpace
+from ray_tl.training.multi_task import MultiTaskContext
+from ray_tl.training.transfer import TransferContext
 from tests.models.smallest import TEXT
 from tests.training.tiny_text import tiny_preprocessing
 
@@ -19,6 +21,8 @@ CONTEXTS = {
     "features": [FeaturesContext(BACKBONES.create("small_cnn", {}, BackboneContext()))],
     "adaptor": [AdaptorContext(feature_dim=4)],
     "method": [MethodContext(64, 3, num_source=8, num_target=8, num_target_labelled=8)],
+    "transfer": [TransferContext(num_intermediate=2)],
+    "multi_task": [MultiTaskContext(feature_dim=4, num_classes=2)],
 }
 TEXTS = BackboneContext(vocabulary=tiny_preprocessing().vocabulary)
 SHAPES: Registry[object] = Registry("shape")

@@ -83,6 +83,13 @@ def search(
         str | None,
         typer.Option(help="Class folders with a few target examples: trials may train on these labels."),
     ] = None,
+    intermediate: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of a domain between source and target; again for the next. For transfer: staged."),
+    ] = None,
+    auxiliary: Annotated[
+        str | None, typer.Option(help="Class folders of another task that trains the same layers, for multi_task.")
+    ] = None,
     shots: Annotated[
         int | None, typer.Option(min=1, help="Take so many labelled target examples a class; default: all.")
     ] = None,
@@ -125,6 +132,7 @@ def search(
         "--name": name,
     }
     stated |= {"--target-labelled": target_labelled, "--shots": shots}
+    stated |= {"--intermediate": intermediate or None, "--auxiliary": auxiliary}
     _check_search_arguments(stated, resume)
     settings = {
         "num_trials": trials,
@@ -147,7 +155,7 @@ def search(
         plan = api.plan_resumption(resume, settings, home)
     else:
         names = str(source), str(target), target_test, name
-        plan = api.plan_search(str(space), *names, settings, home, target_labelled)
+        plan = api.plan_search(str(space), *names, settings, home, target_labelled, intermediate or (), auxiliary)
     run_with_progress(plan, where, output, pruning, dashboard)
 
 

@@ -72,6 +72,8 @@ class DomainPair:
         target_test: Unlabelled, never trained on: every trial's predictions on it are recorded, so that whoever has
             its labels can score the search afterwards.
         target_labelled: The few examples of the target whose labels a person has given for training.
+        intermediate: Domains on the way from source to target, in order; a `LabelledDomain` has the source's classes.
+        auxiliary: Another labelled task, with classes of its own.
     """
 
     source: LabelledDomain
@@ -80,6 +82,8 @@ class DomainPair:
     preprocessing: AnyPreprocessing
     target_test: UnlabelledDomain | None = None
     target_labelled: LabelledDomain | None = None
+    intermediate: tuple[UnlabelledDomain, ...] = ()
+    auxiliary: LabelledDomain | None = None
 
     @property
     def modality(self) -> str:
@@ -93,7 +97,10 @@ class DomainPair:
     def for_trials(self) -> "DomainPair":
         """What trials are given: nothing of a target but its inputs."""
         test = self.target_test.without_names() if self.target_test is not None else None
-        return replace(self, target=self.target.without_names(), target_test=test)
+        between = tuple(
+            domain if isinstance(domain, LabelledDomain) else domain.without_names() for domain in self.intermediate
+        )
+        return replace(self, target=self.target.without_names(), target_test=test, intermediate=between)
 
     def fingerprint(self) -> str:
         """SHA-256 over all domains and their labels, in hex."""
@@ -103,7 +110,15 @@ class DomainPair:
         for labelled in (self.source, self.source_holdout, self.target_labelled):
             digest.update(np.ascontiguousarray(labelled.labels).data if labelled is not None else b"-")
         digest.update("\0".join(self.source.classes).encode())
+        for name, further in self._further():  # nothing is added where there are none: older studies go on
+            digest.update(f"{name} {further.fingerprint()}".encode())
+            if isinstance(further, LabelledDomain):
+                digest.update("\0".join(further.classes).encode() + np.ascontiguousarray(further.labels).tobytes())
         return digest.hexdigest()
+
+    def _further(self) -> list[tuple[str, UnlabelledDomain]]:
+        between = [(f"intermediate {number}", domain) for number, domain in enumerate(self.intermediate)]
+        return between if self.auxiliary is None else [*between, ("auxiliary", self.auxiliary)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The one definition of depth: an ordered list of stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -96,9 +96,13 @@ class StagedBackbone(nn.Module):
             from is absent; `None` where name and parameters say it all.
 
     Attributes:
+        embed_texts: Texts to [N, D]: the product of one with a normalised feature is the logit that the text describes
+            the row. `None` where the network knows no words.
         stage_sizes: Number of parameters of each stage as it was built; a pooling stage has none.
         trained: The stages that train now.
     """
+
+    embed_texts: Callable[[Sequence[str]], Tensor] | None = None
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """A backbone with a classifier: the network that a trial trains and a bundle holds."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -68,6 +69,15 @@ class TransferModel(nn.Module):
         x = self.backbone.entry(rows) if start == 0 else self.backbone.entry.resume(rows)
         features = self.adaptor(self.features(self.backbone, x, start))
         return features, self.head(self.dropout(features))
+
+    def with_head(self, head: nn.Module) -> "TransferModel":
+        """A network with a copy of this one's backbone, whose own features alone go into another head."""
+        backbone = copy.deepcopy(self.backbone)
+        features = FEATURES.create(LAST_STAGE.name, {}, FeaturesContext(backbone, self.backbone_name))
+        adaptor = ADAPTORS.create(NO_ADAPTOR.name, {}, AdaptorContext(backbone.feature_dim))
+        network = TransferModel(backbone, features, adaptor, self.num_classes, self.backbone_name)
+        network.head = head
+        return network
 
     def prefix(self, rows: Tensor, depth: int) -> Tensor:
         """Activations after `depth` stages that have never trained, and so normalise both domains alike."""

@@ -85,7 +85,7 @@ def test_dropping_cached_activations_leaves_padding_as_it_is(data):
     assert not torch.equal(strong, hidden)
 
 
-@pytest.mark.parametrize("method", CLOSED_FORM.names())
+@pytest.mark.parametrize("method", [name for name in CLOSED_FORM.names() if name != "zero_shot"])  # needs CLIP
 def test_closed_form_methods_solve_on_texts(method, data, tmp_path):
     params = {"pca_alignment": {"num_components": 3}, "subspace_alignment": {"num_components": 3}}.get(method)
     config, files, reports = tiny_text_config(method={method: params}), TrialFiles(tmp_path, 0), Reports()

@@ -19,12 +19,14 @@ SMALLEST: dict[str, dict[str, Value]] = {
     "clip": TINY_TRANSFORMER,
     "dinov2": TINY_TRANSFORMER,
     "hf_vit": TINY_TRANSFORMER,
+    "timm": {"model": "resnet10t"},
     **{name: {"num_layers": 1} for name in TEXT},
 }
 """Parameters beside `weights: none`, of the backbones that need some to be small."""
 
 FAMILIES = [
     "convnext_tiny",
+    "clip",
     "dinov2",
     "efficientnet_b0",
     "efficientnet_lite0",
@@ -34,6 +36,7 @@ FAMILIES = [
     "mobilenet_v3_small",
     "resnet18",
     "small_cnn",
+    "timm",
     "tiny_cnn",
     "vgg11_bn",
     "vit_b_32",

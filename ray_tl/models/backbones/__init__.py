@@ -2,6 +2,7 @@
 
 from ray_tl.models.backbones import (
     bert,
+    clip,
     convnext,
     efficientnet,
     gpt2,
@@ -10,6 +11,7 @@ from ray_tl.models.backbones import (
     mobilenet,
     resnet,
     small,
+    timm_models,
     user,
     vgg,
     vit,
@@ -20,7 +22,9 @@ from ray_tl.models.backbones.common import (
     build_backbone,
     dimensions,
     feature_dim,
+    knows_words,
     num_stages,
+    require_words,
     stage_sizes,
 )
 
@@ -29,6 +33,7 @@ __all__ = [
     "BackboneContext",
     "bert",
     "build_backbone",
+    "clip",
     "convnext",
     "dimensions",
     "efficientnet",
@@ -36,11 +41,14 @@ __all__ = [
     "gpt2",
     "hugging_face",
     "inception",
+    "knows_words",
     "mobilenet",
     "num_stages",
+    "require_words",
     "resnet",
     "small",
     "stage_sizes",
+    "timm_models",
     "user",
     "vgg",
     "vit",

@@ -93,15 +93,36 @@ def dimensions(backbone: Component, context: BackboneContext) -> tuple[tuple[int
     Raises:
         InvalidInput: As `build_backbone`.
     """
-    return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))
+    return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))[:2]
+
+
+def knows_words(backbone: Component, context: BackboneContext) -> bool:
+    """Whether classes can be described in words to the backbone that a configuration names."""
+    return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))[2]
+
+
+def require_words(backbone: Component, context: BackboneContext) -> None:
+    """Have something described, so that a missing text tower or tokenizer is found before a trial needs it.
+
+    Raises:
+        InvalidInput: If the backbone knows no words, or its text tower or tokenizer can't be had.
+    """
+    embed_texts = _on_meta(backbone, context).embed_texts
+    if embed_texts is None:
+        raise InvalidInput(f"backbone {backbone.name!r} knows no words; choose clip with pretrained weights.")
+    embed_texts(["a photo"])
 
 
 @cache  # every corner of a search space asks
-def _dimensions(backbone: str, context: BackboneContext) -> tuple[tuple[int, ...], int]:
-    """Of a backbone that is given as JSON, which can be a key."""
+def _dimensions(backbone: str, context: BackboneContext) -> tuple[tuple[int, ...], int, bool]:
+    """Stages, width, and whether it knows words, of a backbone that is given as JSON, which can be a key."""
+    built = _on_meta(Component.model_validate_json(backbone), context)
+    return built.stage_sizes, built.feature_dim, built.embed_texts is not None
+
+
+def _on_meta(backbone: Component, context: BackboneContext) -> StagedBackbone:
     with torch.device("meta"):
-        built = build_backbone(Component.model_validate_json(backbone), context)
-    return built.stage_sizes, built.feature_dim
+        return build_backbone(backbone, replace(context, load_weights=False))
 
 
 def forget_sizes() -> None:
