@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ray_tl.training.layer_plan import LayerPlan
 
 Home = Path | str | None
+SAMPLES = {"digits": (170, 30), "sentiment": (5000, 1000)}
+"""Examples of each class that there are, and that are usual."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,30 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at)
 
 
-def predict(model: str, files: Sequence[Path | str], home: Home = None) -> "list[FilePrediction]":
-    """Classify image files with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder."""
+def predict(
+    model: str,
+    files: Sequence[Path | str] = (),
+    home: Home = None,
+    texts: Sequence[str] = (),
+    text_column: str = "text",
+) -> "list[FilePrediction]":
+    """Classify images or texts with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder.
+
+    Args:
+        model: Which.
+        files: Images and folders of images; or tables and `.txt` files, for a model of texts.
+        home: Folder of studies and models.
+        texts: For a model of texts.
+        text_column: Of tables.
+
+    Raises:
+        InvalidInput: If there is nothing to classify, or it is not what the model reads.
+    """
     from ray_tl.promotion.predict import predict
 
-    return predict(model, [Path(file) for file in files], models_folder(home))
+    if not files and not texts:
+        raise InvalidInput("there is nothing to classify; give files, or --text.")
+    return predict(model, [Path(file) for file in files], models_folder(home), texts, text_column)
 
 
 def serve(
@@ -227,6 +248,37 @@ def serve(
     name = load_bundle(folder).lineage.study if "/" in model else model.partition("@")[0]
     with ray_session(ClusterConfig(address=address)):
         serve_forever(folder, name, port, lambda served: ready(served.url, served.version), num_replicas=replicas)
+
+
+def sample_data(
+    folder: Path, kind: str = "digits", per_class: int | None = None, archive: Path | None = None
+) -> list[Path]:
+    """Write small data to try a search on.
+
+    Args:
+        folder: Gets them.
+        kind: `digits` for two folders of images, `sentiment` for tables of sentences.
+        per_class: Of each class in each domain; 30 images, or 1000 sentences, by default.
+        archive: Of `sentiment`, fetched before.
+
+    Returns:
+        What was written, the source first.
+
+    Raises:
+        InvalidInput: If there is no such kind, some of it exists, there are not so many, or it can't be fetched.
+    """
+    if kind not in SAMPLES:
+        raise InvalidInput(f"kind={kind!r} is not known{did_you_mean(kind, list(SAMPLES))}")
+    most, usual = SAMPLES[kind]
+    if per_class is not None and per_class > most:
+        raise InvalidInput(f"per_class={per_class} is more than there are; choose {most} or less.")
+    if kind == "sentiment":
+        from ray_tl.data.sentiment import write_sample_tables
+
+        return write_sample_tables(folder, per_class or usual, archive)
+    from ray_tl.data.samples import write_sample_folders
+
+    return list(write_sample_folders(folder, per_class or usual))
 
 
 def components(field: str | None = None) -> list[dict[str, object]]:

@@ -33,7 +33,7 @@ def with_further_domains(
         raise InvalidInput(
             "--intermediate and --auxiliary are folders of images so far; leave them out for other data."
         )
-    between = tuple(_intermediate(Path(name), pair, options) for name in intermediate)
+    between = tuple(_intermediate(Path(name), pair, pair.preprocessing, options) for name in intermediate)
     other = None
     if auxiliary is not None:
         other = read_labelled_folder(Path(auxiliary), pair.preprocessing, options.on_broken, "auxiliary")
@@ -42,11 +42,13 @@ def with_further_domains(
     return replace(pair, intermediate=between, auxiliary=other)
 
 
-def _intermediate(folder: Path, pair: DomainPair, options: DataOptions) -> UnlabelledDomain:
+def _intermediate(
+    folder: Path, pair: DomainPair, preprocessing: Preprocessing, options: DataOptions
+) -> UnlabelledDomain:
     inside = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     known = [name for name in inside if name in pair.source.classes]
     if not known:
-        return read_unlabelled_folder(folder, pair.preprocessing, options.on_broken, "intermediate")
+        return read_unlabelled_folder(folder, preprocessing, options.on_broken, "intermediate")
     if len(known) < len(inside):
         foreign = ", ".join(name for name in inside if name not in known)
         raise InvalidInput(
@@ -54,7 +56,7 @@ def _intermediate(folder: Path, pair: DomainPair, options: DataOptions) -> Unlab
             f"({foreign[:200]}); rename or remove the others, or put all images side by side to use none of the labels."
         )
     classes = pair.source.classes
-    return read_labelled_folder(folder, pair.preprocessing, options.on_broken, "intermediate", classes)
+    return read_labelled_folder(folder, preprocessing, options.on_broken, "intermediate", classes)
 
 
 def _require_apart(field: str, labelled: Iterable[LabelledDomain], pair: DomainPair) -> None:

@@ -22,15 +22,28 @@ class Entry(nn.Module):
     """What stands before the first stage: from rows as a domain holds them to what the stages compute with.
 
     It learns nothing, and counts as no stage.
+
+    Attributes:
+        modality: Of the rows: `images` or `text`.
     """
+
+    modality: str = "images"
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of a domain, [N, ...], to the input of the first stage."""
         raise NotImplementedError
 
+    def suspend(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """Activations for these rows of a domain as a cache can hold them: as wide for any batch of the domain."""
+        return activations
+
     def resume(self, activations: Tensor) -> Tensor:
         """Activations as a cache holds them, to what the next stage computes with; the same, mostly."""
         return activations
+
+    def order(self, rows: Tensor) -> Tensor:
+        """Numbers of the rows, or of their activations, in an order in which those of a batch cost little together."""
+        return torch.arange(len(rows))
 
     def blank(self) -> Tensor:
         """One small row of a domain, to learn shapes from."""

@@ -18,12 +18,13 @@ from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.advisor import advise, examine
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
+from ray_tl.data.augmentation import augmentation_for
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.further_domains import with_further_domains
-from ray_tl.data.load import load_pair
+from ray_tl.data.load import load_pair, preprocessing_of
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BACKBONES, BackboneContext, feature_dim, knows_words, require_words, stage_sizes
+from ray_tl.models.backbones import BACKBONES, build_backbone, dimensions, knows_words, require_words
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
@@ -44,6 +45,7 @@ from ray_tl.training.batches import check_accumulation
 from ray_tl.training.building import check_mixing
 from ray_tl.training.data import TrialData
 from ray_tl.training.multi_task import MultiTaskContext
+from ray_tl.training.network import blank_rows, context_of, expected_context
 from ray_tl.training.regularisers import regulariser_of
 from ray_tl.training.transfer import TransferContext
 from ray_tl.validation import VALIDATORS
@@ -201,7 +203,7 @@ def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[Tri
     one_each = {str(config.backbone): config for config in configs}
     for config in one_each.values():
         with suppress(InvalidInput):
-            if knows_words(config.backbone, data.options.channels, data.options.image_size):
+            if knows_words(config.backbone, expected_context(data.options)):
                 rest = config.model_dump(include={"backbone", "batch_size", "epochs", "seed"})
                 yield TrialConfig.model_validate({**rest, "method": "zero_shot"})
 
@@ -326,8 +328,7 @@ def _is_pretrained(backbone: Component) -> bool:
 
 
 def _load_weights(config: TrialConfig, data: DataSource) -> None:
-    context = BackboneContext(data.options.channels, image_size=data.options.image_size)
-    BACKBONES.create(config.backbone.name, config.backbone.params, context)
+    build_backbone(config.backbone, context_of(preprocessing_of(data.options), load_weights=True))
 
 
 def check_rows(configs: Iterable[TrialConfig], pair: DomainPair) -> None:
@@ -356,14 +357,23 @@ def _build_components(config: TrialConfig, data: DataSource) -> None:
     }
     for field, registry in catalogue().items():
         component = getattr(config, field)
-        if field not in ("backbone", "features"):  # features are built with their backbone
+        if field not in ("backbone", "features", "augmentation"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
+    augmentation_for(config.augmentation, data.options.modality)
+    _require_for_images(config, data.options.modality)
     regulariser_of(config)
+
+
+def _require_for_images(config: TrialConfig, modality: str) -> None:
+    for field in () if modality == "images" else ("mixing", "test_time_augmentation"):
+        stated = getattr(config, field).name
+        if stated != "none":
+            raise InvalidInput(f"{field}={stated!r} is for images, and data.modality is {modality!r}; choose none.")
 
 
 def _method_context(config: TrialConfig, data: DataSource) -> MethodContext:
     few = int(data.target_labelled is not None)
-    width = feature_dim(config.backbone, data.options.channels, data.options.image_size)
+    _, width = dimensions(config.backbone, expected_context(data.options))
     return MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
 
 
@@ -382,32 +392,28 @@ def _is_remade(config: TrialConfig) -> bool:
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
-    width = feature_dim(config.backbone, pair.preprocessing.channels, pair.preprocessing.image_size)
+    _, width = dimensions(config.backbone, context_of(pair.preprocessing, load_weights=False))
     method = CLOSED_FORM.create(config.method.name, config.method.params, MethodContext(width, pair.num_classes))
     method.require_rows(len(pair.source), len(pair.target))
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    sizes = stage_sizes(config.backbone, data.options.channels, data.options.image_size)
+    sizes, _ = dimensions(config.backbone, expected_context(data.options))
     stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
 
 
 def _fit_words(config: TrialConfig, data: DataSource) -> None:
     """Have something described, where a method needs words."""
-    images = data.options.channels, data.options.image_size
-    few = int(data.target_labelled is not None)
-    context = MethodContext(feature_dim(config.backbone, *images), 2, 2, 2, few)
-    if catalogue()["method"].create(config.method.name, config.method.params, context).needs_words:
-        require_words(config.backbone, *images)
+    method = catalogue()["method"].create(config.method.name, config.method.params, _method_context(config, data))
+    if method.needs_words:
+        require_words(config.backbone, expected_context(data.options))
 
 
 def _try_network(config: TrialConfig, data: DataSource) -> None:
-    """Build the network without weights and show it an image, on a device that has shapes alone."""
-    channels, side = data.options.channels, data.options.image_size
+    """Build the network without weights and show it an example, on a device that has shapes alone."""
     with torch.device("meta"):
-        network = network_of(config, 2, BackboneContext(channels, load_weights=False, image_size=side))
-        network.eval()(torch.zeros(1, channels, side, side))
+        network_of(config, 2, expected_context(data.options)).eval()(blank_rows(data.options, 1))
 
 
 @contextmanager

@@ -153,4 +153,6 @@ def _size_bytes(model: TransferModel, depth: int, images: dict[str, Tensor], dev
 def _activations(
     model: TransferModel, depth: int, images: Tensor, device: torch.device, view: ImageView = AS_IT_IS
 ) -> Tensor:
-    return torch.cat([_run(model, depth, view.change(rows), device).cpu() for rows in images.split(EVAL_BATCH)])
+    order = model.backbone.entry.order(images)
+    parts = [_run(model, depth, view.change(images[rows]), device).cpu() for rows in order.split(EVAL_BATCH)]
+    return torch.cat(parts)[order.argsort()]

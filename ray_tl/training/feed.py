@@ -9,7 +9,7 @@ from torch import Tensor
 from ray_tl.adaptation.method import AdaptationMethod, View
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
-from ray_tl.data.augmentation import AUGMENTATIONS, dropped_activations, views_of
+from ray_tl.data.augmentation import as_input, augmentation_for, dropped_activations, strong_view, views_of
 from ray_tl.data.augmentation.base import Rows
 from ray_tl.data.domains import DomainPair, LabelledDomain
 from ray_tl.data.mixing import MIXINGS, mixed_labels
@@ -48,8 +48,8 @@ class Feed:
         self._has_auxiliary = config.multi_task.name != "none"
         self._entered = self.inputs = Inputs(data.rows, 0)
         self.evaluated: Sequence[Inputs] = [self.inputs]
-        self._augmentation = AUGMENTATIONS.create(config.augmentation.name, config.augmentation.params)
-        self._strong = AUGMENTATIONS.create("strong", {})
+        self._augmentation = augmentation_for(config.augmentation, data.pair.modality)
+        self._strong = strong_view(data.pair.modality)
         self._mixing = MIXINGS.create(config.mixing.name, config.mixing.params)
         self._looks = views_of(config.test_time_augmentation)
         check_accumulation(config)
@@ -193,7 +193,7 @@ class Feed:
     def _weak_view(self, inputs: Tensor, random: torch.Generator, places: Rows, total: int) -> Tensor:
         if self.inputs.start > 0:
             return inputs
-        return self._augmentation.augment(inputs.float() / 255, random, places, total)
+        return self._augmentation.augment(as_input(inputs), random, places, total)
 
     def _strong_view(self, inputs: Tensor, random: torch.Generator, places: Rows, total: int) -> Tensor:
         weak = self._weak_view(inputs, random, places, total)

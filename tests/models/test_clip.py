@@ -61,8 +61,8 @@ def test_texts_are_embedded_while_networks_are_built_without_values():
 
 def test_an_untrained_tower_knows_no_words():
     sizes = {"weights": "none", "hidden_size": 8, "num_layers": 1, "num_heads": 2, "patch_size": 8}
-    assert not knows_words(Component(name="clip", params=sizes), 3, 16)
-    assert knows_words(Component(name="clip", params={"weights": tiny_clip()}), 3, 16)
+    assert not knows_words(Component(name="clip", params=sizes), BackboneContext(image_size=16))
+    assert knows_words(Component(name="clip", params={"weights": tiny_clip()}), BackboneContext(image_size=16))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_folder_without_what_texts_need_is_refused(change, rule, tmp_path):
     folder = save_tiny_clip(tmp_path)
     change(folder)
     with pytest.raises(InvalidInput, match=rule):
-        require_words(Component(name="clip", params={"weights": str(folder)}), 3, 16)
+        require_words(Component(name="clip", params={"weights": str(folder)}), BackboneContext(image_size=16))
 
 
 def test_a_folder_without_a_text_tower_is_refused(tmp_path):

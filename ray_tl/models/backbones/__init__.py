@@ -1,9 +1,11 @@
 """Backbones by name, one file a family."""
 
 from ray_tl.models.backbones import (
+    bert,
     clip,
     convnext,
     efficientnet,
+    gpt2,
     hugging_face,
     inception,
     mobilenet,
@@ -17,6 +19,8 @@ from ray_tl.models.backbones import (
 from ray_tl.models.backbones.common import (
     BACKBONES,
     BackboneContext,
+    build_backbone,
+    dimensions,
     feature_dim,
     knows_words,
     num_stages,
@@ -27,10 +31,14 @@ from ray_tl.models.backbones.common import (
 __all__ = [
     "BACKBONES",
     "BackboneContext",
+    "bert",
+    "build_backbone",
     "clip",
     "convnext",
+    "dimensions",
     "efficientnet",
     "feature_dim",
+    "gpt2",
     "hugging_face",
     "inception",
     "knows_words",
