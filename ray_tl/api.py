@@ -19,7 +19,8 @@ from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
 if TYPE_CHECKING:
-    from ray_tl.on_ray.search import Plan, SearchResult
+    from ray_tl.on_ray.search import SearchResult
+    from ray_tl.planning import Plan
     from ray_tl.promotion.predict import FilePrediction
     from ray_tl.promotion.promote import PromotedVersion
     from ray_tl.training.layer_plan import LayerPlan
@@ -98,10 +99,9 @@ def search(
     """
     from ray_tl.on_ray.search import run_search
 
-    plan = plan_search(
-        space, source, target, target_test, name, settings, home, target_labelled, intermediate, auxiliary
-    )
-    return run_search(plan, cluster or ClusterConfig(), watch)
+    where, further = cluster or ClusterConfig(), (target_labelled, intermediate, auxiliary)
+    plan = plan_search(space, source, target, target_test, name, settings, home, *further, cluster=where)
+    return run_search(plan, where, watch)
 
 
 def resume(
@@ -128,9 +128,14 @@ def plan_search(
     target_labelled: str | None = None,
     intermediate: Sequence[str] = (),
     auxiliary: str | None = None,
+    cluster: ClusterConfig | None = None,
 ) -> "Plan":
-    """Check everything and create the study, without running it; arguments as for `search`."""
-    from ray_tl.on_ray.search import plan_search
+    """Check everything and create the study, without running it; arguments as for `search`.
+
+    Whether the memory suffices is checked for a Ray that is to be started here, if `cluster` is given.
+    """
+    from ray_tl.on_ray.search import room_of
+    from ray_tl.planning import plan_search
 
     file = space if isinstance(space, SearchFile) else load_search_file(space)
     file = _with_settings(file, settings or {})
@@ -139,12 +144,13 @@ def plan_search(
     names = {"source": source, "target": target, "target_test": target_test, "target_labelled": target_labelled}
     further = {"intermediate": tuple(intermediate), "auxiliary": auxiliary}
     data = DataSource.model_validate({**names, **further, "options": file.data})
-    return plan_search(file, data, name, studies_folder(home))
+    room = None if cluster is None else room_of(cluster)
+    return plan_search(file, data, name, studies_folder(home), room=room)
 
 
 def plan_resumption(study: str, settings: Mapping[str, object] | None = None, home: Home = None) -> "Plan":
     """Open a study to go on with it; of its settings only the number of trials and the time may change."""
-    from ray_tl.on_ray.search import plan_resumption
+    from ray_tl.planning import plan_resumption
 
     return plan_resumption(study, studies_folder(home), _given(settings or {}))
 

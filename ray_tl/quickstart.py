@@ -21,9 +21,10 @@ from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.home import shipped_file
 from ray_tl.observability.tables import best_first, trials_table
 from ray_tl.on_ray.cluster_file import ClusterConfig
-from ray_tl.on_ray.search import Plan, SearchResult
+from ray_tl.on_ray.search import SearchResult
 from ray_tl.on_ray.serve_app import deploy, require_free_port, undeploy
 from ray_tl.on_ray.session import ray_session
+from ray_tl.planning import Plan
 from ray_tl.promotion.promote import PromotedVersion
 from ray_tl.search_space import DataOptions
 from ray_tl.selection.ledger import oracle_accuracy

@@ -155,7 +155,8 @@ def search(
         plan = api.plan_resumption(resume, settings, home)
     else:
         names = str(source), str(target), target_test, name
-        plan = api.plan_search(str(space), *names, settings, home, target_labelled, intermediate or (), auxiliary)
+        further = target_labelled, intermediate or (), auxiliary
+        plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where)
     run_with_progress(plan, where, output, pruning, dashboard)
 
 

@@ -10,7 +10,8 @@ from ray_tl.cli.output import Output
 from ray_tl.errors import Interrupted
 from ray_tl.observability.tables import best_first, ended_line, headline, progress_view, trials_table
 from ray_tl.on_ray.cluster_file import ClusterConfig
-from ray_tl.on_ray.search import Plan, SearchResult, run_search
+from ray_tl.on_ray.search import SearchResult, run_search
+from ray_tl.planning import Plan
 from ray_tl.study.records import StudySpec, TrialRecord, TrialState
 
 HEARTBEAT_S = 15.0

@@ -35,8 +35,9 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import MNIST, OPTDIGITS
 from ray_tl.on_ray.cluster_file import ClusterConfig
-from ray_tl.on_ray.search import Plan, plan_search, run_search
+from ray_tl.on_ray.search import run_search
 from ray_tl.on_ray.session import ray_session
+from ray_tl.planning import Plan, plan_search
 from ray_tl.search_space import DataOptions, SearchFile, SearchOptions
 from ray_tl.study.records import DataSource, TrialRecord
 from ray_tl.training.data import TrialData

@@ -1,6 +1,6 @@
 """Whether networks, data and machine fit together, found out before anything runs, on a device of shapes alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,13 @@ from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import dimensions
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.memory import GIB, StepMemory, step_memory
+from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import TransferModel, network_of, stages_of
 from ray_tl.registry import Value
 from ray_tl.search_space import DataOptions
 from ray_tl.training.network import blank_rows, built, expected_context
 
-NETWORK_FIELDS = ("backbone", "features", "adaptor", "domain_norm", "parameter_efficient")
+NETWORK_FIELDS = ("backbone", "features", "adaptor", "domain_norm", "trained_stages", "parameter_efficient")
 SIDES = (32, 64, 96, 128, 192, 224, 299, 384, 512)
 
 
@@ -40,8 +41,10 @@ class Room:
 
 def network_problems(configs: Iterable[TrialConfig], options: DataOptions) -> list[str]:
     """Networks that can't take what the data are, each named once with a remedy."""
-    found = (_network_problem(config, options) for config in _largest(configs, options))
-    return [line for line in found if line is not None]
+    configs = list(configs)
+    networks = [*_largest(configs, options), *_isolated(configs)]
+    found = (_network_problem(config, options) for config in networks)
+    return list(dict.fromkeys(line for line in found if line is not None))
 
 
 def memory_problems(configs: Iterable[TrialConfig], options: DataOptions, room: Room) -> list[str]:
@@ -123,6 +126,13 @@ def _largest(configs: Iterable[TrialConfig], options: DataOptions) -> list[Trial
         if key not in networks or _start(config, options) < _start(networks[key], options):
             networks[key] = config.model_copy(update=most)
     return list(networks.values())
+
+
+def _isolated(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """One configuration for each depth at which new weights are put into stages: at some there is nothing."""
+    fields = {*NETWORK_FIELDS, "freeze_depth"}
+    changed = [config for config in configs if config.parameter_efficient != ALL_WEIGHTS]
+    return list({config.model_dump_json(include=fields): config for config in changed}.values())
 
 
 def _start(config: TrialConfig, options: DataOptions) -> int:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ray_tl.compatibility import Room, memory_of, memory_problems, network_problems
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.memory import GIB
+from ray_tl.planning.compatibility import Room, memory_of, memory_problems, network_problems
 from ray_tl.search_space import DataOptions
 
 RESNET = Component(name="resnet18", params={"weights": "none"})

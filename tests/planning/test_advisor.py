@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ray_tl.advisor import Situation, advise, examine, is_pretrained
 from ray_tl.components import catalogue
 from ray_tl.config import Component
+from ray_tl.planning.advisor import Situation, advise, examine, is_pretrained
 from ray_tl.search_space import SearchFile, SearchSpace
 from tests.training.tiny import tiny_config, tiny_data, tiny_pair
 

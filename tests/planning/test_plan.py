@@ -8,6 +8,8 @@ from PIL import Image
 
 from ray_tl import api
 from ray_tl.errors import InvalidInput
+from ray_tl.on_ray.cluster_file import ClusterConfig
+from ray_tl.on_ray.search import room_of
 from ray_tl.search_space import SearchFile
 from ray_tl.search_space.trees import Middle
 from tests.tiny_clip import save_tiny_clip, tiny_clip
@@ -157,3 +159,30 @@ def test_weights_that_can_not_be_had_are_one_error_before_anything_starts(folder
 
 def no_network(*arguments, **options):
     raise socket.gaierror("no network")
+
+
+def test_mistakes_of_components_data_and_memory_are_reported_together(folders, tmp_path):
+    trees = {
+        "backbone": {"tiny_cnn": {"width": 8}},
+        "freeze_depth": {"int": [0, 9]},
+        "method": {"mmd": {"bandwidth": -1}},
+    }
+    file = SearchFile(data={"image_size": 8, "channels": 1}, trial=trees)
+    with pytest.raises(InvalidInput) as raised:
+        api.plan_search(file, str(tmp_path / "nowhere"), folders[1], name="planned", home=tmp_path / "home")
+    for said in ("source='", "nowhere' does not exist", "freeze_depth=9 is deeper", "mmd.bandwidth"):
+        assert said in str(raised.value)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_the_data_are_read(folders, tmp_path):
+    trees = {"backbone": {"resnet18": {"weights": "none"}}, "batch_size": 100_000}
+    file = SearchFile(data={"image_size": 512}, trial=trees)
+    with pytest.raises(InvalidInput, match=r"batch_size=100000 on 'resnet18' from stage 0 on needs .* GiB"):
+        api.plan_search(file, *folders, name="planned", home=tmp_path / "home", cluster=ClusterConfig())
+
+
+def test_memory_of_a_cluster_that_runs_elsewhere_is_not_guessed():
+    assert room_of(ClusterConfig(address="auto")) is None
+    here = room_of(ClusterConfig(num_cpus=4, workers_per_trial=2))
+    assert (here.num_workers, here.ranks) == (4, 2)

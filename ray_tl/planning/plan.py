@@ -1,0 +1,202 @@
+"""From a search-space file and the names of domains to a study that may begin: checked, loaded, advised."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ray_tl.components import catalogue
+from ray_tl.config import Component, TrialConfig
+from ray_tl.data.domains import DomainPair
+from ray_tl.data.further_domains import with_further_domains
+from ray_tl.data.load import load_pair
+from ray_tl.errors import InvalidInput, all_at_once
+from ray_tl.models.backbones import knows_words
+from ray_tl.models.backbones.user import register_user_backbones
+from ray_tl.planning.advisor import advise, examine
+from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
+from ray_tl.planning.compatibility import Room, memory_problems, network_problems
+from ray_tl.requirements import requirement_problems
+from ray_tl.search_space import SearchFile, SearchSpace
+from ray_tl.study.records import Advice, DataSource, StudySpec
+from ray_tl.study.store import StudyStore, check_name, find_study
+from ray_tl.training.data import TrialData
+from ray_tl.training.network import expected_context
+from ray_tl.validation import VALIDATORS
+
+MAX_ADVICE = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that has passed every check and has not begun."""
+
+    store: StudyStore
+    pair: DomainPair
+
+
+def plan_search(
+    file: SearchFile,
+    data: DataSource,
+    name: str,
+    root: Path,
+    first: Sequence[TrialConfig] | None = None,
+    room: Room | None = None,
+) -> Plan:
+    """Check everything that can be checked without Ray, and create the study.
+
+    Args:
+        file: The search-space file.
+        data: Where the domains come from.
+        name: Of the new study.
+        root: Folder of all studies.
+        first: Configurations to run before the sampler is asked, instead of the source-only baseline alone.
+        room: Memory for training; `None` if it is not known here.
+
+    Raises:
+        InvalidInput: With all mistakes that can be found without the data at once, else with all that the data show;
+            nothing is written then.
+    """
+    check_name("study", name)
+    if (root / name).exists():
+        raise InvalidInput(f"study={name!r} exists already in {root}; resume it with --resume {name}, or rename.")
+    register_user_backbones(file.backbones)
+    space = _sound_space(file)
+    corners = list(_corners(space))
+    zero_shot = tuple(_zero_shot(corners, data))
+    configs = [*corners, *zero_shot, *(first or [])]
+    _require_none([*data_problems(configs, data), *_network_and_weight_problems(configs, data, room)])
+    pair = _load(data, file.search.seed)
+    _require_none(row_problems(configs, pair))
+    baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
+    free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
+    spec = StudySpec(
+        name=name,
+        data=_anywhere(data),
+        search=file.search,
+        trees=space.trees,
+        backbones=file.backbones,
+        first=baselines,
+        advice=_advice(space, baselines[0], pair, free // 4) if free > 3 else (),
+        data_fingerprint=pair.fingerprint(),
+        classes=pair.source.classes,
+        source_histogram=tuple(_shares(pair)),
+        num_target=len(pair.target),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Plan(StudyStore.create(root / name, spec), pair)
+
+
+def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Plan:
+    """Open a study that was begun before.
+
+    Args:
+        name: Of the study.
+        root: Folder of all studies.
+        settings: New values for `num_trials` or `time_budget_s`.
+
+    Raises:
+        InvalidInput: If its data have changed since, or a setting can't change.
+    """
+    store = StudyStore(find_study(root, name))
+    register_user_backbones(store.spec.backbones)
+    pair = _load(store.spec.data, store.spec.search.seed)
+    if pair.fingerprint() != store.spec.data_fingerprint:
+        raise InvalidInput(
+            f"study={name!r} was begun on other data than {store.spec.data.source!r} and {store.spec.data.target!r} "
+            "hold now; restore the folders, or begin a new study."
+        )
+    store.update_search(**settings)
+    return Plan(store, pair)
+
+
+def _sound_space(file: SearchFile) -> SearchSpace:
+    """The space of a file, resolved; of one with mistakes nothing can be sampled, so they come first."""
+    space = file.space()
+    unknown = [line for validator in file.search.validators for line in VALIDATORS.key_problems(validator, ())]
+    _require_none([*requirement_problems(), *space.problems(catalogue()), *unknown])
+    return space.resolved(catalogue())
+
+
+def _network_and_weight_problems(configs: Sequence[TrialConfig], data: DataSource, room: Room | None) -> list[str]:
+    """Networks are built, and weights loaded, of components that break no rule of their own."""
+    if found := configuration_problems(configs, data):
+        return found
+    found = [*network_problems(configs, data.options), *weight_problems(configs, data)]
+    if not found and room is not None:
+        found += memory_problems(configs, data.options, room)
+    return found
+
+
+def _require_none(problems: Sequence[str]) -> None:
+    if problems:
+        raise all_at_once("search space", problems)
+
+
+def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
+    """Source-only, and training on the target labels alone where there are some."""
+    source_only = space.baseline()
+    if data.target_labelled is None:
+        return (source_only,)
+    return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
+
+
+def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[TrialConfig]:
+    """A trial without training for each backbone that knows words; none where a mistake is yet to be reported."""
+    one_each = {str(config.backbone): config for config in configs}
+    for config in one_each.values():
+        with suppress(InvalidInput):
+            if knows_words(config.backbone, expected_context(data.options)):
+                rest = config.model_dump(include={"backbone", "batch_size", "epochs", "seed"})
+                yield TrialConfig.model_validate({**rest, "method": "zero_shot"})
+
+
+def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
+    """What to try first; the sampler gets most of a search, and of a short one all."""
+    data = TrialData(pair.for_trials(), torch.device("cpu"))
+    return advise(space, examine(baseline, data), min(limit, MAX_ADVICE))
+
+
+def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
+    """Every choice and both ends of every range, of fields together that constrain one another."""
+    bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
+    isolated = {"freeze_depth", "parameter_efficient"}
+    pairs = [
+        isolated,
+        {*isolated, "trained_stages"},
+        {"parameter_efficient", "regulariser"},
+        {"method", "mixing"},
+        {"batch_size", "accumulation"},
+    ]
+    together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
+    alone = ({field} for field in space.trees if not any(field in fields for fields in together))
+    for fields in (*together, *alone):
+        yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
+
+
+def _dependent(space: SearchSpace, fields: Iterable[str]) -> list[dict[str, str]]:
+    trees = [space.trees[field] for field in fields if field in space.trees]
+    return [tree for tree in trees if isinstance(tree, dict) and "by" in tree]
+
+
+def _shares(pair: DomainPair) -> list[float]:
+    counts = np.bincount(pair.source.labels, minlength=pair.num_classes)
+    return [float(share) for share in counts / counts.sum()]
+
+
+def _anywhere(data: DataSource) -> DataSource:
+    """With absolute paths: a study may go on, or be promoted, from another folder than it was begun in."""
+    keys = ("source", "target", "target_test", "target_labelled", "auxiliary")
+    names = {key: name for key in keys if (name := getattr(data, key)) is not None}
+    folders = {key: str(Path(name).absolute()) for key, name in names.items() if not name.startswith("digits:")}
+    between = tuple(str(Path(name).absolute()) for name in data.intermediate)
+    return data.model_copy(update={**folders, "intermediate": between})
+
+
+def _load(data: DataSource, seed: int) -> DomainPair:
+    pair = load_pair(data.source, data.target, data.target_test, data.options, seed, data.target_labelled)
+    return with_further_domains(pair, data.intermediate, data.auxiliary, data.options)
