@@ -14,7 +14,7 @@ from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
-from ray_tl.search_space import Middle, SearchFile, load_search_file, validated
+from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ray_tl.training.layer_plan import LayerPlan
 
 Home = Path | str | None
+SAMPLES = {"digits": (170, 30), "sentiment": (5000, 1000)}
+"""Examples of each class that there are, and that are usual."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def search(
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
     target_labelled: str | None = None,
+    intermediate: Sequence[str] = (),
+    auxiliary: str | None = None,
 ) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
@@ -85,6 +89,8 @@ def search(
         home: Folder of studies and models.
         watch: Called with a trial whenever it has changed.
         target_labelled: Folder of class folders with a few target examples, whose labels trials may train on.
+        intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
+        auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
 
     Raises:
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
@@ -92,7 +98,9 @@ def search(
     """
     from ray_tl.on_ray.search import run_search
 
-    plan = plan_search(space, source, target, target_test, name, settings, home, target_labelled)
+    plan = plan_search(
+        space, source, target, target_test, name, settings, home, target_labelled, intermediate, auxiliary
+    )
     return run_search(plan, cluster or ClusterConfig(), watch)
 
 
@@ -118,6 +126,8 @@ def plan_search(
     settings: Mapping[str, object] | None = None,
     home: Home = None,
     target_labelled: str | None = None,
+    intermediate: Sequence[str] = (),
+    auxiliary: str | None = None,
 ) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`."""
     from ray_tl.on_ray.search import plan_search
@@ -127,7 +137,8 @@ def plan_search(
     stem = "search" if isinstance(space, SearchFile) else Path(space).stem
     name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = {"source": source, "target": target, "target_test": target_test, "target_labelled": target_labelled}
-    data = DataSource.model_validate({**names, "options": file.data})
+    further = {"intermediate": tuple(intermediate), "auxiliary": auxiliary}
+    data = DataSource.model_validate({**names, **further, "options": file.data})
     return plan_search(file, data, name, studies_folder(home))
 
 
@@ -184,11 +195,30 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at)
 
 
-def predict(model: str, files: Sequence[Path | str], home: Home = None) -> "list[FilePrediction]":
-    """Classify image files with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder."""
+def predict(
+    model: str,
+    files: Sequence[Path | str] = (),
+    home: Home = None,
+    texts: Sequence[str] = (),
+    text_column: str = "text",
+) -> "list[FilePrediction]":
+    """Classify images or texts with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder.
+
+    Args:
+        model: Which.
+        files: Images and folders of images; or tables and `.txt` files, for a model of texts.
+        home: Folder of studies and models.
+        texts: For a model of texts.
+        text_column: Of tables.
+
+    Raises:
+        InvalidInput: If there is nothing to classify, or it is not what the model reads.
+    """
     from ray_tl.promotion.predict import predict
 
-    return predict(model, [Path(file) for file in files], models_folder(home))
+    if not files and not texts:
+        raise InvalidInput("there is nothing to classify; give files, or --text.")
+    return predict(model, [Path(file) for file in files], models_folder(home), texts, text_column)
 
 
 def serve(
@@ -218,6 +248,37 @@ def serve(
     name = load_bundle(folder).lineage.study if "/" in model else model.partition("@")[0]
     with ray_session(ClusterConfig(address=address)):
         serve_forever(folder, name, port, lambda served: ready(served.url, served.version), num_replicas=replicas)
+
+
+def sample_data(
+    folder: Path, kind: str = "digits", per_class: int | None = None, archive: Path | None = None
+) -> list[Path]:
+    """Write small data to try a search on.
+
+    Args:
+        folder: Gets them.
+        kind: `digits` for two folders of images, `sentiment` for tables of sentences.
+        per_class: Of each class in each domain; 30 images, or 1000 sentences, by default.
+        archive: Of `sentiment`, fetched before.
+
+    Returns:
+        What was written, the source first.
+
+    Raises:
+        InvalidInput: If there is no such kind, some of it exists, there are not so many, or it can't be fetched.
+    """
+    if kind not in SAMPLES:
+        raise InvalidInput(f"kind={kind!r} is not known{did_you_mean(kind, list(SAMPLES))}")
+    most, usual = SAMPLES[kind]
+    if per_class is not None and per_class > most:
+        raise InvalidInput(f"per_class={per_class} is more than there are; choose {most} or less.")
+    if kind == "sentiment":
+        from ray_tl.data.sentiment import write_sample_tables
+
+        return write_sample_tables(folder, per_class or usual, archive)
+    from ray_tl.data.samples import write_sample_folders
+
+    return list(write_sample_folders(folder, per_class or usual))
 
 
 def components(field: str | None = None) -> list[dict[str, object]]:
@@ -262,12 +323,12 @@ def plan(
     if study is not None and trial is not None:
         store = StudyStore(find_study(studies_folder(home), study))
         spec = store.spec
-        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options.channels)
+        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
     assert config is not None
     if config.suffix == ".json":
-        return plan_of(_trial_config(config), num_classes, channels=3)
+        return plan_of(_trial_config(config), num_classes, DataOptions())
     file = load_search_file(config)
-    return plan_of(_middle(file), num_classes, file.data.channels)
+    return plan_of(_middle(file), num_classes, file.data)
 
 
 def cluster_config(file: Path | None, stated: Mapping[str, object]) -> ClusterConfig:

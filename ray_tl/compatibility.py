@@ -4,19 +4,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
-from ray_tl.models.backbones import BackboneContext, stage_sizes
+from ray_tl.models.backbones import dimensions
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.memory import GIB, StepMemory, step_memory
 from ray_tl.models.transfer_model import TransferModel, network_of, stages_of
 from ray_tl.registry import Value
 from ray_tl.search_space import DataOptions
-from ray_tl.training.network import built
+from ray_tl.training.network import blank_rows, built, expected_context
 
 NETWORK_FIELDS = ("backbone", "features", "adaptor", "domain_norm", "parameter_efficient")
 SIDES = (32, 64, 96, 128, 192, 224, 299, 384, 512)
@@ -65,7 +64,7 @@ def memory_of(config: TrialConfig, options: DataOptions, ranks: int = 1) -> Step
         network = _network(config, options).train()
         trained = stages_of(config, network)
         network.backbone.freeze(trained.start, trained.stop)
-        return step_memory(network, _blank(options, rows))
+        return step_memory(network, blank_rows(options, rows))
 
 
 def _network_problem(config: TrialConfig, options: DataOptions) -> str | None:
@@ -75,6 +74,8 @@ def _network_problem(config: TrialConfig, options: DataOptions) -> str | None:
         return str(error)
     if reason is None:
         return None
+    if options.modality == "text":
+        return f"the texts do not fit {config.backbone.name!r} ({reason}); choose another backbone."
     larger = [side for side in SIDES if side > options.image_size]
     fits = (side for side in larger if _refusal(config, options.model_copy(update={"image_size": side})) is None)
     remedy = f"choose {side} or more" if (side := next(fits, None)) else "choose another backbone"
@@ -85,7 +86,7 @@ def _refusal(config: TrialConfig, options: DataOptions) -> str | None:
     """Why the network can't take such rows, in torch's words; `None` if it can; raises `InvalidInput` for our own."""
     try:
         with torch.device("meta"):
-            _network(config, options).eval()(_blank(options, 1))
+            _network(config, options).eval()(blank_rows(options, 1))
     except (RuntimeError, AssertionError) as error:
         return str(error).split("\n", 1)[0].rstrip(".")
     return None
@@ -95,40 +96,43 @@ def _memory_problem(config: TrialConfig, options: DataOptions, room: Room) -> st
     needed = memory_of(config, options, room.ranks)
     if needed.total * room.num_workers <= room.free_bytes:
         return None
+    size = "max_length" if options.modality == "text" else "image_size"
     workers = f" and {room.num_workers} workers run at a time" if room.num_workers > 1 else ""
     stated = f"batch_size={config.batch_size} on {config.backbone.name!r} from stage {_start(config, options)} on"
     return (
         f"{stated} needs {needed} a worker{workers}, but {room.name} has {room.free_bytes / GIB:.1f} GiB free; lower "
-        "batch_size or data.image_size, raise freeze_depth, or run fewer trials at a time (--max-slots)."
+        f"batch_size or data.{size}, raise freeze_depth, or run fewer trials at a time (--max-slots)."
     )
 
 
 def _largest(configs: Iterable[TrialConfig], options: DataOptions) -> list[TrialConfig]:
     """One configuration for each network: what needs the most memory of all that the space allows.
 
-    Fields are varied apart from one another, so the batch and the method that need most are those of the whole space.
+    Fields are varied apart from one another, so the batch, method and other task that need most are the whole space's.
     """
     trained = [built(config) for config in configs if not is_closed_form(config.method.name)]
     if not trained:
         return []
     batch = max(config.batch_size for config in trained)
     method = max((config.method for config in trained), key=lambda each: _views_of(each.name, each.params))
+    other = max((config.multi_task for config in trained), key=lambda each: each.name != "none")
+    most = {"batch_size": batch, "method": method, "multi_task": other}
     networks: dict[str, TrialConfig] = {}
     for config in trained:
         key = config.model_dump_json(include=set(NETWORK_FIELDS))
         if key not in networks or _start(config, options) < _start(networks[key], options):
-            networks[key] = config.model_copy(update={"batch_size": batch, "method": method})
+            networks[key] = config.model_copy(update=most)
     return list(networks.values())
 
 
 def _start(config: TrialConfig, options: DataOptions) -> int:
     """First stage that trains; all before it are computed without keeping anything."""
-    sizes = stage_sizes(config.backbone, options.channels, options.image_size)
+    sizes, _ = dimensions(config.backbone, expected_context(options))
     return stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name).start
 
 
 def _num_views(config: TrialConfig) -> int:
-    return _views_of(config.method.name, config.method.params)
+    return _views_of(config.method.name, config.method.params) + (config.multi_task.name != "none")
 
 
 def _views_of(name: str, params: Mapping[str, Value]) -> int:
@@ -138,8 +142,4 @@ def _views_of(name: str, params: Mapping[str, Value]) -> int:
 
 
 def _network(config: TrialConfig, options: DataOptions) -> TransferModel:
-    return network_of(config, 2, BackboneContext(options.channels, False, options.image_size))
-
-
-def _blank(options: DataOptions, rows: int) -> Tensor:
-    return torch.zeros(rows, options.channels, options.image_size, options.image_size)
+    return network_of(config, 2, expected_context(options))

@@ -12,9 +12,13 @@ from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT
 from ray_tl.registry import Registry
+from ray_tl.training.averaging import AVERAGING
 from ray_tl.training.gradients import GRADIENT_MASKING
+from ray_tl.training.multi_task import MULTI_TASKS
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
 from ray_tl.training.regularisers import REGULARISERS
+from ray_tl.training.stopping import EARLY_STOPPING
+from ray_tl.training.transfer import TRANSFERS
 from ray_tl.validation import VALIDATORS
 
 
@@ -32,8 +36,12 @@ def catalogue() -> dict[str, Registry]:
         "regulariser": REGULARISERS,
         "gradient_masking": GRADIENT_MASKING,
         "loss_weighting": LOSS_WEIGHTS,
+        "transfer": TRANSFERS,
+        "multi_task": MULTI_TASKS,
         "optimizer": OPTIMIZERS,
         "lr_schedule": LR_SCHEDULES,
+        "averaging": AVERAGING,
+        "early_stopping": EARLY_STOPPING,
         "augmentation": AUGMENTATIONS,
         "mixing": MIXINGS,
         "test_time_augmentation": TEST_TIME_AUGMENTATIONS,

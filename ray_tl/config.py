@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
@@ -107,7 +107,13 @@ class TrialConfig(BaseModel):
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
         mixing: Of source examples with one another, in training.
         test_time_augmentation: Views over which predictions are averaged, in validation and when served.
+        transfer: Way from source to target: at once, or over intermediate domains.
+        multi_task: Another labelled task that trains the same layers.
         max_gradient_norm: The norm of all gradients together is scaled down to it before each step; `None` for never.
+        accumulation: Micro-batches of each step, in which `batch_size` is gone through one after the other.
+        precision: Of the network in training: `fp32`, or `bf16` or `fp16` where that is safe (autocast).
+        averaging: Of weights over steps or epochs; what is evaluated and promoted is the average.
+        early_stopping: Whether a trial may end before full fidelity, by label-free scores.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
@@ -131,12 +137,18 @@ class TrialConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     gradient_masking: Component = Component(name="none")
     loss_weighting: Component = Component(name="constant")
+    transfer: Component = Component(name="direct")
+    multi_task: Component = Component(name="none")
     optimizer: Component = Component(name="adamw")
     lr_schedule: Component = Component(name="cosine")
     max_gradient_norm: float | None = Field(default=1.0, gt=0)
     augmentation: Component = Component(name="none")
     mixing: Component = Component(name="none")
     test_time_augmentation: Component = Component(name="none")
+    accumulation: int = Field(default=1, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    averaging: Component = Component(name="none")
+    early_stopping: Component = Component(name="never")
     target_label_weight: float = Field(default=0.5, ge=0, le=1)
     batch_size: int = Field(default=64, ge=2)
     epochs: int = Field(default=10, ge=1)

@@ -1,6 +1,7 @@
 """Folders of pretrained models: on this machine, in an installed package, or fetched once from a hub and verified."""
 
 import hashlib
+import json
 import os
 import re
 import urllib.request
@@ -14,6 +15,7 @@ from ray_tl.errors import InvalidInput
 
 MINILM = "minilm"
 CONNECT_TIMEOUT_S = 5
+TENSORS = ("model.safetensors", "pytorch_model.bin")
 
 
 def model_folder(name: str, files: Sequence[str], field: str) -> Path:
@@ -53,8 +55,9 @@ def _cached(name: str, files: Sequence[str]) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError):  # not there, or no valid name, of which the fetch will complain
         return None
-    tensors = [kind for kind in files if fnmatch("model.safetensors", kind)]
-    return folder if all(any(folder.glob(kind)) for kind in ["*.json", *tensors]) else None
+    tensors = [kind for kind in files if any(fnmatch(file, kind) for file in TENSORS)]
+    found = any(folder.glob("*.json")) and (not tensors or any(file for kind in tensors for file in folder.glob(kind)))
+    return folder if found else None
 
 
 def _from_hub(name: str, files: Sequence[str], field: str) -> Path:
@@ -65,9 +68,12 @@ def _from_hub(name: str, files: Sequence[str], field: str) -> Path:
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
         # The hub's client tries again for long: ask first, so that a machine without network says so in seconds.
-        with urllib.request.urlopen(address, timeout=CONNECT_TIMEOUT_S):
-            pass
-        return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=CONNECT_TIMEOUT_S))
+        with urllib.request.urlopen(address, timeout=CONNECT_TIMEOUT_S) as answer:
+            there = [file["rfilename"] for file in json.load(answer).get("siblings", [])]
+        pickled = ["*.bin"] if any(fnmatch(file, "*.safetensors") for file in there) else []
+        return Path(
+            snapshot_download(name, allow_patterns=list(files), ignore_patterns=pickled, etag_timeout=CONNECT_TIMEOUT_S)
+        )
     except (OSError, ValueError) as error:  # no network, no such name, no valid name
         reason = str(error).splitlines()[0]
         raise InvalidInput(
@@ -77,7 +83,7 @@ def _from_hub(name: str, files: Sequence[str], field: str) -> Path:
 
 
 def _verified(folder: Path) -> Path:
-    for file in sorted(folder.rglob("*.safetensors")):
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         blob = file.resolve()  # the hub's cache calls a large file by its SHA-256
         if re.fullmatch("[0-9a-f]{64}", blob.name) and _sha256(blob, blob.stat().st_mtime_ns) != blob.name:
             raise InvalidInput(f"{file} does not have the SHA-256 {blob.name[:8]}... that it had; delete {blob}.")

@@ -17,6 +17,7 @@ from ray_tl.cli.live import run_with_progress
 from ray_tl.cli.output import Output
 from ray_tl.data.domains import OracleLabels, UnlabelledDomain
 from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, load_pair, optdigits_oracle
+from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.home import shipped_file
 from ray_tl.observability.tables import best_first, trials_table
 from ray_tl.on_ray.cluster_file import ClusterConfig
@@ -52,7 +53,9 @@ def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int
     plan = api.plan_search(shipped_file(SPACE), MNIST, OPTDIGITS, OPTDIGITS_TEST, name, settings, home)
     with ray_session(ClusterConfig()):
         result = run_with_progress(plan, ClusterConfig(), output, closing=False)
-        oracle = optdigits_oracle(plan.pair.preprocessing)
+        preprocessing = plan.pair.preprocessing
+        assert isinstance(preprocessing, Preprocessing)
+        oracle = optdigits_oracle(preprocessing)
         accuracies = _accuracies(result, plan, oracle)
         _show_leaderboard(result, accuracies, output)
         version = api.promote(result.study, NAME, home=home)

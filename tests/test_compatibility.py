@@ -25,9 +25,9 @@ def test_a_network_that_takes_the_images_has_no_problem():
 
 
 def test_images_too_small_for_a_network_are_refused_with_a_size_that_fits():
-    (line,) = network_problems([config(backbone={"inception_v3": {"weights": "none"}})], DataOptions(image_size=32))
-    assert line.startswith("data.image_size=32 does not fit 'inception_v3' (")
-    assert line.endswith("choose 96 or more.")
+    (line,) = network_problems([config(backbone={"vgg11_bn": {"weights": "none"}})], DataOptions(image_size=16))
+    assert line.startswith("data.image_size=16 does not fit 'vgg11_bn' (")
+    assert line.endswith("choose 32 or more.")
 
 
 def test_a_network_that_refuses_by_itself_says_so_in_its_own_words():
@@ -63,6 +63,13 @@ def test_a_batch_over_several_ranks_needs_less_of_each():
 def test_a_strong_view_needs_memory_too():
     plain, strong = (memory_of(config(method=name), OPTIONS) for name in ("mcc", "fixmatch"))
     assert strong.activations > 1.2 * plain.activations
+
+
+def test_another_task_needs_memory_too_even_if_it_is_varied_apart_from_the_depth():
+    needed = memory_of(config(multi_task="auxiliary"), OPTIONS).total
+    assert needed > memory_of(config(), OPTIONS).total
+    separate = [config(), config(freeze_depth=6, multi_task="auxiliary")]
+    assert len(memory_problems(separate, OPTIONS, room(0.999 * needed / GIB))) == 1
 
 
 def test_closed_forms_train_nothing_and_need_no_memory_for_it():

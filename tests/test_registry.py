@@ -11,13 +11,20 @@ from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.features import FeaturesContext
 from ray_tl.registry import Registry, did_you_mean
 from ray_tl.search_space import SearchSpace
+from ray_tl.training.multi_task import MultiTaskContext
+from ray_tl.training.transfer import TransferContext
+from tests.models.smallest import TEXT
+from tests.training.tiny_text import tiny_preprocessing
 
 CONTEXTS = {
     "backbone": [BackboneContext(load_weights=False)],
     "features": [FeaturesContext(BACKBONES.create("small_cnn", {}, BackboneContext()))],
     "adaptor": [AdaptorContext(feature_dim=4)],
     "method": [MethodContext(64, 3, num_source=8, num_target=8, num_target_labelled=8)],
+    "transfer": [TransferContext(num_intermediate=2)],
+    "multi_task": [MultiTaskContext(feature_dim=4, num_classes=2)],
 }
+TEXTS = BackboneContext(vocabulary=tiny_preprocessing().vocabulary)
 SHAPES: Registry[object] = Registry("shape")
 
 
@@ -144,7 +151,8 @@ def test_component_can_be_built_at_both_ends_of_each_declared_range(field, name,
     space = SearchSpace({"backbone": "tiny_cnn", field: tree}, epochs=1, seed=0)
     assert space.problems(catalogue()) == []
     sampled = [getattr(config, field) for config in space.extremes(("backbone", field))]
-    built = [catalogue()[field].create(name, each.params, *CONTEXTS.get(field, [])) for each in sampled]
+    context = [TEXTS] if field == "backbone" and name in TEXT else CONTEXTS.get(field, [])
+    built = [catalogue()[field].create(name, each.params, *context) for each in sampled]
     assert len(built) == len(sampled) >= 2
 
 
@@ -154,6 +162,8 @@ def test_component_says_what_it_is_in_one_sentence(row):
 
 
 def needed(field: str, name: str) -> dict[str, object]:
-    """Values for required parameters."""
+    """Values for required parameters, and no weights."""
     samples = {"decay": 0.5, "multipliers": [0.1, 0.2, 1.0]}
-    return {key: samples[key] for key, parameter in catalogue()[field].parameters(name).items() if parameter.required}
+    parameters = catalogue()[field].parameters(name)
+    untrained = {"weights": "none"} if field == "backbone" and "weights" in parameters else {}
+    return untrained | {key: samples[key] for key, parameter in parameters.items() if parameter.required}

@@ -183,8 +183,9 @@ def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
     (path,) = [path for path in SHIPPED if path.stem == "image_folders"]
     suggested = load(tmp_path, re.sub(r"(?m)^  # ( *[a-z_]+:)", r"  \1", path.read_text())).space()
     assert suggested.problems(catalogue()) == []
-    assert {"features", "domain_norm", "mixing", "test_time_augmentation"} <= set(suggested.trees)
-    own = {"affine_resolution", "strong"}
+    hidden = {"features", "domain_norm", "mixing", "test_time_augmentation", "transfer", "multi_task"}
+    assert hidden <= set(suggested.trees) - set(load_search_file(path).trial)
+    own = {"affine_resolution", "strong", "word_dropout"}
     assert set(suggested.trees["augmentation"]["choice"]) == set(catalogue()["augmentation"].names()) - own
 
 
@@ -229,6 +230,10 @@ def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
         ({"freeze_depth": {"int": [0, 1.5]}}, "trial.freeze_depth.int=[0, 1.5] must be whole numbers"),
         ({"freeze_depth": {"int": [-1, 2]}}, "trial.freeze_depth=-1: Input should be greater than or equal to 0"),
         ({"freeze_depth": [0, 1]}, "trial.freeze_depth=[0, 1]: Input should be a valid integer"),
+        ({"freeze_depth": "last_0"}, "trial.freeze_depth='last_0': Input should be a number of stages, or head_only"),
+        ({"trained_stages": {"int": [0, 2]}}, "trial.trained_stages=0: Input should be greater than or equal to 1"),
+        ({"precision": {"choice": ["fp32", "fp8"]}}, "trial.precision='fp8': Input should be 'fp32', 'bf16' or 'fp16'"),
+        ({"max_gradient_norm": 0}, "trial.max_gradient_norm=0: Input should be greater than 0"),
         ({"freeze_depth": None}, "trial.freeze_depth=None: Input should be a valid integer"),
         ({"batch_size": {"choice": [32, "many"]}}, "trial.batch_size='many': Input should be a valid integer"),
         ({"batch_size": "auto"}, "trial.batch_size='auto': Input should be a valid integer"),
@@ -334,8 +339,24 @@ def found_in(config: TrialConfig, registries: dict[str, Registry]) -> list[str]:
     return [line for field, item in chosen.items() for line in registries[field].problems(item.name, item.params)]
 
 
-def test_the_space_of_every_method_holds_every_method_that_needs_no_target_labels():
+def test_the_space_of_every_method_holds_every_method_that_needs_no_target_labels_and_no_words():
     (path,) = [path for path in SHIPPED if path.stem == "every_method"]
     methods = load_search_file(path).space().trees["method"]["choice"]
     needing_labels = {"fine_tune", "source_and_target", "tradaboost"}
-    assert set(methods) == set(catalogue()["method"].names()) - needing_labels
+    assert set(methods) == set(catalogue()["method"].names()) - needing_labels - {"zero_shot"}
+
+
+STRATEGIES = ["lr_multipliers", "unfreezing", "optimizer", "lr_schedule", "averaging", "early_stopping"]
+
+
+@pytest.mark.parametrize("field", STRATEGIES)
+def test_the_space_of_every_strategy_holds_every_strategy(field):
+    (path,) = [path for path in SHIPPED if path.stem == "every_strategy"]
+    assert set(load_search_file(path).space().trees[field]["choice"]) == set(catalogue()[field].names())
+
+
+def test_presets_and_blocks_of_stages_are_sampled_as_they_stand():
+    block = {"by": "freeze_depth", "cases": {"last_2": None, "3": 1}}
+    both = space(freeze_depth={"choice": ["last_2", 3]}, trained_stages=block)
+    configs = both.extremes(("backbone", "freeze_depth", "trained_stages"))
+    assert {(config.freeze_depth, config.trained_stages) for config in configs} == {("last_2", None), (3, 1)}

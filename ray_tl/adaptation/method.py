@@ -1,6 +1,6 @@
 """What an adaptation method is: named losses of a source batch and a target batch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ray_tl.registry import Registry
 
 LOSS_NAMES = ("task", "domain", "consistency", "reconstruction")
-View = Literal["source", "target", "strong", "target_labelled"]
+View = Literal["source", "target", "strong", "target_labelled", "auxiliary"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class MethodContext:
         num_source: Rows of the labelled source.
         num_target: Rows of the unlabelled target.
         num_target_labelled: Examples of the target whose labels were given for training.
+        class_names: In the order of the labels, C; empty where a method is only restored.
+        embed_texts: Texts to [N, D], of a backbone that knows words; see `StagedBackbone.embed_texts`.
     """
 
     feature_dim: int
@@ -86,6 +88,8 @@ class MethodContext:
     num_source: int = 0
     num_target: int = 0
     num_target_labelled: int = 0
+    class_names: tuple[str, ...] = ()
+    embed_texts: Callable[[Sequence[str]], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class AdaptationMethod(nn.Module):
         takes_mixed_source: Whether source examples may be mixtures of two, with labels to match.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
+        needs_words: Whether the classes are described to it in words, which the backbone must know.
         restart: Progress at which a second optimisation begins, for which the optimiser forgets its averages of
             gradients; at 0 it has none.
     """
@@ -129,6 +134,7 @@ class AdaptationMethod(nn.Module):
     takes_mixed_source: bool = True
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
+    needs_words: bool = False
     restart: float = 0.0
 
     def __init__(self, context: MethodContext) -> None:

@@ -32,6 +32,19 @@ def pooled_inputs(inputs: Tensor) -> Tensor:
     return centred * torch.rsqrt(variance + VARIANCE_FLOOR)
 
 
+def token_counts(tokens: Tensor) -> Tensor:
+    """What stands for a text: how many of its tokens fall into each of 64 bins, int [N, 64].
+
+    A token falls into the bin that is the remainder of its number by 64; padding and what is marked as missing into
+    none.
+
+    Args:
+        tokens: Numbers of tokens, int [N, L]; see `ray_tl.tokens`.
+    """
+    bins = torch.arange(SIDE * SIDE, device=tokens.device)
+    return ((tokens % len(bins))[:, :, None].eq(bins) & (tokens >= 0)[:, :, None]).sum(dim=1)
+
+
 @full_precision
 def reconstruction_loss(restored: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error over all entries of this rank, which DDP averages.
@@ -71,7 +84,8 @@ class Drcn(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         assert step.target.inputs is not None
         restored = self.decoder(step.target.features)
-        inputs = step.target.inputs.to(torch.promote_types(step.target.inputs.dtype, restored.dtype))
+        inputs = step.target.inputs if step.target.inputs.is_floating_point() else token_counts(step.target.inputs)
+        inputs = inputs.to(torch.promote_types(inputs.dtype, restored.dtype))
         return {"task": task_loss(step), "reconstruction": reconstruction_loss(restored, pooled_inputs(inputs))}
 
 

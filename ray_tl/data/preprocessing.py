@@ -1,12 +1,14 @@
 """From the bytes of an image to the array a network takes: the same at training and at serving."""
 
 import io
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import InvalidInput
 
 MAX_PIXELS = 50_000_000
@@ -22,6 +24,7 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    modality: Literal["images"] = "images"
     image_size: int = Field(default=96, ge=8, le=1024)
     channels: int = 3
 
@@ -55,6 +58,17 @@ class Preprocessing(BaseModel):
         square = flat.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
         pixels = np.asarray(square, dtype=np.uint8)
         return np.ascontiguousarray(pixels.reshape(size, size, self.channels).transpose(2, 0, 1))
+
+
+def _modality(value: object) -> str:
+    """Of a record or its content; records of images had no such field once."""
+    stated = value.get("modality") if isinstance(value, dict) else getattr(value, "modality", None)
+    return "images" if stated is None else str(stated)
+
+
+AnyPreprocessing = Annotated[
+    Annotated[Preprocessing, Tag("images")] | Annotated[TextPreprocessing, Tag("text")], Discriminator(_modality)
+]
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -16,8 +16,8 @@ DOMAINS: tuple[Domain, Domain] = ("source", "target")
 
 
 def domain_of(name: str) -> Domain:
-    """The domain of a view or a data set by its name; what does not begin with `source` is of the target."""
-    return "source" if name.startswith("source") else "target"
+    """The domain of a view or a data set by its name; another task normalises as the source does."""
+    return "source" if name.startswith(("source", "auxiliary")) else "target"
 
 
 class DomainNorm(Protocol):

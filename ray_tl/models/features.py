@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.errors import InvalidInput
+from ray_tl.models.sequences import max_of_tokens, mean_of_tokens
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.registry import Registry
 
@@ -97,14 +98,14 @@ def multi_scale(context: FeaturesContext, *, num_taps: int = 2, pooling: Pooling
 
 
 class MeanPool(nn.Module):
-    """Mean of each channel, [N, C, H, W] to [N, C]."""
+    """Mean of each channel over positions, [N, C, H, W] or texts [N, L, C] to [N, C]."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return _mean(maps)
 
 
 class MaxPool(nn.Module):
-    """Largest value of each channel, [N, C, H, W] to [N, C]."""
+    """Largest value of each channel over positions, [N, C, H, W] or texts [N, L, C] to [N, C]."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return _max(maps)
@@ -140,7 +141,7 @@ class _Tap(nn.Module):
     """Outputs of a stage to rows [N, `feature_dim`]: one or several pools side by side.
 
     Args:
-        shape: Of the outputs: [1, C, H, W], or [1, D] if they are rows already.
+        shape: Of the outputs: [1, C, H, W], texts [1, L, D], or [1, D] if they are rows already.
         pooling: Of feature maps.
     """
 
@@ -157,11 +158,11 @@ class _Tap(nn.Module):
 
 
 def _mean(maps: Tensor) -> Tensor:
-    return maps.mean(1) if maps.ndim == 3 else maps.mean((2, 3))
+    return mean_of_tokens(maps) if maps.ndim == 3 else maps.mean((2, 3))
 
 
 def _max(maps: Tensor) -> Tensor:
-    return maps.amax(1) if maps.ndim == 3 else maps.amax((2, 3))
+    return max_of_tokens(maps) if maps.ndim == 3 else maps.amax((2, 3))
 
 
 def _pool(name: Pooling, num_channels: int) -> nn.Module:
@@ -172,7 +173,7 @@ def _pool(name: Pooling, num_channels: int) -> nn.Module:
 
 @torch.no_grad()
 def stage_shapes(backbone: StagedBackbone) -> list[torch.Size]:
-    """Of what each stage gives for one blank row: [1, C, H, W], or [1, D] where it is pooled."""
+    """Of what each stage gives for one blank row: [1, C, H, W], texts [1, L, D], or [1, D] where it is pooled."""
     was_training = backbone.training
     backbone.eval()
     x = backbone.entry(backbone.entry.blank())

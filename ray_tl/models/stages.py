@@ -1,6 +1,6 @@
 """The one definition of depth: an ordered list of stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,15 +22,28 @@ class Entry(nn.Module):
     """What stands before the first stage: from rows as a domain holds them to what the stages compute with.
 
     It learns nothing, and counts as no stage.
+
+    Attributes:
+        modality: Of the rows: `images` or `text`.
     """
+
+    modality: str = "images"
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of a domain, [N, ...], to the input of the first stage."""
         raise NotImplementedError
 
+    def suspend(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """Activations for these rows of a domain as a cache can hold them: as wide for any batch of the domain."""
+        return activations
+
     def resume(self, activations: Tensor) -> Tensor:
         """Activations as a cache holds them, to what the next stage computes with; the same, mostly."""
         return activations
+
+    def order(self, rows: Tensor) -> Tensor:
+        """Numbers of the rows, or of their activations, in an order in which those of a batch cost little together."""
+        return torch.arange(len(rows))
 
     def blank(self) -> Tensor:
         """One small row of a domain, to learn shapes from."""
@@ -83,9 +96,13 @@ class StagedBackbone(nn.Module):
             from is absent; `None` where name and parameters say it all.
 
     Attributes:
+        embed_texts: Texts to [N, D]: the product of one with a normalised feature is the logit that the text describes
+            the row. `None` where the network knows no words.
         stage_sizes: Number of parameters of each stage as it was built; a pooling stage has none.
         trained: The stages that train now.
     """
+
+    embed_texts: Callable[[Sequence[str]], Tensor] | None = None
 
     def __init__(
         self,

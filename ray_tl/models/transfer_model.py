@@ -1,5 +1,6 @@
 """A backbone with a classifier: the network that a trial trains and a bundle holds."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, JointDropout, set_num_views
-from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones import BackboneContext, build_backbone
 from ray_tl.models.backbones.user import build_user_backbone
 from ray_tl.models.domain_norm import DOMAIN_NORMS, Domain, convert_norms, set_domains
 from ray_tl.models.features import FEATURES, Features, FeaturesContext
@@ -69,11 +70,19 @@ class TransferModel(nn.Module):
         features = self.adaptor(self.features(self.backbone, x, start))
         return features, self.head(self.dropout(features))
 
+    def with_head(self, head: nn.Module) -> "TransferModel":
+        """A network with a copy of this one's backbone, whose own features alone go into another head."""
+        backbone = copy.deepcopy(self.backbone)
+        features = FEATURES.create(LAST_STAGE.name, {}, FeaturesContext(backbone, self.backbone_name))
+        adaptor = ADAPTORS.create(NO_ADAPTOR.name, {}, AdaptorContext(backbone.feature_dim))
+        network = TransferModel(backbone, features, adaptor, self.num_classes, self.backbone_name)
+        network.head = head
+        return network
+
     def prefix(self, rows: Tensor, depth: int) -> Tensor:
         """Activations after `depth` stages that have never trained, and so normalise both domains alike."""
         set_domains(self, ("target",))
-        activations: Tensor = self.backbone(self.backbone.entry(rows), stop=depth)
-        return activations
+        return self.backbone.entry.suspend(self.backbone(self.backbone.entry(rows), stop=depth), rows)
 
 
 def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) -> TransferModel:
@@ -133,7 +142,7 @@ def build_transfer_model(
             images have a number of channels that the weights don't fit, or the weights can't be had.
     """
     if context.function is None:
-        stages = BACKBONES.create(backbone.name, backbone.params, context)
+        stages = build_backbone(backbone, context)
     else:
         stages = build_user_backbone(backbone.name, backbone.params, context.function, context)
     taps = FEATURES.create(features.name, features.params, FeaturesContext(stages, backbone.name))

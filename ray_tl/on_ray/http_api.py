@@ -1,24 +1,24 @@
-"""What people send over HTTP and what they get: requests to image bytes, answers and refusals to JSON.
+"""What people send over HTTP and what they get: answers and refusals as JSON.
 
     POST /predict   an image, as the body or as the one file of a form   {"class", "confidence", "probabilities", ...}
+                    or a text, as the body, or as JSON {"text": ...}     the same
+                    or texts, as JSON {"texts": [...]}                   {"predictions": [the same of each]}
     GET  /healthz   200 while the live version answers, 503 otherwise
     GET  /          how to use it, for a person
 
 Every refusal is `{"error": reason}`. No Ray in here: a `Classifier` stands for all that is behind.
 """
 
+import asyncio
 import html
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 
+from ray_tl.on_ray.http_inputs import MAX_CHARACTERS, image_of, texts_of
 from ray_tl.promotion.prediction import Prediction
 
 RETRY_AFTER_S = 1
@@ -39,6 +39,7 @@ class LiveVersion:
     Attributes:
         app: Name of its Serve application.
         max_body_bytes: Of one request.
+        modality: Of what it reads: `images` or `text`.
     """
 
     model: str
@@ -46,6 +47,7 @@ class LiveVersion:
     app: str
     classes: tuple[str, ...]
     max_body_bytes: int
+    modality: str = "images"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Classifier(Protocol):
         """What serves now."""
 
     async def classify(self, image: bytes) -> Answer | Refusal:
-        """Answer for one encoded image; raises `Overloaded` or `Unavailable`."""
+        """Answer for one encoded image, or text in UTF-8; raises `Overloaded` or `Unavailable`."""
 
     async def is_healthy(self) -> bool:
         """Whether the live version answers."""
@@ -99,16 +101,25 @@ def build_http_api(classifier: Classifier) -> FastAPI:
 
 
 async def _predict(classifier: Classifier, request: Request) -> Response:
-    image = await _image_of(request, classifier.live.max_body_bytes)
+    live = classifier.live
+    if live.modality == "images":
+        return JSONResponse(_body(await _answer(classifier, await image_of(request, live.max_body_bytes))))
+    texts, is_list = await texts_of(request, live.max_body_bytes)
+    answers = await asyncio.gather(*(_answer(classifier, text.encode()) for text in texts))
+    bodies = [_body(answer) for answer in answers]
+    return JSONResponse({"predictions": bodies} if is_list else bodies[0])
+
+
+async def _answer(classifier: Classifier, example: bytes) -> Answer:
     try:
-        answer = await classifier.classify(image)
+        answer = await classifier.classify(example)
     except Overloaded:
         raise HTTPException(429, "too many requests wait; try again.", {"Retry-After": str(RETRY_AFTER_S)}) from None
     except Unavailable as error:
         raise HTTPException(503, str(error), {"Retry-After": str(RETRY_AFTER_S)}) from None
     if isinstance(answer, Refusal):
         raise HTTPException(415, answer.reason)
-    return JSONResponse(_body(answer))
+    return answer
 
 
 def _body(answer: Answer) -> dict[str, object]:
@@ -130,53 +141,11 @@ async def _health(classifier: Classifier) -> Response:
     )
 
 
-async def _image_of(request: Request, max_bytes: int) -> bytes:
-    body = await _read(request, max_bytes)
-    is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    image = await _only_file(request, body) if is_form else body
-    if not image:
-        raise HTTPException(400, "the request holds no bytes; send an image as the body, or as the file of a form.")
-    return image
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body, given up as soon as it is known to be too long."""
-    stated = request.headers.get("content-length", "")
-    _require_within(int(stated) if stated.isdecimal() else 0, max_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        _require_within(len(body) + len(chunk), max_bytes)
-        body += chunk
-    return bytes(body)
-
-
-def _require_within(num_bytes: int, max_bytes: int) -> None:
-    if num_bytes > max_bytes:
-        raise HTTPException(413, f"the request is over the limit of {max_bytes} bytes; send a smaller image.")
-
-
-async def _only_file(request: Request, body: bytes) -> bytes:
-    parser = MultiPartParser(request.headers, _once(body), max_files=1)
-    parser.spool_max_size = len(body) + 1  # in memory: the length has been checked
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:
-        raise HTTPException(400, f"the form can't be read ({error}); send one image as its file.") from error
-    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-    if len(files) != 1:
-        raise HTTPException(400, f"the form has {len(files)} files; send one image as its file.")
-    return await files[0].read()
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     ours = {
-        404: f"there is nothing at {request.url.path}; POST an image to /predict.",
-        405: f"{request.url.path} does not take {request.method}; POST an image to /predict, GET /healthz and /.",
+        404: f"there is nothing at {request.url.path}; POST an example to /predict.",
+        405: f"{request.url.path} does not take {request.method}; POST an example to /predict, GET /healthz and /.",
     }
     reason = ours.get(error.status_code, error.detail)
     return JSONResponse({"error": reason}, status_code=error.status_code, headers=error.headers)
@@ -194,12 +163,26 @@ def _page(live: LiveVersion) -> str:
 <body style="font-family: sans-serif; max-width: 40em; margin: 3em auto">
 <h1>{title}</h1>
 <p>Tells apart: {classes}.</p>
-<form action="predict" method="post" enctype="multipart/form-data">
+{_images_part(live) if live.modality == "images" else _TEXT_PART}
+<a href="healthz">Health</a>.</p>
+</body></html>
+"""
+
+
+def _images_part(live: LiveVersion) -> str:
+    return f"""<form action="predict" method="post" enctype="multipart/form-data">
 <input type="file" name="file" accept="image/*" required> <button>Predict</button>
 </form>
 <p>From a shell, either of:</p>
 <pre>curl -F file=@image.jpg        URL/predict
 curl --data-binary @image.jpg  URL/predict</pre>
-<p>PNG, JPEG, WebP, GIF or BMP, at most {live.max_body_bytes / 2**20:g} MiB. <a href="healthz">Health</a>.</p>
-</body></html>
-"""
+<p>PNG, JPEG, WebP, GIF or BMP, at most {live.max_body_bytes / 2**20:g} MiB."""
+
+
+_TEXT_PART = f"""<form action="predict" method="post">
+<textarea name="text" rows="5" cols="60" maxlength="{MAX_CHARACTERS}" required></textarea> <button>Predict</button>
+</form>
+<p>From a shell, either of:</p>
+<pre>curl -d 'A text.'  URL/predict
+curl -H 'content-type: application/json' -d '{{"texts": ["One.", "Another."]}}'  URL/predict</pre>
+<p>At most {MAX_CHARACTERS} characters a text."""

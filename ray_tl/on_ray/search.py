@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,13 @@ from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.advisor import advise, examine
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
+from ray_tl.data.augmentation import augmentation_for
 from ray_tl.data.domains import DomainPair
-from ray_tl.data.load import load_pair
+from ray_tl.data.further_domains import with_further_domains
+from ray_tl.data.load import load_pair, preprocessing_of
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BackboneContext, feature_dim, stage_sizes
+from ray_tl.models.backbones import BACKBONES, build_backbone, dimensions, knows_words, require_words
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
@@ -39,9 +41,13 @@ from ray_tl.search_space import SearchFile, SearchSpace
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import Advice, DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, check_name, find_study
+from ray_tl.training.batches import check_accumulation
 from ray_tl.training.building import check_mixing
 from ray_tl.training.data import TrialData
+from ray_tl.training.multi_task import MultiTaskContext
+from ray_tl.training.network import blank_rows, context_of, expected_context
 from ray_tl.training.regularisers import regulariser_of
+from ray_tl.training.transfer import TransferContext
 from ray_tl.validation import VALIDATORS
 
 MAX_SLOTS = 64
@@ -141,11 +147,15 @@ def plan_search(
     if found := space.problems(catalogue()) + unknown:
         raise all_at_once("search space", found)
     space = space.resolved(catalogue())
-    configs = [*_corners(space), *(first or [])]
+    corners = [*_corners(space)]
+    zero_shot = tuple(_zero_shot(corners, data))
+    configs = [*corners, *zero_shot, *(first or [])]
     check_configurations(configs, data)
+    _require_used(configs, data)
+    check_weights(configs, data)
     pair = _load(data, file.search.seed)
     check_rows(configs, pair)
-    baselines = tuple(first) if first is not None else _baselines(space, data)
+    baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
     room = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
         name=name,
@@ -164,12 +174,38 @@ def plan_search(
     return Plan(StudyStore.create(root / name, spec), pair)
 
 
+def _require_used(configs: Iterable[TrialConfig], data: DataSource) -> None:
+    """Raise `InvalidInput` if domains were given that no trial of the search would look at."""
+    configs = list(configs)
+    chosen = {"transfer": {config.transfer.name for config in configs}}
+    chosen["multi_task"] = {config.multi_task.name for config in configs}
+    found = []
+    if data.intermediate and "staged" not in chosen["transfer"]:
+        found.append(
+            "--intermediate is given, but no trial uses it; add transfer: staged to the file, or leave it out."
+        )
+    if data.auxiliary is not None and "auxiliary" not in chosen["multi_task"]:
+        found.append("--auxiliary is given, but no trial uses it; add multi_task: auxiliary, or leave it out.")
+    if found:
+        raise all_at_once("search space", found)
+
+
 def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     """Source-only, and training on the target labels alone where there are some."""
     source_only = space.baseline()
     if data.target_labelled is None:
         return (source_only,)
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
+
+
+def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[TrialConfig]:
+    """A trial without training for each backbone that knows words; none where a mistake is yet to be reported."""
+    one_each = {str(config.backbone): config for config in configs}
+    for config in one_each.values():
+        with suppress(InvalidInput):
+            if knows_words(config.backbone, expected_context(data.options)):
+                rest = config.model_dump(include={"backbone", "batch_size", "epochs", "seed"})
+                yield TrialConfig.model_validate({**rest, "method": "zero_shot"})
 
 
 def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
@@ -182,7 +218,13 @@ def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     """Every choice and both ends of every range, of fields together that constrain one another."""
     bound = {"backbone", "freeze_depth", "trained_stages", "lr_multipliers", "domain_norm"}
     isolated = {"freeze_depth", "parameter_efficient"}
-    pairs = [isolated, {*isolated, "trained_stages"}, {"parameter_efficient", "regulariser"}, {"method", "mixing"}]
+    pairs = [
+        isolated,
+        {*isolated, "trained_stages"},
+        {"parameter_efficient", "regulariser"},
+        {"method", "mixing"},
+        {"batch_size", "accumulation"},
+    ]
     together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
     alone = ({field} for field in space.trees if not any(field in fields for fields in together))
     for fields in (*together, *alone):
@@ -269,9 +311,24 @@ def check_configurations(configs: Iterable[TrialConfig], data: DataSource) -> No
     remade = {config.model_dump_json(include=NETWORK_FIELDS): config for config in configs if _is_remade(config)}
     networks = list(remade.values())
     mixed = [config for config in configs if _mixes(config)]
-    checks = [(_build_components, configs), (_require_mixable, mixed)]
+    spoken = {str((config.backbone, config.method)): config for config in configs}
+    checks = [(_build_components, configs), (_require_mixable, mixed), (_fit_words, list(spoken.values()))]
     checks += [(_fit_backbone, configs), (_try_network, networks)]
     _check_all((check, config, data) for check, each in checks for config in each)
+
+
+def check_weights(configs: Iterable[TrialConfig], data: DataSource) -> None:
+    """Load the weights of each pretrained backbone once: fetched before a slot asks, and one error if they can't be."""
+    one_each = {str(config.backbone): config for config in configs if _is_pretrained(config.backbone)}
+    _check_all((_load_weights, config, data) for config in one_each.values())
+
+
+def _is_pretrained(backbone: Component) -> bool:
+    return "weights" in BACKBONES.parameters(backbone.name) and backbone.params.get("weights") != "none"
+
+
+def _load_weights(config: TrialConfig, data: DataSource) -> None:
+    build_backbone(config.backbone, context_of(preprocessing_of(data.options), load_weights=True))
 
 
 def check_rows(configs: Iterable[TrialConfig], pair: DomainPair) -> None:
@@ -291,17 +348,32 @@ def _check_all(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], Trial
 
 
 def _build_components(config: TrialConfig, data: DataSource) -> None:
-    contexts: dict[str, list[object]] = {"method": [_method_context(config, data)], "adaptor": [AdaptorContext(2)]}
+    check_accumulation(config)
+    contexts: dict[str, list[object]] = {
+        "method": [_method_context(config, data)],
+        "adaptor": [AdaptorContext(2)],
+        "transfer": [TransferContext(len(data.intermediate))],
+        "multi_task": [MultiTaskContext(2, 0 if data.auxiliary is None else 2)],
+    }
     for field, registry in catalogue().items():
         component = getattr(config, field)
-        if field not in ("backbone", "features"):  # features are built with their backbone
+        if field not in ("backbone", "features", "augmentation"):  # features are built with their backbone
             registry.create(component.name, component.params, *contexts.get(field, []))
+    augmentation_for(config.augmentation, data.options.modality)
+    _require_for_images(config, data.options.modality)
     regulariser_of(config)
+
+
+def _require_for_images(config: TrialConfig, modality: str) -> None:
+    for field in () if modality == "images" else ("mixing", "test_time_augmentation"):
+        stated = getattr(config, field).name
+        if stated != "none":
+            raise InvalidInput(f"{field}={stated!r} is for images, and data.modality is {modality!r}; choose none.")
 
 
 def _method_context(config: TrialConfig, data: DataSource) -> MethodContext:
     few = int(data.target_labelled is not None)
-    width = feature_dim(config.backbone, data.options.channels, data.options.image_size)
+    _, width = dimensions(config.backbone, expected_context(data.options))
     return MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
 
 
@@ -320,23 +392,28 @@ def _is_remade(config: TrialConfig) -> bool:
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:
-    width = feature_dim(config.backbone, pair.preprocessing.channels, pair.preprocessing.image_size)
+    _, width = dimensions(config.backbone, context_of(pair.preprocessing, load_weights=False))
     method = CLOSED_FORM.create(config.method.name, config.method.params, MethodContext(width, pair.num_classes))
     method.require_rows(len(pair.source), len(pair.target))
 
 
 def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
-    sizes = stage_sizes(config.backbone, data.options.channels, data.options.image_size)
+    sizes, _ = dimensions(config.backbone, expected_context(data.options))
     stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
 
 
+def _fit_words(config: TrialConfig, data: DataSource) -> None:
+    """Have something described, where a method needs words."""
+    method = catalogue()["method"].create(config.method.name, config.method.params, _method_context(config, data))
+    if method.needs_words:
+        require_words(config.backbone, expected_context(data.options))
+
+
 def _try_network(config: TrialConfig, data: DataSource) -> None:
-    """Build the network without weights and show it an image, on a device that has shapes alone."""
-    channels, side = data.options.channels, data.options.image_size
+    """Build the network without weights and show it an example, on a device that has shapes alone."""
     with torch.device("meta"):
-        network = network_of(config, 2, BackboneContext(channels, load_weights=False, image_size=side))
-        network.eval()(torch.zeros(1, channels, side, side))
+        network_of(config, 2, expected_context(data.options)).eval()(blank_rows(data.options, 1))
 
 
 @contextmanager
@@ -410,11 +487,13 @@ def _shares(pair: DomainPair) -> list[float]:
 
 def _anywhere(data: DataSource) -> DataSource:
     """With absolute paths: a study may go on, or be promoted, from another folder than it was begun in."""
-    keys = ("source", "target", "target_test", "target_labelled")
+    keys = ("source", "target", "target_test", "target_labelled", "auxiliary")
     names = {key: name for key in keys if (name := getattr(data, key)) is not None}
     folders = {key: str(Path(name).absolute()) for key, name in names.items() if not name.startswith("digits:")}
-    return data.model_copy(update=folders)
+    between = tuple(str(Path(name).absolute()) for name in data.intermediate)
+    return data.model_copy(update={**folders, "intermediate": between})
 
 
 def _load(data: DataSource, seed: int) -> DomainPair:
-    return load_pair(data.source, data.target, data.target_test, data.options, seed, data.target_labelled)
+    pair = load_pair(data.source, data.target, data.target_test, data.options, seed, data.target_labelled)
+    return with_further_domains(pair, data.intermediate, data.auxiliary, data.options)

@@ -69,7 +69,7 @@ class Model:
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
     async def classify(self, images: list[bytes]) -> list[Answer | Refusal]:
-        """One answer each: an image that can't be read is refused alone."""
+        """One answer each: an image or text that can't be read is refused alone."""
         self._batch_sizes[len(images)] += 1
         return await asyncio.to_thread(self._classify, images)
 
@@ -114,7 +114,8 @@ def deploy(
     _start_serve(host, port)
     previous = _live_app(timeout_s)
     _run_candidate(app, _model_application(bundle, name, num_replicas, num_cpus), previous, timeout_s)
-    live = LiveVersion(name, bundle.version, app, bundle.spec.classes, max_body_bytes)
+    reads = bundle.spec.preprocessing.modality
+    live = LiveVersion(name, bundle.version, app, bundle.spec.classes, max_body_bytes, reads)
     _run(ROUTER_APP, _router_application(live), "/", timeout_s)
     if previous not in (None, app):
         _retire(str(previous), timeout_s)

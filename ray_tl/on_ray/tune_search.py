@@ -112,7 +112,8 @@ class StudyASHA(ASHAScheduler):
 
     A trial keeps its number from process to process, so it is known to the rungs by that, not by Tune's name for it.
     Source-only is never stopped and never counted. Neither is a closed-form method: it has no value at a lower rung,
-    and others should not be measured at theirs by its final one.
+    and others should not be measured at theirs by its final one; the same holds for the last report of a trial that
+    stopped early.
 
     Args:
         spec: Of the study.
@@ -141,8 +142,7 @@ class StudyASHA(ASHAScheduler):
         return str(super().on_trial_result(tune_controller, _by_number(trial.config["number"]), result))
 
     def on_trial_complete(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> None:
-        if trial.config["is_raced"]:
-            super().on_trial_complete(tune_controller, _by_number(trial.config["number"]), result)
+        """Nothing: each epoch was counted when it came, and one that stopped early has no value at rungs between."""
 
     def on_trial_remove(self, tune_controller: object, trial: tune.experiment.Trial) -> None:
         super().on_trial_remove(tune_controller, _by_number(trial.config["number"]))

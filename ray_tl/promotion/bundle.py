@@ -2,9 +2,10 @@
 
     v1/
       model.safetensors   state of the network; no pickle
-      model.json          ModelSpec: how to build the network, what to do to an image, what the classes are called
+      model.json          ModelSpec: how to build the network, what to do to an example, what the classes are called
       lineage.json        Lineage: which trial of which study on which data it came from
       backbone.py         the person's own function that builds the backbone, where one does
+      tokenizer.json      of a model of texts alone: from a text to numbers of tokens
       MANIFEST.json       SHA-256 and size of the others
 
 A folder appears whole or not at all, and is never changed afterwards.
@@ -31,26 +32,28 @@ from torch import Tensor
 
 from ray_tl.config import Component, FreezeDepth, TrialConfig, UserFunction
 from ray_tl.data.augmentation import views_of
-from ray_tl.data.preprocessing import Preprocessing
+from ray_tl.data.domains import Inputs
+from ray_tl.data.preprocessing import AnyPreprocessing
+from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
-from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.domain_norm import keep_target_norms
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS, left_after_merge
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
-from ray_tl.training.network import load_network
+from ray_tl.training.network import context_of, load_network
 
 WEIGHTS = "model.safetensors"
 SPEC = "model.json"
 LINEAGE = "lineage.json"
 CODE = "backbone.py"
+TOKENIZER = "tokenizer.json"
 MANIFEST = "MANIFEST.json"
 
 BATCH_SIZE = 64
 ONE_VIEW = Component(name="none")
 REMEDY = "promote the trial again, or restore the folder from a copy."
 
-_LIBRARIES = ("torch", "torchvision", "timm", "peft", "ray", "ray-tl")
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "peft", "ray", "ray-tl")
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
@@ -86,16 +89,12 @@ class ModelSpec(BaseModel):
     test_time_augmentation: Component = ONE_VIEW
     architecture: dict[str, JsonValue] | None = None
     function: str | None = None
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
-
-    @property
-    def channels(self) -> int:
-        return self.preprocessing.channels
 
     @field_validator("test_time_augmentation")
     @classmethod
@@ -171,22 +170,20 @@ class Bundle:
         return self.folder.name
 
     def predict_images(self, images: Sequence[bytes], batch_size: int = BATCH_SIZE) -> list[Prediction]:
-        """One answer for each encoded image, in order.
+        """One answer for each encoded image, or text in UTF-8, in order.
 
         Raises:
-            InvalidInput: If one of them is no readable image.
+            InvalidInput: If one of them can't be read.
         """
-        decoded = (self.spec.preprocessing.decode(image) for image in images)
-        if not images:
-            return []
-        return self.predict_arrays(np.stack(list(decoded)), batch_size)
+        decoded: list[np.ndarray] = [self.spec.preprocessing.decode(image) for image in images]
+        return self.predict_arrays(np.stack(decoded), batch_size) if decoded else []
 
-    def predict_arrays(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> list[Prediction]:
-        """One answer for each decoded image of [N, C, S, S]."""
+    def predict_arrays(self, images: Inputs, batch_size: int = BATCH_SIZE) -> list[Prediction]:
+        """One answer for each decoded image of [N, C, S, S], or text of [N, L]."""
         return [self._prediction(row.tolist()) for row in self.probabilities(images, batch_size)]
 
-    def probabilities(self, images: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
-        """Softmax [N, classes] of decoded images [N, C, S, S], averaged over the views that the trial had."""
+    def probabilities(self, images: Inputs, batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
+        """Softmax [N, classes] of decoded images [N, C, S, S], averaged over the trial's views, or texts [N, L]."""
         with torch.inference_mode():
             parts = [self._mean_probabilities(part) for part in torch.from_numpy(images).split(batch_size)]
             return torch.cat(parts).numpy()
@@ -203,7 +200,7 @@ class Bundle:
 
 def spec_of(
     config: TrialConfig,
-    preprocessing: Preprocessing,
+    preprocessing: AnyPreprocessing,
     classes: tuple[str, ...],
     head: Component | None = None,
     architecture: Mapping[str, object] | None = None,
@@ -250,6 +247,8 @@ def write_bundle(
     if function is not None:
         spec = spec.model_copy(update={"function": function.function})
         contents[CODE] = function.source.encode()
+    if isinstance(spec.preprocessing, TextPreprocessing):
+        contents[TOKENIZER] = spec.preprocessing.tokenizer.encode()
     contents[SPEC] = _json_bytes(spec)
     contents[MANIFEST] = _json_bytes(Manifest(files={name: _record(data) for name, data in contents.items()}))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -269,10 +268,19 @@ def load_bundle(folder: Path) -> Bundle:
         BrokenBundle: If a file is missing, extra, changed, or does not say what it should.
     """
     contents = _verified(folder)
-    spec = _parsed(ModelSpec, folder / SPEC, contents[SPEC])
+    spec = _with_tokenizer(folder, _parsed(ModelSpec, folder / SPEC, contents[SPEC]), contents.get(TOKENIZER))
     lineage = _parsed(Lineage, folder / LINEAGE, contents[LINEAGE])
     digest = hashlib.sha256(contents[MANIFEST]).hexdigest()
     return Bundle(folder, spec, lineage, digest, _network(folder, spec, contents))
+
+
+def _with_tokenizer(folder: Path, spec: ModelSpec, tokenizer: bytes | None) -> ModelSpec:
+    needs_one = isinstance(spec.preprocessing, TextPreprocessing)
+    _require_none(folder, [f"{TOKENIZER} is missing"] if needs_one and tokenizer is None else [])
+    _require_none(folder, [f"{TOKENIZER} does not belong there"] if tokenizer is not None and not needs_one else [])
+    if not isinstance(spec.preprocessing, TextPreprocessing) or tokenizer is None:
+        return spec
+    return spec.model_copy(update={"preprocessing": spec.preprocessing.with_tokenizer(tokenizer)})
 
 
 def _installed(name: str) -> str:
@@ -318,7 +326,7 @@ def _verified(folder: Path) -> dict[str, bytes]:
     if MANIFEST not in present:
         raise BrokenBundle(f"{folder} has no {MANIFEST}, so it is no model version; {REMEDY}")
     manifest = _parsed(Manifest, folder / MANIFEST, (folder / MANIFEST).read_bytes())
-    wanted = {WEIGHTS, SPEC, LINEAGE, MANIFEST} | ({CODE} & manifest.files.keys())
+    wanted = {WEIGHTS, SPEC, LINEAGE, MANIFEST} | ({CODE, TOKENIZER} & manifest.files.keys())
     problems = [f"{name} is missing" for name in sorted(wanted - present)]
     problems += [f"{name} does not belong there" for name in sorted(present - wanted)]
     problems += [f"{name} is not in the manifest" for name in sorted(wanted - {MANIFEST} - set(manifest.files))]
@@ -351,8 +359,7 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
 
 def _network(folder: Path, spec: ModelSpec, contents: Mapping[str, bytes]) -> TransferModel:
     try:
-        function = _function(folder, spec, contents)
-        context = BackboneContext(spec.channels, False, spec.preprocessing.image_size, spec.architecture, function)
+        context = context_of(spec.preprocessing, False, spec.architecture, _function(folder, spec, contents))
         components = spec.adaptor, spec.features, spec.domain_norm
         trained = spec.freeze_depth, spec.trained_stages
         model = build_transfer_model(

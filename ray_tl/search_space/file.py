@@ -3,16 +3,18 @@
 import json
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ray_tl.config import UserFunction
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space.explain import validated
 from ray_tl.search_space.space import SearchSpace
 
+_IMAGES_ALONE = ("image_size", "channels", "image_column")
+_TEXT_ALONE = ("tokenizer", "max_length", "text_column")
 NEEDED_VALIDATORS = ("source_accuracy", "im", "bnm")
 
 
@@ -20,18 +22,37 @@ class DataOptions(BaseModel):
     """How files become a pair of domains.
 
     Attributes:
+        modality: What the examples are; images are scaled to `image_size` and `channels`, texts cut to `max_length`.
+        tokenizer: Of texts: `minilm` for the packaged one, a folder, or a name on the hub; that of the backbone.
+        max_length: Tokens of a text, special ones included.
+        text_column: Of tables of texts.
+        image_column: Of tables of images: paths relative to the table, or the images themselves.
+        label_column: Of tables with labels; that of a target is never read.
         holdout_fraction: Share of the source that is never trained on, for source accuracy.
-        on_broken: What to do with an unreadable image.
+        on_broken: What to do with an unreadable image or row.
         target_shots: k, labelled target examples a class that are drawn from those given; `null` for all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    modality: Literal["images", "text"] = "images"
     image_size: int = Field(default=96, ge=8, le=1024)
     channels: Literal[1, 3] = 3
+    tokenizer: str = "minilm"
+    max_length: int = Field(default=128, ge=4, le=4096)
+    text_column: str = "text"
+    image_column: str = "image"
+    label_column: str = "label"
     holdout_fraction: float = Field(default=0.2, gt=0, lt=1)
     on_broken: Literal["stop", "skip"] = "stop"
     target_shots: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _of_one_modality(self) -> Self:
+        foreign = _IMAGES_ALONE if self.modality == "text" else _TEXT_ALONE
+        if stated := [name for name in foreign if getattr(self, name) != type(self).model_fields[name].default]:
+            raise ValueError(f"{', '.join(stated)} mean nothing for modality={self.modality!r}; leave them out")
+        return self
 
 
 class SearchOptions(BaseModel):

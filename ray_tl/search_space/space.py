@@ -42,6 +42,8 @@ class SearchSpace:
         plain = {
             "method": Component(name="source_only"),
             "loss_weighting": Component(name="constant"),
+            "transfer": Component(name="direct"),
+            "multi_task": Component(name="none"),
             "augmentation": Component(name="none"),
             "mixing": Component(name="none"),
             "test_time_augmentation": Component(name="none"),

@@ -30,6 +30,8 @@ class DataSource(BaseModel):
         target_test: Folder of images that no trial may train on; predictions on them are recorded.
         target_labelled: Folder of class folders with the target examples whose labels may be trained on, or
             `digits:optdigits`; none by default.
+        intermediate: Folders of domains on the way from source to target, in order.
+        auxiliary: Folder of class folders of another task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +40,8 @@ class DataSource(BaseModel):
     target: str
     target_test: str | None = None
     target_labelled: str | None = None
+    intermediate: tuple[str, ...] = ()
+    auxiliary: str | None = None
     options: DataOptions = DataOptions()
 
 

@@ -11,8 +11,10 @@ from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
 from ray_tl.models.distributed_norm import convert_batch_norm
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, parameter_groups
+from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.data import TrialData
-from ray_tl.training.feed import num_labelled
+from ray_tl.training.feed import joining, num_labelled
+from ray_tl.training.multi_task import MULTI_TASKS, Auxiliary, MultiTaskContext
 from ray_tl.training.network import build_model
 from ray_tl.training.optimisation import OptimizerChoice
 from ray_tl.training.randomness import derive_seed
@@ -25,16 +27,27 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
     model = build_model(config, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "method"))
-        rows = len(data.pair.source), len(data.pair.target), num_labelled(data.pair)
-        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows)
+        num_source = len(data.pair.source) + sum(len(domain) for _, domain in joining(config, data.pair))
+        rows = num_source, len(data.pair.target), num_labelled(data.pair)
+        words = data.pair.source.classes, model.backbone.embed_texts
+        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words)
         method = METHODS.create(config.method.name, config.method.params, context)
     check_mixing(config, method)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
-    regulariser = regulariser_of(config)
-    task = AdaptationTask(model, method, weights, config.target_label_weight, config.label_smoothing, regulariser)
+    share, smoothing = config.target_label_weight, config.label_smoothing
+    regulariser, auxiliary = regulariser_of(config), _auxiliary(config, data, model)
+    task = AdaptationTask(model, method, weights, share, smoothing, regulariser, auxiliary)
     if world_size() > 1:
         convert_batch_norm(task)
     return task.to(data.device)
+
+
+def _auxiliary(config: TrialConfig, data: TrialData, model: TransferModel) -> Auxiliary | None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "auxiliary"))
+        classes = 0 if data.pair.auxiliary is None else len(data.pair.auxiliary.classes)
+        context = MultiTaskContext(model.feature_dim, classes)
+        return MULTI_TASKS.create(config.multi_task.name, config.multi_task.params, context)
 
 
 def check_mixing(config: TrialConfig, method: AdaptationMethod) -> None:

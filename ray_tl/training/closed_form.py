@@ -46,7 +46,12 @@ class ClosedFormRun:
     def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
         self.config, self.data, self.validators = config, data, validators
         self.model = build_model(config, data).to(data.device)
-        context = MethodContext(self.model.feature_dim, data.pair.num_classes)
+        context = MethodContext(
+            self.model.feature_dim,
+            data.pair.num_classes,
+            class_names=data.pair.source.classes,
+            embed_texts=self.model.backbone.embed_texts,
+        )
         self.method = CLOSED_FORM.create(config.method.name, config.method.params, context)
         self.first_epoch = config.epochs - 1
         self.evidence: Evidence = {}
@@ -132,4 +137,8 @@ class ClosedFormRun:
             "of the backbone."
             for field in BARE
             if (stated := getattr(self.config, field)) != getattr(taken, field)
+        ] + [
+            f"{field} {stated!r} was left out: {self.config.method.name!r} trains nothing."
+            for field, usual in (("transfer", "direct"), ("multi_task", "none"), ("mixing", "none"))
+            if (stated := getattr(self.config, field).name) != usual
         ]

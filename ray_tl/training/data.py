@@ -15,8 +15,13 @@ from ray_tl.models.transfer_model import TransferModel
 from ray_tl.training.evaluation import EVAL_BATCH
 
 CACHE_BYTES = 1 << 30
-DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled")
-TRAINED_ON = ("source", "target_labelled")  # with labels; the others are evaluated
+DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled", "auxiliary")
+EVALUATED = ("source_holdout", "target", "target_test")
+
+
+def intermediate(number: int) -> str:
+    """Name of an intermediate domain among the rows."""
+    return f"intermediate_{number}"
 
 
 class TrialData:
@@ -31,11 +36,15 @@ class TrialData:
         self.pair = pair
         self.device = device
         self.labels = torch.as_tensor(pair.source.labels.copy())
+        other = pair.auxiliary
+        self.auxiliary_labels = torch.as_tensor([] if other is None else other.labels.copy(), dtype=torch.int64)
         few = pair.target_labelled
         self.target_labels = None if few is None else torch.as_tensor(few.labels.copy())
         self.rows = {
             name: torch.as_tensor(domain.inputs) for name in DOMAINS if (domain := getattr(pair, name)) is not None
         }
+        between = pair.intermediate
+        self.rows |= {intermediate(number): torch.as_tensor(each.inputs) for number, each in enumerate(between)}
         self.cache = ActivationCache(CACHE_BYTES)
 
     def inputs(self, model: TransferModel, depth: int) -> "Inputs":
@@ -51,7 +60,7 @@ class TrialData:
         """As `inputs`, once for each view, of what is evaluated: what frozen stages give for a view is kept, too."""
         if depth == 0:
             return [Inputs(self.rows, 0, view) for view in views]
-        rows = {name: rows for name, rows in self.rows.items() if name not in TRAINED_ON}
+        rows = {name: rows for name, rows in self.rows.items() if name in EVALUATED}
         cut = min(depth, model.features.max_start)
         return [
             self.inputs(model, depth) if view == AS_IT_IS else self.cache.inputs(model, cut, rows, self.device, view)
@@ -144,4 +153,6 @@ def _size_bytes(model: TransferModel, depth: int, images: dict[str, Tensor], dev
 def _activations(
     model: TransferModel, depth: int, images: Tensor, device: torch.device, view: ImageView = AS_IT_IS
 ) -> Tensor:
-    return torch.cat([_run(model, depth, view.change(rows), device).cpu() for rows in images.split(EVAL_BATCH)])
+    order = model.backbone.entry.order(images)
+    parts = [_run(model, depth, view.change(images[rows]), device).cpu() for rows in order.split(EVAL_BATCH)]
+    return torch.cat(parts)[order.argsort()]

@@ -73,14 +73,17 @@ def _outputs_of_this_rank(
     was_training = model.training
     model.eval()
     mine = torch.arange(rank(), len(images), world_size())
+    order = model.backbone.entry.order(images[mine])
     parts = []
-    for rows in mine.split(EVAL_BATCH):
-        features, logits = model(change(images[rows].to(device or images.device)), start, (domain,))
+    for rows in order.split(EVAL_BATCH):
+        part = images[mine[rows]].to(device or images.device)
+        features, logits = model(change(part), start, (domain,))
         parts.append((features.cpu(), logits.cpu()))
     model.train(was_training)
     widths = (model.feature_dim, model.num_classes)
     features, logits = [torch.cat(part) for part in zip(*parts, strict=True)] or [torch.empty(0, n) for n in widths]
-    return features, logits
+    back = order.argsort()
+    return features[back], logits[back]
 
 
 def _interleave(local: Tensor, num_rows: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.training.data import TRAINED_ON, Inputs, TrialData
+from ray_tl.training.data import EVALUATED, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
 from ray_tl.training.evaluation import predict_features, predict_probabilities
 from ray_tl.training.randomness import generator
@@ -19,14 +19,14 @@ Evidence = dict[str, NDArray[np.float32]]
 
 
 def gather_evidence(model: TransferModel, views: Sequence[Inputs], device: torch.device) -> Evidence:
-    """Probabilities of every domain that is not trained on; ranks share the work and all get the whole.
+    """Probabilities of every domain of `EVALUATED`; ranks share the work and all get the whole.
 
     Args:
         model: Left in the mode in which it was.
         views: Over which probabilities are averaged, at least one.
         device: Where the model is.
     """
-    names = [name for name in views[0].rows if name not in TRAINED_ON]
+    names = [name for name in views[0].rows if name in EVALUATED]
     return {name: _mean_probabilities(model, views, name, device) for name in names}
 
 

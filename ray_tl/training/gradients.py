@@ -71,7 +71,8 @@ class Projected:
     part in the task loss, theirs is the gradient that stays whole: what opposes it is removed from the source's, and
     what opposes both from that of the adaptation. Learned loss weights, discriminators and whatever else the task does
     not reach keep their gradients, and so does the regulariser, which opposes the task on purpose. The gradients are
-    those of the joint batch of all ranks, before anything is removed. It costs one backward pass for each part.
+    those of the joint batch of all ranks, micro-batch by micro-batch, before anything is removed. It costs one backward
+    pass for each part.
 
     Args:
         scope: Over what gradients are compared: the whole `network`, or each `stage` and the head by itself.
@@ -98,7 +99,8 @@ class Projected:
         pieces = kept.split([value.numel() for value in trained.values()])
         for value, piece, is_reached in zip(trained.values(), pieces, reached, strict=True):
             if is_reached:
-                value.grad = piece.view(value.shape)
+                piece = piece.view(value.shape)
+                value.grad = piece if value.grad is None else value.grad + piece
 
     def figures(self) -> dict[str, float]:
         """How often a gradient opposed the task, and which share of its length was removed, both in [0, 1]."""

@@ -14,6 +14,7 @@ from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, named_parts, stages_at
 from ray_tl.models.transfer_model import TransferModel, network_of, stages_of
+from ray_tl.search_space import DataOptions
 from ray_tl.training.network import built
 from ray_tl.training.optimisation import OPTIMIZERS
 
@@ -129,14 +130,20 @@ def layer_plan(config: TrialConfig, model: TransferModel) -> LayerPlan:
     return LayerPlan(config, tuple(phases), tuple(layers))
 
 
-def plan_of(config: TrialConfig, num_classes: int, channels: int) -> LayerPlan:
+def plan_of(config: TrialConfig, num_classes: int, options: DataOptions) -> LayerPlan:
     """The plan of a trial; builds its network without weights, on a device that has shapes alone.
+
+    Args:
+        config: The whole trial.
+        num_classes: C.
+        options: Of the data: channels and side of the images.
 
     Raises:
         InvalidInput: As `layer_plan` and `network_of`.
     """
+    context = BackboneContext(options.channels, False, options.image_size)
     with torch.device("meta"):
-        return layer_plan(config, network_of(built(config), num_classes, BackboneContext(channels, load_weights=False)))
+        return layer_plan(config, network_of(built(config), num_classes, context))
 
 
 class FirstStep:

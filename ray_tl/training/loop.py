@@ -25,7 +25,8 @@ def train_trial(
 ) -> bool:
     """Train until full fidelity or until told to stop; go on from the checkpoint if there is one.
 
-    A closed-form method trains nothing: its only epoch is the last.
+    A closed-form method trains nothing: its only epoch is the last. A trial that stops early ends with the report of
+    its last epoch, which is that of its best one: whoever counts epochs sees it at full fidelity.
 
     On W ranks of an initialised process group, each rank calls this with the same arguments; rank 0 alone reports
     and writes. After every epoch the checkpoint and the evidence are on disk before the report is made, so a kill at
@@ -56,7 +57,9 @@ def train_trial(
             files.save_evidence(run.evidence)
             files.save_checkpoint(run.state(finished))
         if _told_to_stop(report, finished):
-            return epoch + 1 == config.epochs
+            return finished.epoch == config.epochs
+        if finished.epoch == config.epochs:
+            break
     return True
 
 

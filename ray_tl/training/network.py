@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 from ray_tl.adaptation.closed_form import is_closed_form, load_closed_form_head
 from ray_tl.adaptation.method import MethodContext
-from ray_tl.config import Component, TrialConfig
-from ray_tl.data.preprocessing import Preprocessing
+from ray_tl.config import Component, TrialConfig, UserFunction
+from ray_tl.data.load import preprocessing_of
+from ray_tl.data.preprocessing import AnyPreprocessing
+from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, network_of
+from ray_tl.search_space import DataOptions
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.randomness import derive_seed
@@ -29,9 +32,32 @@ def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True)
         return network_of(built(config), data.pair.num_classes, context)
 
 
-def context_of(preprocessing: Preprocessing, load_weights: bool) -> BackboneContext:
-    """What the images of a study tell a backbone."""
-    return BackboneContext(preprocessing.channels, load_weights, preprocessing.image_size)
+def context_of(
+    preprocessing: AnyPreprocessing,
+    load_weights: bool,
+    architecture: Mapping[str, object] | None = None,
+    function: UserFunction | None = None,
+) -> BackboneContext:
+    """What the examples of a study tell a backbone, and a bundle its recorded architecture or person's function."""
+    if isinstance(preprocessing, TextPreprocessing):
+        vocabulary, length = preprocessing.vocabulary, preprocessing.max_length
+        return BackboneContext(
+            load_weights=load_weights, architecture=architecture, vocabulary=vocabulary, max_length=length
+        )
+    channels, side = preprocessing.channels, preprocessing.image_size
+    return BackboneContext(channels, load_weights, side, architecture, function)
+
+
+def expected_context(options: DataOptions) -> BackboneContext:
+    """What the examples of a study tell a backbone, known before they are read; no weights are loaded."""
+    return context_of(preprocessing_of(options), load_weights=False)
+
+
+def blank_rows(options: DataOptions, num_rows: int) -> Tensor:
+    """Rows of a domain of the largest size that options allow: images [N, C, S, S], or texts [N, L]."""
+    if options.modality == "text":
+        return torch.zeros(num_rows, options.max_length, dtype=torch.int32)
+    return torch.zeros(num_rows, options.channels, options.image_size, options.image_size)
 
 
 def built(config: TrialConfig) -> TrialConfig:

@@ -21,6 +21,7 @@ from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.registry import Registry
+from ray_tl.training.precision import widened
 
 REGULARISER = "regulariser"  # its name among the losses
 
@@ -352,7 +353,7 @@ def recorded(backbone: StagedBackbone) -> Iterator[dict[int, tuple[Tensor, Tenso
     found: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(number: int, _stage: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
-        found[number] = given[0], output
+        found[number] = widened(given[0]), widened(output)
 
     hooks = [stage.register_forward_hook(partial(keep, number)) for number, stage in enumerate(backbone.stages)]
     try:

@@ -18,10 +18,12 @@ from ray_tl.errors import TrialFailed
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import UNFREEZING, stages_at
 from ray_tl.models.transfer_model import stages_of
-from ray_tl.training.batches import Step
+from ray_tl.training.averaging import AVERAGING, Weights, copies, renew_statistics
+from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.building import build_optimizer, build_task
 from ray_tl.training.data import TrialData
 from ray_tl.training.doctor import findings, gradient_norms
+from ray_tl.training.ending import Ending
 from ray_tl.training.evaluation import predict_outputs
 from ray_tl.training.examination import (
     Evidence,
@@ -35,10 +37,14 @@ from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
 from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.layer_plan import FirstStep, layer_plan
+from ray_tl.training.multi_task import AUXILIARY
+from ray_tl.training.network import PREFIX
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
+from ray_tl.training.precision import Precision, synchronised
 from ray_tl.training.randomness import derive_seed
 from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import EpochReport
+from ray_tl.training.task import StepLosses
 
 
 class TrialRun:
@@ -60,8 +66,13 @@ class TrialRun:
         self._optimizer, self._base_rates = build_optimizer(config, self.task, self._choice)
         self._masking = GRADIENT_MASKING.create(config.gradient_masking.name, config.gradient_masking.params)
         self._lr = self._choice.lr
+        self._averaging = AVERAGING.create(config.averaging.name, config.averaging.params)
+        self._averaging.begin(self.task.model)
+        self._precision = Precision(config.precision, data.device)
+        self.task.autocast = self._precision.autocast
+        self._ending = Ending(config, data, validators, self._averaging.num_epochs)
+        self._evaluated: Weights | None = None
         self._feed = Feed(config, data)
-        self._batches = self._feed.batches
         self.plan = layer_plan(config, self.task.model)
         self._first_step: FirstStep | None = None
         self._stages: range | None = None
@@ -79,10 +90,14 @@ class TrialRun:
             self._accuracy_before = self._domain_accuracy()
         self._begin_epoch(epoch / self.config.epochs)
         losses, weights = self._train(epoch)
+        own = self._take_average(epoch)
         scores, histogram = self._evaluate()
+        self._ending.remember(epoch + 1, scores, histogram, self.task.model)
+        if has_ended := self._ending.has_come(epoch + 1):
+            scores, histogram = self._end(epoch, scores, histogram)
         health = self._examine(epoch, histogram)
         report = EpochReport(
-            epoch=epoch + 1,
+            epoch=self.config.epochs if has_ended else epoch + 1,
             scores=scores,
             histogram=histogram,
             losses=losses,
@@ -96,25 +111,43 @@ class TrialRun:
         )
         method, progress = self.task.method, (epoch + 1) / self.config.epochs
         found = findings(report, progress, method.aligns_features, method.idle_losses(progress))
-        return replace(report, findings=[*self._feed.notes(), *found])
+        self._give_back(own)
+        return replace(report, findings=[*self._feed.notes(), *self._ending.notes, *found])
 
     def state(self, report: EpochReport) -> State:
         """All that `restore` needs; randomness and schedules are functions of seed and progress."""
-        return {"task": self.task.state_dict(), "optimizer": self._optimizer.state_dict(), "report": asdict(report)}
+        task = self.task.state_dict()
+        state = {"task": task, "optimizer": self._optimizer.state_dict(), "report": asdict(report)}
+        state |= {"precision": self._precision.state()}
+        state |= {"averaging": self._averaging.state_dict(), "ending": self._ending.state()}
+        if self._evaluated is not None:  # a checkpoint is the evaluated network; what trains on is kept beside it
+            averaged = {f"{PREFIX}{name}": value for name, value in self._evaluated.items()}
+            state |= {"task": {**task, **averaged}, "training": self.task.model.state_dict()}
+        return state
 
     def restore(self, state: State | None) -> EpochReport | None:
         """Take up a saved state; gives the report of its last epoch."""
         if state is None:
             return None
         self.task.load_state_dict(state["task"])
+        if "training" in state:
+            self.task.model.load_state_dict(state["training"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._precision.restore(state.get("precision", {}))
+        self._averaging.load_state_dict(state.get("averaging", {}))
+        self._ending.restore(state.get("ending", {}))
         report = EpochReport(**state["report"])
         self._gap = report.gap
         self._accuracy_before = report.health["domain_accuracy_before"]
         return report
 
+    @property
+    def _batches(self) -> PairedBatches:
+        return self._feed.batches
+
     def _enter_phase(self, progress: float) -> None:
         """Unfreeze what this epoch trains, and wrap in DDP anew: DDP does not see a parameter unfrozen later."""
+        self._feed.go_to(progress)
         model = self.task.model
         self._rate = self._unfreezing.rate_at(progress)
         stages = stages_at(self._unfreezing, progress, stages_of(self.config, model), model.backbone.num_stages)
@@ -150,38 +183,58 @@ class TrialRun:
         totals: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         steps = self._batches.steps_per_epoch
-        for index, step in enumerate(self._batches.epoch(epoch)):
+        for index, parts in enumerate(self._batches.steps(epoch)):
             number, num_steps = epoch * steps + index, steps * self.config.epochs
             progress = number / num_steps
             if (number - 1) / num_steps < self.task.method.restart <= progress:
                 self._optimizer, _ = build_optimizer(self.config, self.task, self._choice)
-            losses, weights = self._step(step, progress, epoch, index)
+            losses, weights = self._step(parts, progress, epoch, index)
             for name, loss in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + loss.detach()
         return self._mean_over_ranks(totals, steps), weights
 
-    def _step(self, step: Step, progress: float, epoch: int, index: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        inputs = self._step_inputs(step, progress, epoch, index)
-        factor = self._rate * self._schedule(progress)
-        self._lr = self._choice.lr * factor
-        set_learning_rates(self._optimizer, self._base_rates, factor)
+    def _step(
+        self, parts: Sequence[Step], progress: float, epoch: int, index: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """One step of the optimiser; gives the losses, means over its micro-batches, and their weights."""
+        model, method = self.task.model, self.task.method
+        factor = self._schedule(progress, self._ending.history)
+        self._lr = self._choice.lr * self._rate * factor
+        set_learning_rates(self._optimizer, self._base_rates, self._rate * factor)
         self._optimizer.zero_grad(set_to_none=True)
-        found = self._step_module(*inputs)
-        self._masking.backward(self.task, found)
-        self.task.method.before_step(self.task.model, progress)
+        losses, weights = self._backward(parts, progress, epoch, index)
+        self._precision.unscale(self._optimizer)
+        method.before_step(model, progress)
         if self.config.max_gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.task.parameters(), self.config.max_gradient_norm)
-        self._optimizer.step()
-        if self._first_step is not None:
-            self._first_step.check(self._optimizer, factor / self._rate)
+        has_stepped = self._precision.step(self._optimizer)
+        if has_stepped and self._first_step is not None:
+            self._first_step.check(self._optimizer, factor)
             self._first_step = None
-        self.task.method.after_step(self.task.model, progress)
-        return found.named, found.weights
+        method.after_step(model, progress)
+        self._averaging.after_step(model)
+        return losses, weights
+
+    def _backward(
+        self, parts: Sequence[Step], progress: float, epoch: int, index: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Gradients of the mean over micro-batches, which are joined over the ranks once."""
+        losses: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        for number, part in enumerate(parts, start=1):
+            inputs = self._step_inputs(part, progress, epoch, index)
+            with synchronised(self._step_module, number == len(parts)):
+                found: StepLosses = self._step_module(*inputs)
+                self._masking.backward(self.task, found.times(self._precision.scale() / len(parts)))
+            losses = {name: losses.get(name, 0) + loss.detach() / len(parts) for name, loss in found.named.items()}
+            weights = found.weights
+        return losses, weights
 
     def _step_inputs(self, step: Step, progress: float, epoch: int, index: int) -> tuple[Any, ...]:
         """The arguments of `AdaptationTask.forward`, on the device."""
         views, rows, labels, few = self._feed.views(step, self.task.method, progress, epoch, index)
-        return views, rows, labels, self._feed.inputs.start, progress, self._gap, few
+        other, adapts = self._feed.auxiliary_labels(step), self._feed.leg.adapts
+        return views, rows, labels, self._feed.inputs.start, progress, self._gap, few, other, adapts
 
     def _mean_over_ranks(self, totals: dict[str, Tensor], steps: int) -> dict[str, float]:
         means = torch.stack(list(totals.values())) / steps
@@ -198,9 +251,56 @@ class TrialRun:
         model, inputs = self.task.model, self._feed.inputs
         if self.task.method.sets_statistics:
             self.task.method.before_evaluation(model, self._feed.target_batches(), inputs.start)
-        self.evidence = gather_evidence(model, self._feed.evaluated, self.data.device)
+        return self._gathered()
+
+    def _gathered(self) -> tuple[dict[str, float], list[float]]:
+        """Scores and histogram of the network as it is."""
+        self.evidence = gather_evidence(self.task.model, self._feed.evaluated, self.data.device)
         self._gap = confidence_gap(self.evidence)
         return scores_of(self.evidence, self.data, self.validators)
+
+    def _take_average(self, epoch: int) -> Weights | None:
+        """Put averaged weights in the place of those that train; gives the latter, if there is an average."""
+        model, progress = self.task.model, (epoch + 1) / self.config.epochs
+        self._averaging.after_epoch(model, progress)
+        averaged = self._averaging.weights()
+        if averaged is None:
+            return None
+        own = copies(model.state_dict())
+        self._put(averaged, epoch)
+        return own
+
+    def _give_back(self, own: Weights | None) -> None:
+        """Train on with one's own weights, and remember those that were evaluated."""
+        self._evaluated = None if own is None else copies(self.task.model.state_dict())
+        if own is not None:
+            self.task.model.load_state_dict(own)
+
+    def _put(self, weights: Weights, epoch: int) -> None:
+        """Make the network one of averaged weights."""
+        model, method = self.task.model, self.task.method
+        model.load_state_dict(weights)
+        if self._averaging.renews_statistics:
+            batches = self._feed.joined_batches(method, epoch / self.config.epochs, epoch)
+            renew_statistics(model, batches, self._feed.inputs.start)
+
+    def _end(
+        self, epoch: int, scores: dict[str, float], histogram: list[float]
+    ) -> tuple[dict[str, float], list[float]]:
+        """Make the network what the trial ends as; gives its scores and histogram."""
+
+        def judge(weights: Weights) -> float:
+            self._put(weights, epoch)
+            return self._ending.objective(*self._evaluate())
+
+        end = self._ending.choose(epoch + 1, judge)
+        if end is None:
+            return scores, histogram
+        if end.is_mixed:
+            self._put(end.weights, epoch)
+            return self._evaluate()
+        self.task.model.load_state_dict(end.weights)
+        return self._gathered()
 
     def _examine(self, epoch: int, histogram: list[float]) -> dict[str, float]:
         """What the doctor measures after an epoch; nothing of the trial changes."""
@@ -217,11 +317,11 @@ class TrialRun:
             "histogram_drift": histogram_drift(histogram, self.data),
             **self._masking.figures(),
         }
-        others = [norm for name, norm in norms.items() if name not in ("task", REGULARISER)]
+        others = [norm for name, norm in norms.items() if name not in ("task", AUXILIARY, REGULARISER)]
         adaptation = math.hypot(*others)
         if others and norms["task"] > 0 and math.isfinite(adaptation / norms["task"]):
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 
     def _domain_accuracy(self) -> float:
-        return domains_told_apart(self.task.model, self._feed.inputs, self.data.device, self.config.seed)
+        return domains_told_apart(self.task.model, self._feed.evaluated[0], self.data.device, self.config.seed)

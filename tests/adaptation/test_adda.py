@@ -92,7 +92,7 @@ def test_a_discriminator_that_knows_nothing_does_not_move_the_encoder():
     for value in trial.task.method.discriminator[-1].parameters():
         nn.init.zeros_(value)
     before = [value.clone() for value in trial.task.model.parameters()]
-    trial._step(next(trial._batches.epoch(2)), 0.5, 2, 0)
+    trial._step(next(trial._batches.steps(2)), 0.5, 2, 0)
     assert_close(list(trial.task.model.parameters()), before, rtol=0, atol=0)
     assert trial.task.method.discriminator[-1].weight.any()
 

@@ -27,6 +27,7 @@ BOUNDS = [
     (name, parameter.name, bound)
     for name in METHODS.names()
     for parameter in METHODS.parameters(name).values()
+    if parameter.range  # of words there is none
     for bound in next(iter(parameter.range.values()))
 ]
 
@@ -133,7 +134,8 @@ def test_both_ends_of_a_declared_range_build_a_method_with_finite_losses(name, p
 def test_everything_but_the_context_is_keyword_only_and_has_a_range(name):
     parameters = inspect.signature(METHODS.factory(name)).parameters.values()
     assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["context"]
-    assert all(parameter.range for parameter in METHODS.parameters(name).values())
+    without = {parameter.name for parameter in METHODS.parameters(name).values() if not parameter.range}
+    assert without <= {"teacher", "template"}  # what only a backbone that knows words admits
 
 
 @pytest.mark.parametrize(("name", "parameter"), [("mmd", "bandwidth"), ("mcc", "temperature")])

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from ray_tl.adaptation.method import MethodContext, Outputs, StepOutputs
-from ray_tl.adaptation.reconstruction import Drcn, pooled_inputs, reconstruction_loss
+from ray_tl.adaptation.reconstruction import Drcn, pooled_inputs, reconstruction_loss, token_counts
 from ray_tl.collectives import rank, world_size
 from ray_tl.errors import InvalidInput
 from tests.gloo import run_on_ranks
@@ -152,3 +152,11 @@ def test_gradients_on_two_ranks_are_those_of_the_joined_batch():
 def test_a_hidden_width_below_one_is_refused():
     with pytest.raises(InvalidInput, match=r"drcn.hidden_width=0 must be a finite number above 0; 256 is usual"):
         Drcn(MethodContext(FEATURES, 3), hidden_width=0)
+
+
+def test_tokens_of_a_text_are_counted_in_64_bins():
+    tokens = torch.tensor([[2, 66, 70, 3, -1, -1], [5, 5, -1 - 7, 64, 128, -1]], dtype=torch.int32)
+    expected = np.zeros((2, 64), int)
+    for row, number in [(0, 2), (0, 66), (0, 70), (0, 3), (1, 5), (1, 5), (1, 64), (1, 128)]:
+        expected[row, number % 64] += 1
+    np.testing.assert_array_equal(token_counts(tokens), expected)

@@ -99,6 +99,26 @@ def test_help_lists_every_verb_and_the_exit_codes(run):
         ("trial: {backbone: tiny_cn}", 2, "backbone 'tiny_cn' is not known; did you mean 'tiny_cnn'?"),
         ("trial: {backbone: tiny_cnn, method: {mcc: {temprature: 2}}}", 2, "did you mean 'temperature'?"),
         (
+            "trial: {backbone: {choice: [tiny_cnn, small_cnn]}, freeze_depth: last_3}",
+            2,
+            "freeze_depth='last_3' is more than 'tiny_cnn' has, 2 stages with parameters",
+        ),
+        (
+            "trial: {backbone: tiny_cnn, freeze_depth: {choice: [0, 2]}, trained_stages: 2}",
+            2,
+            "trained_stages=2 from stage 2 on ends behind the last of the 3 stages of 'tiny_cnn'",
+        ),
+        (
+            "trial: {backbone: tiny_cnn, batch_size: {choice: [64, 8]}, accumulation: {choice: [1, 8]}}",
+            2,
+            "accumulation=8 leaves a micro-batch less than 2 of batch_size=8 examples",
+        ),
+        (
+            "trial: {backbone: tiny_cnn, optimizer: {sgd: {momentum: -1}}, averaging: {ema: {decay: 1}}}",
+            2,
+            "2 problems",
+        ),
+        (
             "trial: {backbone: tiny_cnn, freeze_depth: 4}",
             2,
             "freeze_depth=4 is deeper than 'tiny_cnn', which has 3 stages",
@@ -170,6 +190,9 @@ def test_broken_image_is_named(run, folders):
         (["search", "--resume", "pets", "--source", "x"], "leave out --source"),
         ([*SEARCH, "--on-broken", "ignore"], "data.on_broken='ignore'"),
         ([*SEARCH, "--cluster", "none.yaml"], "none.yaml"),
+        ([*SEARCH, "--intermediate", "target"], "--intermediate is given, but no trial uses it"),
+        ([*SEARCH, "--auxiliary", "source"], "--auxiliary is given, but no trial uses it"),
+        (["search", "--resume", "pets", "--intermediate", "x"], "leave out --intermediate"),
         (["components", "methd"], "field='methd' is not known; did you mean 'method'?"),
         (["status", "../x"], "study='../x' must start with a letter or digit"),
     ],
@@ -288,13 +311,6 @@ def test_the_plan_of_a_trial_is_read_from_json_or_from_its_study(run, folders, s
     alone = run("plan", "trial.json", "--classes", str(len(study.spec.classes))).out
     assert run("plan", "--study", "office", "--trial", "0").out == alone
     assert "parameters train (100.0%)" in alone
-
-
-def test_a_plan_as_json_is_one_line(tmp_path):
-    (tmp_path / "trial.json").write_text('{"backbone": "tiny_cnn", "freeze_depth": "head_only"}')
-    code, (row,), _ = run_json("plan", str(tmp_path / "trial.json"), home=tmp_path)
-    assert code == 0
-    assert [layer["trains"] for layer in row["layers"]] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from ray_tl.training.network import load_model
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.tiny_clip import tiny_clip
+from tests.training.tiny import SIDE, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
 
 NAMES = CLOSED_FORM.names()
 FEW = {"random_forest": {"num_trees": 5}, "subspace_alignment": {"num_components": 3}}
@@ -28,8 +29,9 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32 features of other batches
 every_method = pytest.mark.parametrize("method", NAMES)
 
 
-def config_of(method: str, **changes: object):
-    return tiny_config(method={method: PARAMS[method]}, **changes)
+def config_of(method: str, clip: str | None = None, **changes: object):
+    knowing = {"backbone": {"clip": {"weights": clip or tiny_clip(1, SIDE)}}} if method == "zero_shot" else {}
+    return tiny_config(method={method: PARAMS[method]}, **knowing, **changes)
 
 
 def solved(method: str, pair: DomainPair, folder: Path, **changes: object) -> dict:
@@ -104,10 +106,10 @@ def test_a_finished_trial_reports_the_same_again_and_is_not_solved_again(method,
     assert files.checkpoint.stat().st_mtime_ns == written
 
 
-def all_solved(folder: str | None) -> dict:
-    """Of every method; ranks share a folder, of which rank 0 alone writes."""
-    shared = Path(folder or tempfile.mkdtemp())
-    return {name: solved(name, tiny_pair(num_labelled=5), shared / name) for name in NAMES} | {"wrong": mistake()}
+def all_solved(folder: str | None, clip: str) -> dict:
+    """Of every method; ranks share a folder, of which rank 0 alone writes, and a network that knows words."""
+    shared, pair = Path(folder or tempfile.mkdtemp()), tiny_pair(num_labelled=5)
+    return {name: solved(name, pair, shared / name, clip=clip) for name in NAMES} | {"wrong": mistake()}
 
 
 def mistake() -> str:
@@ -118,13 +120,18 @@ def mistake() -> str:
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return all_solved(None)
+def clip():
+    return tiny_clip(1, SIDE)
+
+
+@pytest.fixture(scope="module")
+def alone(clip):
+    return all_solved(None, clip)
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def on_ranks(request, tmp_path_factory):
-    return run_on_ranks(all_solved, request.param, str(tmp_path_factory.mktemp("shared")))
+def on_ranks(request, clip, tmp_path_factory):
+    return run_on_ranks(all_solved, request.param, str(tmp_path_factory.mktemp("shared")), clip)
 
 
 @every_method

@@ -11,7 +11,7 @@ from ray_tl.adaptation import LOSS_WEIGHTS, METHODS
 from ray_tl.training.loop import TrialRun
 from tests.conformance.choices import CHOICES
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import VALIDATORS, further, tiny_config, tiny_data, tiny_pair
 
 # Methods that begin to adapt later: both of their phases are looked at.
 SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "distillation", "tent")}
@@ -22,6 +22,9 @@ CASES: dict[str, dict] = {
     **CHOICES,
     **{f"mixing {name}": {"method": "dann", "mixing": name} for name in ("mixup", "cutmix")},
     "mixing after torchvision": {"augmentation": "heavy", "mixing": "mixup"},
+    "staged transfer": {"method": "coral", "transfer": {"staged": {"share": 0.4}}},
+    "pretraining first": {"method": "dann", "transfer": {"staged": {"share": 0.2, "pretraining": 0.4}}},
+    "another task": {"method": "dann", "multi_task": "auxiliary"},
 }
 CLOSE = {"rtol": 1e-6, "atol": 1e-10}
 EPOCHS = 2  # of one step each: what a method learns or remembers after a step shows in the second
@@ -39,7 +42,8 @@ def train(changes: dict) -> dict:
     """Losses and weights of every epoch; gradients and state after the last. Evaluation has a test of its own."""
     fields = {"batch_size": 64, "epochs": EPOCHS, "optimizer": {"sgd": {"lr": 0.05}}, "augmentation": "affine"}
     config = tiny_config(**{**fields, **changes})
-    run = TrialRun(config, tiny_data(tiny_pair(num_source=64, num_target=70, num_labelled=9)), VALIDATORS)
+    pair = further(tiny_pair(num_source=64, num_target=70, num_labelled=9), rows=66)
+    run = TrialRun(config, tiny_data(pair), VALIDATORS)
     losses, weights = zip(*(trained(run, epoch) for epoch in range(EPOCHS)), strict=True)
     return {
         "losses": list(losses),

@@ -75,7 +75,7 @@ def test_more_shots_than_there_are_images_are_refused(folders):
 
 def test_an_image_may_not_be_trained_on_with_its_label_and_scored_on(folders):
     write(folders / "few" / "dog", "same.png", 60)
-    with pytest.raises(InvalidInput, match=r"target_test has 1 images that target_labelled has too \(0.png\)"):
+    with pytest.raises(InvalidInput, match=r"target_test has 1 examples that target_labelled has too \(0.png\)"):
         pair_of(folders)
 
 

@@ -11,16 +11,22 @@ from ray_tl.models.backbones.vit import stage_vit
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.registry import Value
 
+TEXT = ("bert", "gpt2", "minilm", "roberta", "tiny_bert")
+"""Backbones that read texts; all others read images."""
+
 TINY_TRANSFORMER: dict[str, Value] = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "patch_size": 16}
 SMALLEST: dict[str, dict[str, Value]] = {
     "clip": TINY_TRANSFORMER,
     "dinov2": TINY_TRANSFORMER,
     "hf_vit": TINY_TRANSFORMER,
+    "timm": {"model": "resnet10t"},
+    **{name: {"num_layers": 1} for name in TEXT},
 }
 """Parameters beside `weights: none`, of the backbones that need some to be small."""
 
 FAMILIES = [
     "convnext_tiny",
+    "clip",
     "dinov2",
     "efficientnet_b0",
     "efficientnet_lite0",
@@ -30,6 +36,7 @@ FAMILIES = [
     "mobilenet_v3_small",
     "resnet18",
     "small_cnn",
+    "timm",
     "tiny_cnn",
     "vgg11_bn",
     "vit_b_32",
@@ -38,6 +45,10 @@ FAMILIES = [
 
 SIDES = {"inception_v3": 75}
 """Of the smallest images, where 32 pixels are too few."""
+
+
+def image_backbones() -> list[str]:
+    return [name for name in BACKBONES.names() if name not in TEXT]
 
 
 def smallest(name: str) -> Component:

@@ -15,9 +15,9 @@ from ray_tl.errors import InvalidInput, UnknownName
 from ray_tl.models.backbones import BACKBONES, feature_dim, num_stages
 from ray_tl.models.features import FEATURES, FeaturesContext
 from ray_tl.models.stages import StagedBackbone
-from tests.models.smallest import FAMILIES, SIDES, TINY_TRANSFORMER, build, context, images, smallest
+from tests.models.smallest import FAMILIES, SIDES, TINY_TRANSFORMER, build, context, image_backbones, images, smallest
 
-every_backbone = pytest.mark.parametrize("name", BACKBONES.names())
+every_backbone = pytest.mark.parametrize("name", image_backbones())
 every_family = pytest.mark.parametrize("name", FAMILIES)
 PUBLISHED = {
     "resnet18": 11.69,

@@ -5,11 +5,13 @@ import torch
 
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
-from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones import BACKBONES, BackboneContext, dimensions
 from ray_tl.models.domain_norm import DomainBatchNorm
 from ray_tl.models.fine_tuning import UNFREEZING, stages_at
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from tests.models.smallest import SIDES, TEXT, smallest
+from tests.training.tiny_text import tiny_preprocessing
 
 SIZES = [10, 20, 30, 40, 0]  # parameters of five stages, the last a pooling
 BLOCK = {"freeze_depth": 1, "trained_stages": 1}  # of tiny_cnn: conv2 alone
@@ -49,8 +51,8 @@ def test_stages_that_there_are_not_are_refused(freeze_depth, trained_stages, sai
 
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_presets_fit_every_backbone(name):
-    params = {"weights": "none"} if "weights" in BACKBONES.parameters(name) else {}
-    sizes = build_transfer_model(Component(name=name, params=params), 3, BackboneContext()).backbone.stage_sizes
+    texts = BackboneContext(vocabulary=tiny_preprocessing().vocabulary)
+    sizes, _ = dimensions(smallest(name), texts if name in TEXT else BackboneContext(image_size=SIDES.get(name, 32)))
     for preset in ("everything", "last_2", "last_1"):
         assert sum(sizes[number] for number in stages_that_train(preset, None, sizes, name)) > 0
     assert list(stages_that_train("head_only", None, sizes, name)) == []

@@ -53,6 +53,13 @@ def test_row_of_a_head_that_was_solved_for_has_nothing_about_training():
     assert "objective 0.500 at epoch 9, knn," in ended_line(record)
 
 
+@pytest.mark.parametrize(
+    ("changes", "shown"), [({"freeze_depth": "last_2"}, "last_2"), ({"trained_stages": 1}, "0, 1 train")]
+)
+def test_presets_and_blocks_are_shown_as_they_were_stated(changes, shown):
+    assert f" {shown} " in text(trials_table([trial(3, config=BASELINE.model_copy(update=changes))], "title"))
+
+
 def test_champion_is_marked_and_true_accuracy_is_a_column_of_its_own():
     first, second = rows(trials_table([trial(1), trial(2)], "title", champion=2, oracle={2: 0.875}))
     assert (first[0], first[-1]) == ("1", "–")

@@ -106,6 +106,17 @@ def test_resumed_study_decides_as_if_it_had_never_stopped(tmp_path, seed):
     assert live & {number for number, _, _ in after}
 
 
+def test_a_trial_that_stopped_early_is_measured_at_no_rung_that_it_skipped():
+    # Rungs at 3 and 9 of 12 epochs; trial 0 stops early behind the first, and says 0.9 in the place of epoch 12.
+    others = [(number, rung, value) for rung, value in ((3, 0.9), (9, 0.5)) for number in range(1, 6)]
+    early = [(0, 3, 0.9), (0, 12, 0.9)]
+    with_it, without = (
+        decisions(StudyASHA(spec(epochs=12, grace_epochs=3), []), [*events, *others]) for events in (early, early[:1])
+    )
+    assert with_it.pop(early[1]) == "STOP"
+    assert with_it == without
+
+
 def test_live_trial_counts_before_tune_has_taken_it_up_again(tmp_path):
     opened = stored_after(tmp_path, {(1, 1, 0.9): "CONTINUE", (2, 1, 0.8): "CONTINUE"})
     resumed = StudyASHA(opened.spec, opened.trials())

@@ -125,7 +125,7 @@ def test_what_goes_wrong_behind_has_a_status_of_its_own(outcome, status, reason,
 def test_wrong_method_is_told_the_right_one(method, path, status):
     answer = ask(Echo(), method, path)
     assert answer.status_code == status
-    assert "POST an image to /predict" in answer.json()["error"]
+    assert "POST an example to /predict" in answer.json()["error"]
     assert answer.headers["allow"]
 
 

@@ -1,4 +1,6 @@
-"""What a search with closed-form methods, or with mixing, is refused for before anything runs; no Ray is started."""
+"""What a search is refused for before anything runs, and what it remembers of its data; no Ray is started."""
+
+import socket
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from ray_tl import api
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import SearchFile
 from ray_tl.search_space.trees import Middle
+from tests.tiny_clip import save_tiny_clip, tiny_clip
 
 
 @pytest.fixture
@@ -21,10 +24,10 @@ def folders(tmp_path):
     return str(tmp_path / "source"), str(tmp_path / "target")
 
 
-def plan(folders, home, method, width=8, **fields):
+def plan(folders, home, method, width=8, further=None, **fields):
     trees = {"backbone": {"tiny_cnn": {"width": width}}, "method": method, **fields}
     file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
-    return api.plan_search(file, *folders, name="planned", home=home)
+    return api.plan_search(file, *folders, name="planned", home=home, **(further or {}))
 
 
 def test_closed_form_methods_are_chosen_and_sampled_like_others(folders, tmp_path):
@@ -70,3 +73,87 @@ def test_mixing_by_method_is_sound(folders, tmp_path):
     cases = {"source_only": mixed, "dann": mixed, "deepjdot": "none", "knn": "none"}
     space = plan(folders, tmp_path, METHODS, mixing={"by": "method", "cases": cases}).store.space
     assert space.baseline().mixing.name == "none"
+
+
+STAGED = {"choice": {"direct": None, "staged": {"share": {"uniform": [0.1, 0.4]}}}}
+OTHER = {"choice": {"none": None, "auxiliary": None}}
+
+
+@pytest.fixture
+def further(tmp_path):
+    """A domain between source and target without labels, and another task of two classes."""
+    for number in range(10):
+        folder = tmp_path / ("dusk" if number < 6 else f"weather/{'rain' if number % 2 else 'sun'}")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(100 + number).integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return {"intermediate": (str(tmp_path / "dusk"),), "auxiliary": str(tmp_path / "weather")}
+
+
+def test_further_domains_are_part_of_the_study(folders, further, tmp_path):
+    planned = plan(folders, tmp_path, "coral", further=further, transfer=STAGED, multi_task=OTHER)
+    assert [len(domain) for domain in planned.pair.intermediate] == [6]
+    assert planned.pair.auxiliary.classes == ("rain", "sun")
+    assert planned.store.spec.data.intermediate == further["intermediate"]
+    assert {config.transfer.name for config in planned.store.spec.first} == {"direct"}
+
+
+def test_a_search_does_not_go_on_when_a_domain_between_has_changed(folders, further, tmp_path):
+    plan(folders, tmp_path, "coral", further=further, transfer=STAGED, multi_task=OTHER)
+    api.plan_resumption("planned", home=tmp_path)
+    (tmp_path / "dusk" / "0.png").unlink()
+    with pytest.raises(InvalidInput, match="was begun on other data"):
+        api.plan_resumption("planned", home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "fields", "said"),
+    [
+        ([], {"transfer": STAGED}, "transfer='staged' needs intermediate domains"),
+        ([], {"multi_task": OTHER}, "multi_task='auxiliary' needs another labelled domain"),
+        (["intermediate"], {}, "--intermediate is given, but no trial uses it; add transfer: staged"),
+        (
+            ["auxiliary"],
+            {"multi_task": "none"},
+            "--auxiliary is given, but no trial uses it; add multi_task: auxiliary",
+        ),
+        (["intermediate"], {"transfer": {"staged": {"share": {"uniform": [0.5, 1.0]}}}}, "must leave some of the"),
+    ],
+)
+def test_domains_and_their_use_must_go_together(folders, further, tmp_path, given, fields, said):
+    with pytest.raises(InvalidInput, match=said):
+        plan(folders, tmp_path, "coral", further={name: further[name] for name in given}, **fields)
+
+
+def test_a_backbone_that_knows_words_is_tried_without_training_first(folders, tmp_path):
+    trees = {"backbone": {"choice": {"clip": {"weights": tiny_clip(1, 8)}, "tiny_cnn": None}}}
+    file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
+    first = api.plan_search(file, *folders, name="planned", home=tmp_path).store.spec.first
+    assert [(config.backbone.name, config.method.name) for config in first][1:] == [("clip", "zero_shot")]
+    assert first[0].method.name == "source_only"
+
+
+def test_a_text_tower_without_tokenizer_is_found_before_anything_starts(folders, tmp_path):
+    folder = save_tiny_clip(tmp_path / "clip", 1, 8)
+    (folder / "tokenizer.json").unlink()
+    trees = {"backbone": {"clip": {"weights": str(folder)}}}
+    file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
+    with pytest.raises(InvalidInput, match="holds no tokenizer"):
+        api.plan_search(file, *folders, name="planned", home=tmp_path / "home")
+
+
+def test_weights_that_can_not_be_had_are_one_error_before_anything_starts(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    trees = {"backbone": {"choice": ["mobilenet_v3_small", "efficientnet_b0"]}, "freeze_depth": {"int": [0, 2]}}
+    file = SearchFile(data={"image_size": 32, "channels": 3, "holdout_fraction": 0.3}, trial=trees)
+    with pytest.raises(InvalidInput) as raised:
+        api.plan_search(file, *folders, name="planned", home=tmp_path / "home")
+    first, second = (line for line in str(raised.value).splitlines() if "can't be fetched" in line)
+    assert "mobilenet_v3_small" in first
+    assert "efficientnet_b0" in second
+    assert not (tmp_path / "home").exists()
+
+
+def no_network(*arguments, **options):
+    raise socket.gaierror("no network")

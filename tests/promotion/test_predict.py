@@ -45,8 +45,9 @@ def test_a_missing_file_is_found_before_a_model_is_looked_for(tmp_path):
 
 
 def test_a_broken_image_is_named(root, gallery):
-    with pytest.raises(InvalidInput, match=r"notes\.txt: not a readable image"):
-        predict("pets", [gallery / "a.PNG", gallery / "notes.txt"], root)
+    (gallery / "half.png").write_bytes(b"not an image")
+    with pytest.raises(InvalidInput, match=r"half\.png: not a readable image"):
+        predict("pets", [gallery / "a.PNG", gallery / "half.png"], root)
 
 
 def test_an_unknown_model_is_named(root, gallery):

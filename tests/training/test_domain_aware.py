@@ -163,9 +163,10 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, choic
     assert evaluate_checkpoint(config, few_labels(), whole, VALIDATORS).agreement == 1.0
 
 
+@pytest.mark.parametrize("trains", [{"freeze_depth": 1}, {"freeze_depth": "everything", "trained_stages": 1}])
 @every_choice
-def test_a_bundle_predicts_on_the_target_what_the_trial_did(choice, tmp_path):
-    config, files, data = config_of("coral", choice, freeze_depth=1, epochs=2), TrialFiles(tmp_path, 0), few_labels()
+def test_a_bundle_predicts_on_the_target_what_the_trial_did(choice, trains, tmp_path):
+    config, files, data = config_of("coral", choice, epochs=2, **trains), TrialFiles(tmp_path, 0), few_labels()
     train_trial(config, data, Reports(), files, VALIDATORS)
     model = load_model(config, data, files).eval()
     keep_target_norms(model)

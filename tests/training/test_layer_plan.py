@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ray_tl.errors import TrialFailed
+from ray_tl.search_space import DataOptions
 from ray_tl.training.layer_plan import FirstStep, plan_of
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.optimisation import OPTIMIZERS
@@ -15,7 +16,7 @@ PROBE = {"probe_then_fine_tune": {"until": 0.5, "rate_after": 0.1}}
 
 
 def plan(**changes):
-    return plan_of(tiny_config(**changes), num_classes=3, channels=1)
+    return plan_of(tiny_config(**changes), 3, DataOptions(image_size=8, channels=1))
 
 
 def rates(**changes):

@@ -1,5 +1,7 @@
 """A pair of tiny domains, and trials small enough for a test."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -35,6 +37,14 @@ def tiny_pair(num_source: int = 24, num_target: int = 30, target_seed: int = 2, 
     target, target_test = _target(num_target, target_seed), _target(6, target_seed + 1)
     few = _target_labelled(num_labelled, target_seed + 2) if num_labelled else None
     return DomainPair(source, holdout, target, Preprocessing(image_size=SIDE, channels=1), target_test, few)
+
+
+def further(pair: DomainPair, rows: int = 20) -> DomainPair:
+    """The pair with a labelled and then an unlabelled domain on its way, and a task of two classes."""
+    steps = _labelled(rows, seed=7), replace(_target(rows + 4, seed=8), name="halfway")
+    halves = _labelled(rows + 2, seed=9)
+    other = replace(halves, labels=halves.labels % 2, classes=("even", "odd"))
+    return replace(pair, intermediate=steps, auxiliary=other)
 
 
 def tiny_data(pair: DomainPair | None = None) -> TrialData:

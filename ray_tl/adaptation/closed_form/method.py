@@ -54,6 +54,7 @@ class ClosedForm(ABC):
         takes_target_labels: Whether labelled examples of the target, where there are some and their weight is above 0,
             join the source, each as one more row of it. Not so where the source is mapped to the target: a target
             row needs no map.
+        needs_words: Whether the classes are described to it in words, which the backbone must know.
 
     Raises:
         InvalidInput: If there is one class only.
@@ -61,6 +62,7 @@ class ClosedForm(ABC):
 
     needs_domains: ClassVar[tuple[str, ...]] = ("source",)
     takes_target_labels: ClassVar[bool] = True
+    needs_words: ClassVar[bool] = False
 
     context: MethodContext
 

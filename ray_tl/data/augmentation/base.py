@@ -13,7 +13,13 @@ Rows = slice | Tensor
 
 
 class Augmentation(Protocol):
-    """A random change of a batch."""
+    """A random change of a batch.
+
+    Attributes:
+        modality: Of the examples that it can change: `images`, `text`, or `any`.
+    """
+
+    modality: str
 
     def augment(
         self, images: Tensor, generator: torch.Generator, rows: Rows | None = None, total: int | None = None
@@ -24,7 +30,7 @@ class Augmentation(Protocol):
         each with its rows and a generator of the same seed, together see what a single worker sees.
 
         Args:
-            images: Float [N, C, S, S] in 0..1.
+            images: Float [N, C, S, S] in 0..1; or texts, as numbers of tokens [N, L].
             generator: Source of all randomness.
             rows: Which of the whole batch `images` are; all if left out.
             total: Size of the whole batch; N if left out.
@@ -37,7 +43,9 @@ AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 
 @AUGMENTATIONS.register("none")
 class Unchanged:
-    """Images as they are."""
+    """Examples as they are."""
+
+    modality = "any"
 
     def augment(
         self, images: Tensor, generator: torch.Generator, rows: Rows | None = None, total: int | None = None
@@ -48,6 +56,7 @@ class Unchanged:
 class DrawnAugmentation:
     """An augmentation as a pure function of uniform random numbers, a fixed number for each example."""
 
+    modality = "images"
     num_draws: int
 
     def augment(
@@ -72,6 +81,11 @@ def dropped_activations(
     draws = torch.rand(size, *activations.shape[1:], generator=generator, device=generator.device)
     kept = (draws if rows is None else draws[rows]) >= DROPPED
     return activations * kept.to(activations.device) / (1 - DROPPED)
+
+
+def as_input(rows: Tensor) -> Tensor:
+    """Rows of a domain as augmentations take them: images as floats in 0..1, tokens as they are."""
+    return rows.float() / 255 if rows.dtype == torch.uint8 else rows
 
 
 def require_within(field: str, value: float, low: float, high: float, owner: str = "augmentation") -> None:

@@ -1,19 +1,22 @@
 """What every family of backbones shares: the registry, the context, and what is known without building."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import nn
 
 from ray_tl.config import Component, UserFunction
+from ray_tl.errors import InvalidInput
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.registry import Registry
+from ray_tl.tokens import Vocabulary
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation((0.5,) * 3, (0.5,) * 3)
 IMAGE_SIZE = 224
+MAX_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class BackboneContext:
         architecture: What `StagedBackbone.architecture` was when the network was trained; then no folder or hub is
             asked what the network looks like. `None` where nothing was recorded.
         function: A person's own function that builds it, whatever is registered under its name; of a bundle.
+        vocabulary: Of the texts; `None` for images.
+        max_length: Tokens of the longest text.
     """
 
     channels: int = 3
@@ -34,42 +39,95 @@ class BackboneContext:
     image_size: int = IMAGE_SIZE
     architecture: Mapping[str, object] | None = None
     function: UserFunction | None = None
+    vocabulary: Vocabulary | None = None
+    max_length: int = MAX_LENGTH
+
+    @property
+    def modality(self) -> str:
+        """Of the rows that the backbone is to read: `images` or `text`."""
+        return "images" if self.vocabulary is None else "text"
 
 
 BACKBONES: Registry[StagedBackbone] = Registry("backbone")
 
 
-def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
-    """Depth of the backbone that a configuration names; reads no weights and allocates no memory for them.
+def build_backbone(backbone: Component, context: BackboneContext) -> StagedBackbone:
+    """The backbone that a configuration names.
 
     Raises:
-        InvalidInput: As `build_transfer_model`.
+        InvalidInput: As `build_transfer_model`; if it reads rows of another modality.
     """
+    built = BACKBONES.create(backbone.name, backbone.params, context)
+    if built.entry.modality != context.modality:
+        raise wrong_modality(backbone.name, built.entry.modality, context)
+    return built
+
+
+def wrong_modality(name: str, reads: str, context: BackboneContext) -> InvalidInput:
+    """What is to be said where a backbone that reads images is given texts, or the other way round."""
+    return InvalidInput(
+        f"backbone {name!r} reads {reads}, and data.modality is {context.modality!r}; choose another of the two."
+    )
+
+
+def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
+    """Depth of a backbone of images; see `dimensions`."""
     return len(stage_sizes(backbone, channels, image_size))
 
 
 def stage_sizes(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> tuple[int, ...]:
-    """Parameters of each stage of the backbone that a configuration names, as cheaply as `num_stages`."""
-    return _sizes(backbone.model_dump_json(), channels, image_size)[0]
+    """Parameters of each stage of a backbone of images; see `dimensions`."""
+    return dimensions(backbone, BackboneContext(channels, False, image_size))[0]
 
 
 def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
-    """Width of the features of the backbone that a configuration names, as cheaply as `num_stages`."""
-    return _sizes(backbone.model_dump_json(), channels, image_size)[1]
+    """Width of the features of a backbone of images; see `dimensions`."""
+    return dimensions(backbone, BackboneContext(channels, False, image_size))[1]
+
+
+def dimensions(backbone: Component, context: BackboneContext) -> tuple[tuple[int, ...], int]:
+    """Parameters of each stage, and width of the features, of the backbone that a configuration names.
+
+    Reads no weights, and allocates no memory for them.
+
+    Raises:
+        InvalidInput: As `build_backbone`.
+    """
+    return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))[:2]
+
+
+def knows_words(backbone: Component, context: BackboneContext) -> bool:
+    """Whether classes can be described in words to the backbone that a configuration names."""
+    return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))[2]
+
+
+def require_words(backbone: Component, context: BackboneContext) -> None:
+    """Have something described, so that a missing text tower or tokenizer is found before a trial needs it.
+
+    Raises:
+        InvalidInput: If the backbone knows no words, or its text tower or tokenizer can't be had.
+    """
+    embed_texts = _on_meta(backbone, context).embed_texts
+    if embed_texts is None:
+        raise InvalidInput(f"backbone {backbone.name!r} knows no words; choose clip with pretrained weights.")
+    embed_texts(["a photo"])
 
 
 @cache  # every corner of a search space asks
-def _sizes(backbone: str, channels: int, image_size: int) -> tuple[tuple[int, ...], int]:
-    """Stages and width of a backbone that is given as JSON, which can be a key."""
-    component = Component.model_validate_json(backbone)
+def _dimensions(backbone: str, context: BackboneContext) -> tuple[tuple[int, ...], int, bool]:
+    """Stages, width, and whether it knows words, of a backbone that is given as JSON, which can be a key."""
+    built = _on_meta(Component.model_validate_json(backbone), context)
+    return built.stage_sizes, built.feature_dim, built.embed_texts is not None
+
+
+def _on_meta(backbone: Component, context: BackboneContext) -> StagedBackbone:
     with torch.device("meta"):
-        built = BACKBONES.create(component.name, component.params, BackboneContext(channels, False, image_size))
-    return built.stage_sizes, built.feature_dim
+        return build_backbone(backbone, replace(context, load_weights=False))
 
 
 def forget_sizes() -> None:
     """Depths and widths are asked for anew: a name may mean another backbone now."""
-    _sizes.cache_clear()
+    _dimensions.cache_clear()
 
 
 def image_entry(context: BackboneContext, normalisation: Normalisation = IMAGENET) -> ImageEntry:

@@ -4,7 +4,8 @@ Transformers is imported inside the functions: it takes seconds, which a command
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -81,11 +82,15 @@ class Family:
         name: Of the backbone.
         model_type: In `config.json`.
         normalisation: Where a folder states none.
+        files: What is fetched from the hub, as patterns.
+        part: Of the configuration in a folder, what describes the network.
     """
 
     name: str
     model_type: str
     normalisation: Normalisation
+    files: tuple[str, ...] = FILES
+    part: "Callable[[PreTrainedConfig], PreTrainedConfig]" = lambda config: config
 
 
 @dataclass(frozen=True)
@@ -139,29 +144,48 @@ def recipe_for(
     return recipe
 
 
-def create(kind: "type[AutoModel]", recipe: Recipe, load_weights: bool) -> "PreTrainedModel":
+def create(kind: "type[AutoModel] | type[PreTrainedModel]", recipe: Recipe, load_weights: bool) -> "PreTrainedModel":
     """The whole network, with the folder's weights or random ones.
 
     Raises:
         InvalidInput: If the folder lacks weights that count.
     """
     if not load_weights or recipe.folder is None:
-        return kind.from_config(recipe.config)
+        build = kind._from_config if hasattr(kind, "_from_config") else kind.from_config
+        return build(recipe.config)
     try:
-        network, report = kind.from_pretrained(
-            recipe.folder,
-            config=recipe.config,
-            dtype=torch.get_default_dtype(),
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _quiet():
+            loaded = kind.from_pretrained(
+                recipe.folder,
+                config=recipe.config,
+                dtype=torch.get_default_dtype(),
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidInput(f"the weights in {recipe.folder} can't be loaded ({reason}); fetch them again.") from error
+    network, report = cast("tuple[PreTrainedModel, dict[str, set]]", loaded)
     lacking = sorted({*report["missing_keys"], *report["mismatched_keys"]}, key=str)
     if lacking := [key for key in lacking if not str(key).startswith("pooler.")]:
         raise InvalidInput(f"the weights in {recipe.folder} lack {lacking[0]}; name a folder that holds all of them.")
     return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers reports weights that it has left out, such as a head; here they are meant to be."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 @torch.no_grad()
@@ -221,7 +245,7 @@ def _found(family: Family, weights: str) -> Recipe:
     from transformers import AutoConfig
 
     field = f"{family.name}.weights"
-    folder = model_folder(weights, FILES, field)
+    folder = model_folder(weights, family.files, field)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -234,7 +258,7 @@ def _found(family: Family, weights: str) -> Recipe:
         )
     file = folder / PREPROCESSOR
     stated = _Stated.model_validate_json(file.read_bytes()) if file.is_file() else _Stated()
-    return Recipe(config, stated.normalisation or family.normalisation, folder)
+    return Recipe(family.part(config), stated.normalisation or family.normalisation, folder)
 
 
 def _fit_images(name: str, config: "PreTrainedConfig", context: BackboneContext, is_trained: bool) -> None:

@@ -114,9 +114,10 @@ def _staged(name: str, built: object, context: BackboneContext) -> StagedBackbon
 
 
 def _is_stage(stage: object) -> bool:
-    return (
-        isinstance(stage, tuple) and len(stage) == 2 and isinstance(stage[0], str) and isinstance(stage[1], nn.Module)
-    )
+    match stage:
+        case (str(), nn.Module()):
+            return True
+    return False
 
 
 @torch.no_grad()
