@@ -50,7 +50,9 @@ class Affine(DrawnAugmentation):
         cos, sin, slope, shrink = angle.cos(), angle.sin(), shear.tan(), 1 / (1 + zoom)
         across = torch.stack([cos, cos * slope - sin, 2 * right], dim=1)
         along = torch.stack([sin, sin * slope + cos, 2 * down], dim=1)
-        return _sampled(images, torch.stack([across, along], dim=1) * shrink[:, None, None])
+        background = _background(images)
+        to_source = torch.stack([across, along], dim=1) * shrink[:, None, None]
+        return background + _sampled(images - background, to_source, beyond="zeros")
 
 
 @AUGMENTATIONS.register("affine_resolution", ranges={**_AFFINE_RANGES, "min_size": {"uniform": [0.2, 0.6]}})
@@ -177,16 +179,14 @@ class Strong(DrawnAugmentation):
         return torch.where(hole, 0.5, images)
 
 
-def _sampled(images: Tensor, to_source: Tensor) -> Tensor:
+def _sampled(images: Tensor, to_source: Tensor, beyond: str = "border") -> Tensor:
     """Images resampled; `to_source`, [N, 2, 3], maps places in the result, in -1..1, to places in `images`."""
     side = images.shape[-1]
     steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) * (2 / side) - 1
     right, down = steps[None, None, :], steps[None, :, None]
     across, along, shift = to_source[:, :, :, None, None].unbind(2)
     grid = torch.stack([across[:, k] * right + along[:, k] * down + shift[:, k] for k in (0, 1)], dim=-1)
-    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    outside = (grid.abs() > 1).any(dim=-1)[:, None]
-    return torch.where(outside, _background(images), sampled)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
 
 
 def _background(images: Tensor) -> Tensor:
