@@ -4,6 +4,7 @@ A labelled source domain, an unlabelled target domain and a pretrained backbone 
 HTTP comes out. The way of the data, one package a question:
 
     search_spaces/x.yaml -> search_space -> TrialConfig (config) -> components by name (registry)
+      everything checked, first trials advised                                        planning
       Tune client trial -> trial queue -> warm slot (a Ray Train run)                 on_ray
           -> train_trial                                                              training
                paired batches -> AdaptationTask -> {loss name: value} -> LossWeights  data, models, adaptation

@@ -9,6 +9,7 @@ is over. fastai comes with `pip install -e '.[bench]'`; recipes whose library is
 """
 
 import argparse
+import csv
 import json
 import os
 import tempfile
@@ -52,7 +53,17 @@ def emoji(data: Path) -> Task:
     return Task("emoji", SPACES / "fine_tuning.yaml", source / "train", target / "train", target / "test", truth)
 
 
-TASKS = {"emoji": emoji}
+def reviews(data: Path) -> Task:
+    folder = data / "reviews"
+    if not folder.is_dir():
+        run("sample-data", "--kind", "sentiment", folder)
+    with (folder / "target_test_labels.csv").open(newline="") as file:
+        truth = [row["label"] for row in csv.DictReader(file)]
+    tables = [folder / name for name in ("source.csv", "target.csv", "target_test.csv")]
+    return Task("reviews", SPACES / "text_sentiment.yaml", *tables, truth)
+
+
+TASKS = {"emoji": emoji, "reviews": reviews}
 
 
 def main() -> None:
