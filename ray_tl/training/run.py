@@ -186,7 +186,7 @@ class TrialRun:
         for index, parts in enumerate(self._batches.steps(epoch)):
             number, num_steps = epoch * steps + index, steps * self.config.epochs
             progress = number / num_steps
-            if (number - 1) / num_steps < self.task.method.restart <= progress:
+            if number > 0 and (number - 1) / num_steps < self.task.method.restart <= progress:
                 self._optimizer, _ = build_optimizer(self.config, self.task, self._choice)
             losses, weights = self._step(parts, progress, epoch, index)
             for name, loss in losses.items():
