@@ -7,21 +7,8 @@ from typing import Protocol, TypedDict
 from torch import nn
 
 from ray_tl.errors import InvalidInput
-from ray_tl.models.freezing import check_freeze_depth
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.registry import Registry
-
-
-def set_freeze_depth(model: TransferModel, depth: int) -> None:
-    """Freeze stages [0, depth) and train the rest: no gradients, and evaluation mode even after `train()`.
-
-    DDP notes what trains when it wraps: call this before, and wrap anew after each change.
-
-    Raises:
-        InvalidInput: If the network has fewer stages.
-    """
-    check_freeze_depth(depth, model.backbone.num_stages, model.backbone_name)
-    model.backbone.freeze(depth)
 
 
 class LRMultipliers(Protocol):

@@ -5,7 +5,8 @@ from torch import Tensor
 from torchvision.models import VisionTransformer
 
 from ray_tl.config import Component
-from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones import BACKBONES, BackboneContext, dimensions
+from ray_tl.models.backbones.common import IMAGE_SIZE
 from ray_tl.models.backbones.torchvision import finish_torchvision
 from ray_tl.models.backbones.vit import stage_vit
 from ray_tl.models.stages import StagedBackbone
@@ -74,3 +75,16 @@ def images(name: str, channels: int = 3, rows: int = 2) -> Tensor:
     """Of a domain, in 0..1, the smallest that the backbone takes."""
     side = SIDES.get(name, 32)
     return torch.rand(rows, channels, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def stage_sizes(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> tuple[int, ...]:
+    """Parameters of each stage of a backbone of images."""
+    return dimensions(backbone, BackboneContext(channels, False, image_size))[0]
+
+
+def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
+    return len(stage_sizes(backbone, channels, image_size))
+
+
+def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
+    return dimensions(backbone, BackboneContext(channels, False, image_size))[1]

@@ -12,10 +12,21 @@ from torch.testing import assert_close
 
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput, UnknownName
-from ray_tl.models.backbones import BACKBONES, feature_dim, num_stages
+from ray_tl.models.backbones import BACKBONES
 from ray_tl.models.features import FEATURES, FeaturesContext
 from ray_tl.models.stages import StagedBackbone
-from tests.models.smallest import FAMILIES, SIDES, TINY_TRANSFORMER, build, context, image_backbones, images, smallest
+from tests.models.smallest import (
+    FAMILIES,
+    SIDES,
+    TINY_TRANSFORMER,
+    build,
+    context,
+    feature_dim,
+    image_backbones,
+    images,
+    num_stages,
+    smallest,
+)
 
 every_backbone = pytest.mark.parametrize("name", image_backbones())
 every_family = pytest.mark.parametrize("name", FAMILIES)

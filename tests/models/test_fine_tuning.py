@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups, set_freeze_depth
+from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, parameter_groups
+from ray_tl.models.freezing import check_freeze_depth
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from tests.models.smallest import smallest
 
@@ -31,7 +32,7 @@ def statistics(part: nn.Module) -> list[Tensor]:
 @every_norm
 def test_frozen_stages_keep_their_statistics_and_others_move(name):
     model = build(name)
-    set_freeze_depth(model, 1)
+    model.backbone.freeze(1)
     frozen, trained = model.backbone.stages[:2]
     frozen_before, trained_before = statistics(frozen), statistics(trained)
     model.train()(images())
@@ -42,7 +43,7 @@ def test_frozen_stages_keep_their_statistics_and_others_move(name):
 @every_norm
 def test_only_stages_beyond_the_depth_get_gradients(name):
     model = build(name).train()
-    set_freeze_depth(model, 2)
+    model.backbone.freeze(2)
     model(images())[1].square().sum().backward()
     for number, stage in enumerate(model.backbone.stages):
         assert {parameter.grad is not None for parameter in stage.parameters()} <= {number >= 2}
@@ -51,9 +52,9 @@ def test_only_stages_beyond_the_depth_get_gradients(name):
 @every_norm
 def test_freezing_twice_is_freezing_once(name):
     model = build(name)
-    set_freeze_depth(model, 2)
+    model.backbone.freeze(2)
     once = modes(model)
-    set_freeze_depth(model, 2)
+    model.backbone.freeze(2)
     assert modes(model) == once
 
 
@@ -63,35 +64,35 @@ def modes(model: TransferModel) -> list[tuple[bool, list[bool]]]:
 
 def test_freezing_takes_effect_while_training():
     model = build("tiny_cnn").train()
-    set_freeze_depth(model, 2)
+    model.backbone.freeze(2)
     assert [stage.training for stage in model.backbone.stages] == [False, False, True]
     assert model.head.training
 
 
 def test_evaluation_mode_outlasts_freezing():
     model = build("tiny_cnn").eval()
-    set_freeze_depth(model, 1)
+    model.backbone.freeze(1)
     assert not any(module.training for module in model.modules())
 
 
 def test_lowering_the_depth_thaws():
     model = build("tiny_cnn").train()
     untouched = modes(model)
-    set_freeze_depth(model, 3)
+    model.backbone.freeze(3)
     assert modes(model) != untouched
-    set_freeze_depth(model, 0)
+    model.backbone.freeze(0)
     assert modes(model) == untouched
 
 
 def test_freezing_every_stage_leaves_the_head():
     model = build("tiny_cnn")
-    set_freeze_depth(model, 3)
+    model.backbone.freeze(3)
     assert [key for key, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
 
 
 def test_frozen_stages_are_not_moved_by_weight_decay():
     model = build("tiny_cnn").train()
-    set_freeze_depth(model, 1)
+    model.backbone.freeze(1)
     before = [parameter.clone() for parameter in model.parameters()]
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1, [1.0] * 4), weight_decay=0.5)
     model(images())[1].square().sum().backward()
@@ -103,7 +104,7 @@ def test_frozen_stages_are_not_moved_by_weight_decay():
 @pytest.mark.parametrize(("depth", "wrong"), [(14, "deeper than 'resnet18', which has 6 stages"), (-1, "negative")])
 def test_a_depth_out_of_range_is_refused(depth, wrong):
     with pytest.raises(InvalidInput, match=rf"^freeze_depth={depth} is {wrong}; choose 0\.\.6\.$"):
-        set_freeze_depth(build("resnet18"), depth)
+        check_freeze_depth(depth, 6, "resnet18")
 
 
 def test_layer_decay_falls_towards_the_input():

@@ -14,8 +14,9 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
-from ray_tl.models.backbones import BACKBONES, BackboneContext, num_stages
+from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.stages import Normalisation
+from tests.models.smallest import num_stages
 
 SIZES = {
     "hidden_size": 16,

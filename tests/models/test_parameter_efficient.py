@@ -11,7 +11,6 @@ from transformers.pytorch_utils import Conv1D
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.fine_tuning import set_freeze_depth
 from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT, BottleneckAdapter, left_after_merge, merge_adapters
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
@@ -32,7 +31,7 @@ def network(backbone: str, isolation: Component | None = None, depth: int = 1) -
     chosen = {} if isolation is None else {"parameter_efficient": isolation}
     component = Component(name=backbone, params=BACKBONES[backbone])
     model = build_transfer_model(component, 3, BackboneContext(load_weights=False), freeze_depth=depth, **chosen)
-    set_freeze_depth(model, depth)
+    model.backbone.freeze(depth)
     return model.eval()
 
 

@@ -17,10 +17,11 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from ray_tl.config import Component
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import InvalidInput
-from ray_tl.models.backbones import BACKBONES, BackboneContext, num_stages
+from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.backbones.torchvision import finish_torchvision
 from ray_tl.models.backbones.vit import stage_vit
 from ray_tl.models.transfer_model import build_transfer_model
+from tests.models.smallest import num_stages
 
 TORCHVISION = ["convnext_tiny", "efficientnet_b0", "inception_v3", "mobilenet_v2", "resnet18", "vgg11_bn", "vit_b_16"]
 SMALL = BackboneContext(image_size=32)

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput, UnknownName
-from ray_tl.models.backbones import BACKBONES, BackboneContext, num_stages
+from ray_tl.models.backbones import BACKBONES, BackboneContext
+from tests.models.smallest import num_stages
 
 SMALL = BackboneContext(image_size=32)
 

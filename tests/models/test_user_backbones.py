@@ -9,12 +9,13 @@ from torch.testing import assert_close
 
 from ray_tl.config import Component, TrialConfig, UserFunction
 from ray_tl.errors import BrokenBundle, InvalidInput
-from ray_tl.models.backbones import BACKBONES, BackboneContext, feature_dim, num_stages
+from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.backbones.user import build_user_backbone, register_user_backbones
 from ray_tl.models.transfer_model import build_transfer_model
 from ray_tl.promotion.bundle import CODE, Lineage, ModelSpec, load_bundle, write_bundle
 from ray_tl.search_space import load_search_file
 from ray_tl.study.records import StudySpec
+from tests.models.smallest import feature_dim, num_stages
 
 SOURCE = """
 from torch import nn

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.fine_tuning import set_freeze_depth
 from ray_tl.models.transfer_model import build_transfer_model
 from ray_tl.training.regularisers import (
     REGULARISERS,
@@ -32,7 +31,7 @@ def network(freeze_depth=0):
     torch.manual_seed(0)
     component = Component(name="tiny_cnn", params={"width": 4})
     model = build_transfer_model(component, 3, BackboneContext(1, load_weights=False)).double()
-    set_freeze_depth(model, freeze_depth)
+    model.backbone.freeze(freeze_depth)
     return model.eval()
 
 

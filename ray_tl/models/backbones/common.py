@@ -1,6 +1,7 @@
 """What every family of backbones shares: the registry, the context, and what is known without building."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -70,21 +71,6 @@ def wrong_modality(name: str, reads: str, context: BackboneContext) -> InvalidIn
     )
 
 
-def num_stages(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
-    """Depth of a backbone of images; see `dimensions`."""
-    return len(stage_sizes(backbone, channels, image_size))
-
-
-def stage_sizes(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> tuple[int, ...]:
-    """Parameters of each stage of a backbone of images; see `dimensions`."""
-    return dimensions(backbone, BackboneContext(channels, False, image_size))[0]
-
-
-def feature_dim(backbone: Component, channels: int, image_size: int = IMAGE_SIZE) -> int:
-    """Width of the features of a backbone of images; see `dimensions`."""
-    return dimensions(backbone, BackboneContext(channels, False, image_size))[1]
-
-
 def dimensions(backbone: Component, context: BackboneContext) -> tuple[tuple[int, ...], int]:
     """Parameters of each stage, and width of the features, of the backbone that a configuration names.
 
@@ -141,3 +127,19 @@ def image_entry(context: BackboneContext, normalisation: Normalisation = IMAGENE
 def mean_pool() -> nn.Module:
     """The mean of each channel, [N, C, H, W] to [N, C]."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Transformers reports weights that it has left out, such as a head; here they are meant to be."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

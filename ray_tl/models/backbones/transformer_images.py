@@ -4,8 +4,7 @@ Transformers is imported inside the functions: it takes seconds, which a command
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ray_tl.errors import InvalidInput
 from ray_tl.hub import model_folder
-from ray_tl.models.backbones.common import BackboneContext, image_entry
+from ray_tl.models.backbones.common import BackboneContext, image_entry, quiet_transformers
 from ray_tl.models.backbones.vit import require_whole_patches
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 
@@ -154,7 +153,7 @@ def create(kind: "type[AutoModel] | type[PreTrainedModel]", recipe: Recipe, load
         build = kind._from_config if hasattr(kind, "_from_config") else kind.from_config
         return build(recipe.config)
     try:
-        with _quiet():
+        with quiet_transformers():
             loaded = kind.from_pretrained(
                 recipe.folder,
                 config=recipe.config,
@@ -170,22 +169,6 @@ def create(kind: "type[AutoModel] | type[PreTrainedModel]", recipe: Recipe, load
     if lacking := [key for key in lacking if not str(key).startswith("pooler.")]:
         raise InvalidInput(f"the weights in {recipe.folder} lack {lacking[0]}; name a folder that holds all of them.")
     return network
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers reports weights that it has left out, such as a head; here they are meant to be."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 @torch.no_grad()

@@ -1,14 +1,13 @@
 """What every transformer that reads texts shares: its configuration, its weights, and what of it fits the texts."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from ray_tl.errors import InvalidInput
 from ray_tl.hub import model_folder
-from ray_tl.models.backbones.common import BackboneContext, wrong_modality
+from ray_tl.models.backbones.common import BackboneContext, quiet_transformers, wrong_modality
 from ray_tl.tokens import TOKENIZER_FILES, Vocabulary, load_tokenizer
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def load_transformer(
             setattr(config, dropout, 0.0)
     _require_fit(name, weights, config, context)
     load = context.load_weights and weights != NONE
-    with _quiet():
+    with quiet_transformers():
         return _pretrained(name, weights, config) if load else _random(config)
 
 
@@ -153,19 +152,3 @@ def _pretrained(name: str, weights: str, config: "PretrainedConfig") -> "PreTrai
             f"({', '.join(map(str, missing[:5]))}); name a folder that holds all of them."
         )
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers reports weights that it has left out, such as a head; here they are meant to be."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
