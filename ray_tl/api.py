@@ -322,6 +322,7 @@ def plan(
         InvalidInput: If it is not one of the two, or a configuration is not sound.
         UnknownName: If there is no such study or trial.
     """
+    from ray_tl.models.backbones.user import register_user_backbones
     from ray_tl.training.layer_plan import plan_of
 
     if (config is None) == (study is None) or (study is None) != (trial is None):
@@ -329,11 +330,13 @@ def plan(
     if study is not None and trial is not None:
         store = StudyStore(find_study(studies_folder(home), study))
         spec = store.spec
+        register_user_backbones(spec.backbones)
         return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
     assert config is not None
     if config.suffix == ".json":
         return plan_of(_trial_config(config), num_classes, DataOptions())
     file = load_search_file(config)
+    register_user_backbones(file.backbones)
     return plan_of(_middle(file), num_classes, file.data)
 
 

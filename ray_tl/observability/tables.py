@@ -113,7 +113,9 @@ def _training(config: TrialConfig) -> list[str]:
 def _frozen(config: TrialConfig) -> str:
     """Stages before those that train, and how many these are if not all."""
     block = "" if config.trained_stages is None else f", {config.trained_stages} train"
-    return f"{config.freeze_depth}{block}"
+    words = {"head_only": "all", "everything": "0"}
+    depth = str(config.freeze_depth)
+    return words.get(depth, depth.replace("last_", "all but ")) + block
 
 
 def _is_solved(trial: TrialRecord) -> bool:

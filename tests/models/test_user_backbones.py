@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ray_tl import api
 from ray_tl.config import Component, TrialConfig, UserFunction
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones.common import forget_sizes
 from ray_tl.models.backbones.user import build_user_backbone, register_user_backbones
 from ray_tl.models.transfer_model import build_transfer_model
 from ray_tl.promotion.bundle import CODE, Lineage, ModelSpec, load_bundle, write_bundle
@@ -42,6 +44,15 @@ def returning(what: str) -> UserFunction:
     return function(f"from torch import nn\ndef build():\n    return {what}\n")
 
 
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """What is registered here is not there for other tests of the process."""
+    for name in ("_factories", "_ranges"):
+        monkeypatch.setattr(BACKBONES, name, dict(getattr(BACKBONES, name)))
+    yield
+    forget_sizes()
+
+
 @pytest.fixture
 def registered():
     register_user_backbones({"my_net": function()})
@@ -61,6 +72,12 @@ def test_a_function_that_is_not_there_is_named_when_the_file_is_read(named, rule
     (tmp_path / "x.yaml").write_text(SEARCH.replace("my_models.py:build", named))
     with pytest.raises(InvalidInput, match=rule):
         load_search_file(tmp_path / "x.yaml")
+
+
+def test_its_layers_are_planned_from_the_file_that_names_it(tmp_path):
+    (tmp_path / "my_models.py").write_text(SOURCE)
+    (tmp_path / "x.yaml").write_text(SEARCH)
+    assert api.plan(tmp_path / "x.yaml").config.backbone.name == "my_net"
 
 
 def test_weights_beside_a_search_file_are_found_from_anywhere(tmp_path):

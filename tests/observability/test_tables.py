@@ -54,9 +54,15 @@ def test_row_of_a_head_that_was_solved_for_has_nothing_about_training():
 
 
 @pytest.mark.parametrize(
-    ("changes", "shown"), [({"freeze_depth": "last_2"}, "last_2"), ({"trained_stages": 1}, "0, 1 train")]
+    ("changes", "shown"),
+    [
+        ({"freeze_depth": "last_2"}, "all but 2"),
+        ({"freeze_depth": "head_only"}, "all"),
+        ({"freeze_depth": "everything"}, "0"),
+        ({"trained_stages": 1}, "0, 1 train"),
+    ],
 )
-def test_presets_and_blocks_are_shown_as_they_were_stated(changes, shown):
+def test_presets_and_blocks_are_shown_as_what_is_frozen(changes, shown):
     assert f" {shown} " in text(trials_table([trial(3, config=BASELINE.model_copy(update=changes))], "title"))
 
 
