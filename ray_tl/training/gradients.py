@@ -92,7 +92,7 @@ class Projected:
         kept = torch.zeros_like(joint[0])
         for place in _places(trained, self.scope):
             kept[place] = self._reconciled([row[place] for row in joint])
-        if losses.regulariser is not None:
+        if losses.regulariser is not None and losses.regulariser.requires_grad:  # not so of frozen features
             also, pull = _joint_gradients([losses.regulariser], list(trained.values()))
             reached = [one or other for one, other in zip(reached, also, strict=True)]
             kept += pull[0]

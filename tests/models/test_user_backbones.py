@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from ray_tl import api
 from ray_tl.config import Component, TrialConfig, UserFunction
 from ray_tl.errors import BrokenBundle, InvalidInput
-from ray_tl.models.backbones import BACKBONES, BackboneContext
+from ray_tl.models.backbones import BACKBONES, BackboneContext, user
 from ray_tl.models.backbones.common import forget_sizes
 from ray_tl.models.backbones.user import build_user_backbone, register_user_backbones
 from ray_tl.models.transfer_model import build_transfer_model
@@ -49,6 +49,7 @@ def own_registry(monkeypatch):
     """What is registered here is not there for other tests of the process."""
     for name in ("_factories", "_ranges"):
         monkeypatch.setattr(BACKBONES, name, dict(getattr(BACKBONES, name)))
+    monkeypatch.setattr(user, "_registered", {})
     yield
     forget_sizes()
 

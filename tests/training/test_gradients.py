@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from ray_tl.errors import InvalidInput
 from ray_tl.training.gradients import GRADIENT_MASKING, without_conflict
+from ray_tl.training.regularisers import REGULARISERS
 from ray_tl.training.run import TrialRun
 from tests.training.tiny import VALIDATORS, tiny_config, tiny_data, tiny_pair
 
@@ -135,3 +136,11 @@ def test_a_trial_reports_its_conflicts():
 def test_an_unknown_scope_is_refused():
     with pytest.raises(InvalidInput, match=r"project.scope='layer' is not of type 'network' \| 'stage'"):
         GRADIENT_MASKING.create("project", {"scope": "layer"})
+
+
+@pytest.mark.parametrize("regulariser", REGULARISERS.names())
+def test_a_head_on_frozen_features_is_masked_beside_any_regulariser(regulariser):
+    run = trial("coral", gradient_masking="project", regulariser=regulariser, freeze_depth="head_only")
+    before = run.task.model.head.weight.clone()
+    run.epoch(0)
+    assert not torch.equal(run.task.model.head.weight, before)
