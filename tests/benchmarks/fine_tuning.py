@@ -81,9 +81,8 @@ def searched(task: Task, trials: int, home: Path) -> list[dict[str, object]]:
     tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
     run("search", task.space, *tables, "--trials", trials, "--name", task.name, "--home", home)
     seconds, study = time.monotonic() - started, api.status(task.name, home)
-    found = {
-        trial.number: _accuracy(task, study.spec.classes, _evidence(study.folder, trial)) for trial in study.trials
-    }
+    begun = [trial for trial in study.trials if trial.last is not None]
+    found = {trial.number: _accuracy(task, classes, _evidence(study.folder, trial)) for trial in begun}
     champion = next(trial for trial in study.trials if trial.number == study.champion)
     complete = [found[trial.number] for trial in study.trials if trial.at_full_fidelity]
     told = {"trials": len(study.trials), "seconds": round(seconds), "config": champion.config.model_dump(mode="json")}
