@@ -81,7 +81,7 @@ def searched(task: Task, trials: int, home: Path) -> list[dict[str, object]]:
     tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
     run("search", task.space, *tables, "--trials", trials, "--name", task.name, "--home", home)
     seconds, study = time.monotonic() - started, api.status(task.name, home)
-    begun = [trial for trial in study.trials if trial.last is not None]
+    classes, begun = study.spec.classes, [trial for trial in study.trials if trial.last is not None]
     found = {trial.number: _accuracy(task, classes, _evidence(study.folder, trial)) for trial in begun}
     champion = next(trial for trial in study.trials if trial.number == study.champion)
     complete = [found[trial.number] for trial in study.trials if trial.at_full_fidelity]
