@@ -1,14 +1,17 @@
 """Which configurations a search tries first, and why: how many examples there are, and how alike the domains are."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ray_tl.config import Component, TrialConfig
-from ray_tl.models.backbones import BACKBONES
+from ray_tl.config import TrialConfig
+from ray_tl.errors import InvalidInput
+from ray_tl.models.backbones import is_pretrained
 from ray_tl.models.domain_norm import domain_of
+from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.registry import Scalar
 from ray_tl.search_space import Preference, Preferring, SearchSpace
@@ -41,7 +44,7 @@ class Situation:
         num_target: Examples of the target.
         num_classes: C.
         num_target_labelled: Examples of the target whose labels were given for training.
-        num_stages: Of the backbone.
+        stage_sizes: Parameters of each stage of the backbone.
         is_pretrained: Whether the backbone has learned anything before.
         domain_accuracy: How well a linear classifier tells the domains apart by the backbone's features, in [0.5, 1].
         probe_accuracy: Of a linear classifier of those features, on source examples that it has not seen, in [0, 1].
@@ -51,7 +54,7 @@ class Situation:
     num_target: int
     num_classes: int
     num_target_labelled: int
-    num_stages: int
+    stage_sizes: tuple[int, ...]
     is_pretrained: bool
     domain_accuracy: float
     probe_accuracy: float
@@ -76,7 +79,7 @@ def examine(config: TrialConfig, data: TrialData) -> Situation:
         num_target=len(pair.target),
         num_classes=pair.num_classes,
         num_target_labelled=0 if few is None else len(few),
-        num_stages=model.backbone.num_stages,
+        stage_sizes=model.backbone.stage_sizes,
         is_pretrained=is_pretrained(config.backbone),
         domain_accuracy=domain_accuracy(features["source"], features["target"]),
         probe_accuracy=_probe_accuracy(features["source"], labels),
@@ -134,7 +137,7 @@ def _deeper(situation: Situation) -> Recipe:
         why = f"only {situation.per_class} examples a class, and features that fit ({situation.probe_accuracy:.0%})"
     shallow = "separate statistics for domains this far apart, " if apart else ""
     preferred: dict[str, Preference] = {
-        "freeze_depth": _at_depth(depth, situation.num_stages),
+        "freeze_depth": _at_depth(depth, situation.stage_sizes),
         "method": _in_order(*GENTLE),
         **{field: _in_order(*names) for field, names in FINE_TUNED.items()},
         **({"domain_norm": _in_order("separate")} if apart else {}),
@@ -146,7 +149,7 @@ def _deeper(situation: Situation) -> Recipe:
 def _from_scratch(situation: Situation) -> Iterator[Recipe]:
     """Without pretrained weights nothing is worth freezing, and augmentation stands for the data that are missing."""
     base = {
-        "freeze_depth": _at_depth(0.0, situation.num_stages),
+        "freeze_depth": _at_depth(0.0, situation.stage_sizes),
         "augmentation": _not("none"),
         "unfreezing": _in_order("fixed"),
         "loss_weighting": _in_order("linear", "cosine", "dann"),
@@ -160,7 +163,7 @@ def _from_scratch(situation: Situation) -> Iterator[Recipe]:
 
 
 def _frozen(situation: Situation) -> dict[str, Preference]:
-    return {"freeze_depth": _at_depth(1.0, situation.num_stages), "unfreezing": _in_order("fixed")}
+    return {"freeze_depth": _at_depth(1.0, situation.stage_sizes), "unfreezing": _in_order("fixed")}
 
 
 def _in_order(*names: str) -> Preference:
@@ -172,18 +175,18 @@ def _not(name: str) -> Preference:
     return lambda value: float(value == name)
 
 
-def _at_depth(share: float, num_stages: int) -> Preference:
-    """The depth nearest to this share of the stages."""
-    return lambda value: abs(_depth(value, num_stages) - share * num_stages)
+def _at_depth(share: float, stage_sizes: Sequence[int]) -> Preference:
+    """The depth nearest to this share of the stages; what the backbone has too few stages for comes last."""
 
+    def distance(value: Scalar) -> float:
+        assert isinstance(value, int | str)
+        try:
+            start = stages_that_train(value, None, stage_sizes, "backbone").start
+        except InvalidInput:
+            return math.inf
+        return abs(start - share * len(stage_sizes))
 
-def _depth(value: Scalar, num_stages: int) -> float:
-    """Of a number of stages, or of one of the words that fit any backbone."""
-    if not isinstance(value, str):
-        return float(value or 0)
-    if value in ("head_only", "everything"):
-        return float(num_stages if value == "head_only" else 0)
-    return float(num_stages - int(value.removeprefix("last_")))
+    return distance
 
 
 def _some_rows(data: TrialData, domain: str, seed: int) -> torch.Tensor:
@@ -207,8 +210,3 @@ def _probe_accuracy(features: torch.Tensor, labels: torch.Tensor) -> float:
         return 1.0
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return float(probe.fit(rows[~third], classes[~third]).score(rows[third], classes[third]))
-
-
-def is_pretrained(backbone: Component) -> bool:
-    weights = BACKBONES.parameters(backbone.name).get("weights")
-    return weights is not None and backbone.params.get("weights", weights.default) != "none"

@@ -7,13 +7,13 @@ from typing import TypeVar
 from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.components import catalogue
-from ray_tl.config import Component, TrialConfig
+from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import augmentation_for
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import preprocessing_of
 from ray_tl.errors import InvalidInput
 from ray_tl.models.adaptors import AdaptorContext
-from ray_tl.models.backbones import BACKBONES, build_backbone, dimensions, require_words
+from ray_tl.models.backbones import build_backbone, dimensions, is_pretrained, require_words
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.study.records import DataSource
@@ -38,7 +38,7 @@ def configuration_problems(configs: Sequence[TrialConfig], data: DataSource) -> 
 
 def weight_problems(configs: Sequence[TrialConfig], data: DataSource) -> list[str]:
     """Load the weights of each pretrained backbone once: fetched before a slot asks, and named if they can't be."""
-    one_each = {str(config.backbone): config for config in configs if _is_pretrained(config.backbone)}
+    one_each = {str(config.backbone): config for config in configs if is_pretrained(config.backbone)}
     return _problems((_load_weights, config, data) for config in one_each.values())
 
 
@@ -61,10 +61,6 @@ def _problems(checks: Iterable[tuple[Callable[[TrialConfig, Data], None], TrialC
         except InvalidInput as error:
             found[str(error)] = None
     return list(found)
-
-
-def _is_pretrained(backbone: Component) -> bool:
-    return "weights" in BACKBONES.parameters(backbone.name) and backbone.params.get("weights") != "none"
 
 
 def _load_weights(config: TrialConfig, data: DataSource) -> None:

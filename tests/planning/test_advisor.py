@@ -7,7 +7,8 @@ import pytest
 
 from ray_tl.components import catalogue
 from ray_tl.config import Component
-from ray_tl.planning.advisor import Situation, advise, examine, is_pretrained
+from ray_tl.models.backbones import is_pretrained
+from ray_tl.planning.advisor import Situation, advise, examine
 from ray_tl.search_space import SearchFile, SearchSpace
 from tests.training.tiny import tiny_config, tiny_data, tiny_pair
 
@@ -16,7 +17,7 @@ ALIKE = Situation(
     num_target=900,
     num_classes=9,
     num_target_labelled=0,
-    num_stages=9,
+    stage_sizes=(10,) * 9,
     is_pretrained=True,
     domain_accuracy=0.55,
     probe_accuracy=0.9,
@@ -56,6 +57,13 @@ def test_more_is_trained_the_more_examples_there_are_and_the_less_the_features_f
     last = advised(replace(ALIKE, num_source=num_source, probe_accuracy=probe))[-1]
     assert last["freeze_depth"] == depth
     assert (last["unfreezing"], last["lr_multipliers"]) == ("gradual", "layer_decay")
+
+
+def test_words_for_a_depth_mean_what_they_mean_in_a_trial():
+    pooled = replace(ALIKE, stage_sizes=(10, 10, 10, 0), num_source=9000)  # last_3 trains all that has parameters
+    words = space(freeze_depth={"choice": ["head_only", "last_9", "last_1", "last_3"]})
+    found = [advice.params["freeze_depth"] for advice in advise(words, pooled, 9)]
+    assert (found[0], found[-1]) == ("head_only", "last_3")
 
 
 def test_domains_far_apart_get_statistics_of_their_own():
@@ -102,7 +110,7 @@ def test_what_is_measured_tells_alike_domains_from_others():
     apart, alike = (examine(tiny_config(), tiny_data(each)) for each in (pair, same))
     assert apart.domain_accuracy > 0.9 > 0.65 > alike.domain_accuracy
     assert apart.probe_accuracy > 0.9
-    assert (apart.num_source, apart.num_classes, apart.num_stages) == (300, 3, 3)
+    assert (apart.num_source, apart.num_classes, len(apart.stage_sizes)) == (300, 3, 3)
 
 
 def test_features_that_say_nothing_about_the_classes_are_found_out():

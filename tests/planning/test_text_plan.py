@@ -41,7 +41,9 @@ def test_a_search_over_texts_is_planned_with_everything_that_images_have(tables,
 
 
 def test_weights_from_a_folder_fit_their_own_tokenizer(tables, tmp_path):
-    plan(tables, tmp_path, backbone={"bert": {"weights": str(tables / "bert"), "pooling": "auto"}}, freeze_depth=5)
+    bert = {"bert": {"weights": str(tables / "bert"), "pooling": "auto"}}
+    found = plan(tables, tmp_path, backbone=bert, freeze_depth=5)
+    assert found.store.spec.first[0].backbone.name == "bert"
 
 
 @pytest.mark.parametrize(

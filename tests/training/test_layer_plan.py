@@ -95,7 +95,11 @@ def old(before, layer, run):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_no_optimiser_breaks_a_sound_plan(optimizer):
-    TrialRun(tiny_config(optimizer=optimizer, freeze_depth=1, lr_schedule="cosine"), tiny_data(), VALIDATORS).epoch(0)
+    run = TrialRun(tiny_config(optimizer=optimizer, freeze_depth=1, lr_schedule="cosine"), tiny_data(), VALIDATORS)
+    before = run.task.model.backbone.stages[1][0].weight.clone()
+    run.epoch(0)
+    assert run._first_step is None  # it was checked
+    assert not torch.equal(run.task.model.backbone.stages[1][0].weight, before)
 
 
 def first_step(run):

@@ -21,6 +21,7 @@ from ray_tl.models.backbones.common import (
     BackboneContext,
     build_backbone,
     dimensions,
+    is_pretrained,
     knows_words,
     require_words,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "gpt2",
     "hugging_face",
     "inception",
+    "is_pretrained",
     "knows_words",
     "mobilenet",
     "require_words",

@@ -82,6 +82,12 @@ def dimensions(backbone: Component, context: BackboneContext) -> tuple[tuple[int
     return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))[:2]
 
 
+def is_pretrained(backbone: Component) -> bool:
+    """Whether weights that have learned something are named; not so of a person's own function, which says nothing."""
+    weights = BACKBONES.parameters(backbone.name).get("weights")
+    return weights is not None and backbone.params.get("weights", weights.default) != "none"
+
+
 def knows_words(backbone: Component, context: BackboneContext) -> bool:
     """Whether classes can be described in words to the backbone that a configuration names."""
     return _dimensions(backbone.model_dump_json(), replace(context, load_weights=False))[2]
