@@ -99,8 +99,12 @@ def run_with_progress(
     output.say(f"study {name} in {store.folder}   (Ctrl-C is safe: ray-tl search --resume {name})")
     for number, item in enumerate(store.spec.advice, len(store.spec.first)):
         output.say(f"trial {number} is advised: {item.reason}")
+    if store.spec.judge:
+        output.say(f"trials are compared by source accuracy, and on the target by {store.spec.judge}.")
     advice = [item.model_dump(mode="json") for item in store.spec.advice]
-    output.emit({"event": "study", "study": name, "folder": str(store.folder), "advice": advice})
+    output.emit(
+        {"event": "study", "study": name, "folder": str(store.folder), "advice": advice, "judge": store.spec.judge}
+    )
     try:
         with LiveSearch(store.spec, store.trials(), output) as live:
             result = run_search(plan, where, live.watch, output.say, pruning, dashboard)

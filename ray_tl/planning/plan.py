@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,18 +17,23 @@ from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
+from ray_tl.neighbours import Neighbours
 from ray_tl.planning.advisor import advise, examine
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
+from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.requirements import requirement_problems
-from ray_tl.search_space import SearchFile, SearchSpace
+from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
 from ray_tl.study.records import Advice, DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData
+from ray_tl.training.files import write_atomically
 from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
 MAX_ADVICE = 3
+JUDGE = "neighbours"  # the validator of this name
+NEIGHBOURS_FILE = "neighbours.npz"
 
 
 @dataclass(frozen=True)
@@ -73,22 +78,25 @@ def plan_search(
     pair = _load(data, file.search.seed)
     _require_none(row_problems(configs, pair))
     baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
+    reference = _reference(baselines[0], pair) if JUDGE in file.search.validators else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
-        search=file.search,
+        search=file.search if reference is not None and reference.can_be_trusted else _without_judge(file.search),
         trees=space.trees,
         backbones=file.backbones,
         first=baselines,
         advice=_advice(space, baselines[0], pair, free // 4) if free > 3 else (),
+        judge="" if reference is None else reference.in_words(),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
         num_target=len(pair.target),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return Plan(StudyStore.create(root / name, spec), pair)
+    store = StudyStore.create(root / name, spec)
+    return Plan(store, _with_neighbours(store, pair, reference))
 
 
 def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Plan:
@@ -111,7 +119,7 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
             "hold now; restore the folders, or begin a new study."
         )
     store.update_search(**settings)
-    return Plan(store, pair)
+    return Plan(store, _with_neighbours(store, pair))
 
 
 def _sound_space(file: SearchFile) -> SearchSpace:
@@ -159,6 +167,26 @@ def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: 
     """What to try first; the sampler gets most of a search, and of a short one all."""
     data = TrialData(pair.for_trials(), torch.device("cpu"))
     return advise(space, examine(baseline, data), min(limit, MAX_ADVICE))
+
+
+def _reference(baseline: TrialConfig, pair: DomainPair) -> Reference | None:
+    return find_reference(baseline.backbone, TrialData(pair.for_trials(), torch.device("cpu")), baseline.seed)
+
+
+def _without_judge(search: SearchOptions) -> SearchOptions:
+    return search.model_copy(update={"validators": tuple(name for name in search.validators if name != JUDGE)})
+
+
+def _with_neighbours(store: StudyStore, pair: DomainPair, reference: Reference | None = None) -> DomainPair:
+    """The same pair with the neighbours that all trials of a study are judged by, once and for all."""
+    if JUDGE not in store.spec.search.validators:
+        return pair
+    path = store.folder / NEIGHBOURS_FILE
+    if not path.is_file():
+        found = reference or _reference(store.spec.first[0], pair)
+        assert found is not None
+        write_atomically(path, found.neighbours.save)
+    return replace(pair, neighbours=Neighbours.load(path))
 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:

@@ -66,7 +66,8 @@ class SearchOptions(BaseModel):
         advice: Whether the first trials are chosen by what the data look like through the pretrained backbone.
         time_budget_s: No new trial starts after so many seconds; `null` for no limit.
         seed: Of the sampler, the splits and every trial.
-        validators: Label-free scores that are recorded each epoch; `objective` and guards need the first three.
+        validators: Label-free scores that are recorded each epoch; the objective and guards need the first three, and
+            `neighbours` replaces what they say of the target where it can be trusted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,7 +79,7 @@ class SearchOptions(BaseModel):
     advice: bool = True
     time_budget_s: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
-    validators: tuple[str, ...] = (*NEEDED_VALIDATORS, "entropy")
+    validators: tuple[str, ...] = (*NEEDED_VALIDATORS, "neighbours", "entropy")
 
     @field_validator("validators")
     @classmethod

@@ -67,6 +67,7 @@ class StudySpec(BaseModel):
         backbones: A person's own functions, by name; their source is kept, so that every worker runs the same.
         first: Configurations that run before the sampler is asked; the first is the source-only baseline.
         advice: Points of the space that run next, of which the sampler learns as of its own.
+        judge: What predictions on the target are held against when trials are compared, in words.
         source_histogram: Share of each class among the source labels, [C].
         num_target: Rows of the target.
         data_fingerprint: Of the domains, so that a resumed search can't silently run on other data.
@@ -83,6 +84,7 @@ class StudySpec(BaseModel):
     backbones: dict[str, UserFunction] = Field(default_factory=dict)
     first: tuple[TrialConfig, ...] = Field(default=())
     advice: tuple[Advice, ...] = ()
+    judge: str = ""
     data_fingerprint: str
     classes: tuple[str, ...]
     source_histogram: tuple[float, ...]

@@ -9,12 +9,11 @@ import numpy as np
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
 from ray_tl.models.transfer_model import TransferModel
+from ray_tl.search_space.file import NEEDED_VALIDATORS
 from ray_tl.training.averaging import KeptEpoch, Weights, best_epochs, greedy_soup, mean_weights, on_cpu
 from ray_tl.training.data import TrialData
 from ray_tl.training.stopping import EARLY_STOPPING
 from ray_tl.validation.objective import objective
-
-NEEDED = ("im", "bnm")
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,12 @@ class Ending:
         self._stopping = EARLY_STOPPING.create(config.early_stopping.name, config.early_stopping.params)
         self._num_epochs, self._num_mixed = config.epochs, num_mixed
         self._num_kept = max(num_mixed, int(self._stopping.keeps_best))
-        self._is_judged = set(NEEDED) <= set(validators)
+        self._is_judged = set(NEEDED_VALIDATORS) <= set(validators)
         if not self._is_judged and (self._num_kept or config.lr_schedule.name == "plateau"):
             raise InvalidInput(
-                f"validators={list(validators)} must hold {' and '.join(NEEDED)}: averaging {config.averaging}, "
-                f"early_stopping {config.early_stopping} or lr_schedule {config.lr_schedule} decides by them."
+                f"validators={list(validators)} must hold {', '.join(NEEDED_VALIDATORS)}: averaging "
+                f"{config.averaging}, early_stopping {config.early_stopping} or lr_schedule {config.lr_schedule} "
+                "decides by them."
             )
         labels = np.bincount(data.pair.source.labels, minlength=data.pair.num_classes)
         self._shares = (labels / labels.sum()).tolist()

@@ -33,7 +33,7 @@ def gather_evidence(model: TransferModel, views: Sequence[Inputs], device: torch
 def scores_of(evidence: Evidence, data: TrialData, validators: Sequence[str]) -> tuple[dict[str, float], list[float]]:
     """Label-free score by validator, and the share of each class among the predictions on the target, [C]."""
     source = SourceEvidence(evidence["source_holdout"], data.pair.source_holdout.labels)
-    target = TargetEvidence(evidence["target"])
+    target = TargetEvidence(evidence["target"], data.pair.neighbours)
     return score_all(validators, source, target), target.histogram().tolist()
 
 

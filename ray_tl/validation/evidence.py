@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_tl.neighbours import Neighbours
+
 
 @dataclass(frozen=True)
 class SourceEvidence:
@@ -25,9 +27,11 @@ class TargetEvidence:
 
     Attributes:
         probabilities: Softmax, [M, C].
+        neighbours: Who is near whom among the examples, where that is known.
     """
 
     probabilities: NDArray[np.float32]
+    neighbours: Neighbours | None = None
 
     def histogram(self) -> NDArray[np.float64]:
         """Share of each class among the predictions, [C], sums to 1."""

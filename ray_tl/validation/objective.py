@@ -10,23 +10,37 @@ SMALLEST_SPREAD = 0.6
 def objective(
     scores: Mapping[str, float], histogram: Sequence[float], source_histogram: Sequence[float], num_examples: int
 ) -> float:
-    """What a search maximises at every epoch: the mean of IM and BNM, both scaled to [0, 1].
+    """What a search maximises at every epoch: the mean of source accuracy and of one score of the target.
 
-    IM is divided by log C, BNM by its largest value sqrt(C / N) (Cui et al., 2020, https://arxiv.org/abs/2003.12237,
-    section 3.2). One score alone is easily fooled; one that has collapsed is lowered by `COLLAPSE_PENALTY`, so that
-    it ranks below every sound one but still against its like.
+    That of the target is `neighbours` where it was recorded, because training can't bend the space that it looks in;
+    else `confidence`. A network that has collapsed is lowered by `COLLAPSE_PENALTY`, so that it ranks below every sound
+    one but still against its like.
 
     Args:
-        scores: Must hold `im` and `bnm`.
+        scores: Must hold all of `NEEDED_VALIDATORS`.
         histogram: Share of each class among the predictions on the target, [C].
         source_histogram: Share of each class among the source labels, [C].
         num_examples: N, rows of the target.
     """
-    num_classes = len(histogram)
+    target = scores["neighbours"] if "neighbours" in scores else confidence(scores, len(histogram), num_examples)
+    penalty = COLLAPSE_PENALTY if collapse(histogram, source_histogram) else 0.0
+    return (scores["source_accuracy"] + target) / 2 - penalty
+
+
+def confidence(scores: Mapping[str, float], num_classes: int, num_examples: int) -> float:
+    """The mean of IM and BNM, both scaled to [0, 1].
+
+    IM is divided by log C, BNM by its largest value sqrt(C / N) (Cui et al., 2020, https://arxiv.org/abs/2003.12237,
+    section 3.2). One score alone is easily fooled, and a network that was trained to be sure fools both.
+
+    Args:
+        scores: Must hold `im` and `bnm`.
+        num_classes: C.
+        num_examples: N, rows of the target.
+    """
     im = scores["im"] / math.log(num_classes)
     bnm = scores["bnm"] * math.sqrt(num_examples / min(num_classes, num_examples))
-    penalty = COLLAPSE_PENALTY if collapse(histogram, source_histogram) else 0.0
-    return (im + bnm) / 2 - penalty
+    return (im + bnm) / 2
 
 
 def collapse(histogram: Sequence[float], source_histogram: Sequence[float]) -> str | None:

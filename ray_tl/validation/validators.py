@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
 
+from ray_tl.errors import InvalidInput
 from ray_tl.registry import Registry
 from ray_tl.validation.checks import usable
 from ray_tl.validation.evidence import SourceEvidence, TargetEvidence
@@ -142,3 +143,22 @@ class CorrC:
 
     def score(self, target: TargetEvidence) -> float:
         return class_correlation(target.probabilities)
+
+
+@VALIDATORS.register("neighbours")
+class NeighbourAgreement:
+    """Whether target examples that are near one another, by features that no trial can train, get one class.
+
+    The share of neighbours that get one class, less that of any two examples, of the most that could be. Confidence
+    does not raise it, and a single class for all scores 0. A departure from soft neighbourhood density (Saito et al.,
+    "Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft Neighborhood Density", 2021,
+    https://arxiv.org/abs/2108.10860), which looks for neighbours among a trial's own outputs, that training can bend.
+    """
+
+    higher_is_better = True
+
+    def score(self, target: TargetEvidence) -> float:
+        if target.neighbours is None:
+            raise InvalidInput("validator 'neighbours' needs to know who is near whom in the target; leave it out.")
+        probabilities = usable(target.probabilities)
+        return target.neighbours.agreement(probabilities.argmax(axis=1), probabilities.shape[1])

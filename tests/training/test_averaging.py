@@ -176,7 +176,7 @@ def test_a_stopped_trial_that_is_taken_up_again_has_ended(tmp_path):
     "changes", [{"early_stopping": "patience"}, {"averaging": "greedy_soup"}, {"lr_schedule": "plateau"}]
 )
 def test_what_decides_by_the_objective_needs_its_scores(changes):
-    with pytest.raises(InvalidInput, match=r"validators=\['entropy'\] must hold im and bnm"):
+    with pytest.raises(InvalidInput, match=r"validators=\['entropy'\] must hold source_accuracy, im, bnm"):
         TrialRun(tiny_config(**changes), tiny_data(), ["entropy"])
 
 

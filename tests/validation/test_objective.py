@@ -3,16 +3,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_tl.neighbours import Neighbours, nearest_neighbours
+from ray_tl.search_space.file import NEEDED_VALIDATORS
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 from ray_tl.validation.objective import objective
 
 
-def scored(probabilities: np.ndarray, source_histogram: list[float] | None = None) -> float:
-    source = SourceEvidence(probabilities, np.zeros(len(probabilities), dtype=np.int64))
-    target = TargetEvidence(probabilities)
-    scores = score_all(["im", "bnm"], source, target)
+def scored(probabilities: np.ndarray, neighbours: Neighbours | None = None) -> float:
+    """The objective of predictions on a target, of a network that makes no mistake on a source of even classes."""
+    source = SourceEvidence(probabilities, probabilities.argmax(axis=1))
+    target = TargetEvidence(probabilities, neighbours)
+    judged = ("neighbours",) if neighbours is not None else ()
+    scores = score_all([*NEEDED_VALIDATORS, *judged], source, target)
     classes = probabilities.shape[1]
-    return objective(scores, target.histogram(), source_histogram or [1 / classes] * classes, len(probabilities))
+    return objective(scores, target.histogram(), [1 / classes] * classes, len(probabilities))
 
 
 @given(st.integers(1, 40), st.integers(2, 12), st.floats(-2, 4), st.integers(0, 2**32 - 1))
@@ -31,9 +35,26 @@ def test_sure_and_even_predictions_score_one(classes, repeats):
 def test_even_uncertainty_scores_only_what_bnm_gives_for_rank_one():
     # IM is 0. The matrix has rank 1 and norm sqrt(N / C), over N, times sqrt(N / C): 1 / C.
     probabilities = np.full((12, 4), 0.25) + np.eye(4)[np.arange(12) % 4] * 1e-9
-    assert scored(probabilities) == pytest.approx((0 + 1 / 4) / 2, abs=1e-6)
+    assert scored(probabilities) == pytest.approx((1 + (0 + 1 / 4) / 2) / 2, abs=1e-6)
 
 
 def test_one_class_for_all_ranks_below_every_sound_one():
     # IM is 0, BNM has rank 1 and norm sqrt(N): 1 / sqrt(C) after scaling; less the penalty of 1.
-    assert scored(np.tile(np.eye(4)[0], (12, 1))) == pytest.approx((0 + 1 / 2) / 2 - 1, abs=1e-6)
+    assert scored(np.tile(np.eye(4)[0], (12, 1))) == pytest.approx((1 + (0 + 1 / 2) / 2) / 2 - 1, abs=1e-6)
+
+
+def test_confidence_buys_nothing_where_neighbours_are_known():
+    groups = np.repeat(np.eye(3), 8, axis=0)
+    neighbours = nearest_neighbours(groups, np.arange(24))
+    mixed = np.tile(np.eye(3), (8, 1))  # as sure and as even, across the groups
+    unsure = 0.4 * groups + 0.2
+    assert scored(groups) == pytest.approx(scored(mixed))
+    assert scored(groups, neighbours) == pytest.approx(scored(unsure, neighbours)) == pytest.approx(1)
+    assert scored(mixed, neighbours) < 0.6
+
+
+def test_half_of_the_objective_is_source_accuracy():
+    predictions = np.repeat(np.eye(2), 4, axis=0)
+    wrong = SourceEvidence(predictions, 1 - predictions.argmax(axis=1))
+    scores = score_all(NEEDED_VALIDATORS, wrong, TargetEvidence(predictions))
+    assert objective(scores, [0.5, 0.5], [0.5, 0.5], 8) == pytest.approx(scored(predictions) - 0.5)

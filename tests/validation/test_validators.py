@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_tl.errors import InvalidInput, TrialFailed, UnknownName
+from ray_tl.neighbours import nearest_neighbours
 from ray_tl.validation import VALIDATORS, SourceEvidence, TargetEvidence, score_all
 
 ON_TARGET = ["entropy", "im", "bnm", "corr_c"]
@@ -93,11 +94,17 @@ def test_argument_names_state_the_data_that_is_needed(name):
 
 def test_score_all_gives_a_plain_float_for_every_name():
     source = SourceEvidence(SURE_AND_EVEN, np.repeat(np.arange(3), 4))
-    scores = score_all(VALIDATORS.names(), source, TargetEvidence(UNIFORM))
+    neighbours = nearest_neighbours(SURE_AND_EVEN, np.arange(12))
+    scores = score_all(VALIDATORS.names(), source, TargetEvidence(UNIFORM, neighbours))
     assert list(scores) == VALIDATORS.names()
     assert {type(value) for value in scores.values()} == {float}
     assert scores["source_accuracy"] == 1
     assert scores["entropy"] == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_neighbours_that_nobody_looked_for_are_no_score_of_zero():
+    with pytest.raises(InvalidInput, match="'neighbours' needs to know who is near whom in the target; leave it out"):
+        score_all(["neighbours"], SourceEvidence(UNIFORM, np.zeros(12)), TargetEvidence(UNIFORM))
 
 
 def test_score_all_refuses_an_unknown_name_with_the_nearest():

@@ -1,0 +1,59 @@
+"""Who is near whom among the examples of a domain, in a space that no trial has touched."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEAREST = 5
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Nearest neighbours among some rows of a domain.
+
+    Attributes:
+        rows: Of the domain, int64 [R].
+        nearest: Positions within `rows` of the neighbours of each, int64 [R, K]; never itself.
+    """
+
+    rows: NDArray[np.int64]
+    nearest: NDArray[np.int64]
+
+    def agreement(self, classes: NDArray[np.int64], num_classes: int) -> float:
+        """How much oftener neighbours are of one class than any two rows are, of the most that could be; at most 1.
+
+        (share of neighbours of one class - sum_c share_c^2) / (1 - 1 / C): 0 by chance, and when all are of one class.
+
+        Args:
+            classes: Of all examples of the domain, [N].
+            num_classes: C.
+        """
+        own = classes[self.rows]
+        shares = np.bincount(own, minlength=num_classes) / len(own)
+        alike = float((own[self.nearest] == own[:, None]).mean())
+        return (alike - float((shares**2).sum())) / (1 - 1 / num_classes)
+
+    def save(self, file: IO[bytes]) -> None:
+        np.savez(file, allow_pickle=False, rows=self.rows, nearest=self.nearest)
+
+    @classmethod
+    def load(cls, path: Path) -> "Neighbours":
+        with np.load(path, allow_pickle=False) as file:
+            return cls(file["rows"], file["nearest"])
+
+
+def nearest_neighbours(features: NDArray[np.floating], rows: NDArray[np.int64]) -> Neighbours:
+    """By the cosine of centred features.
+
+    Args:
+        features: Of the rows, [R, D], R >= 2.
+        rows: Which rows of the domain they are, [R].
+    """
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -np.inf)
+    return Neighbours(rows, np.argsort(-cosine, axis=1, kind="stable")[:, : min(NEAREST, len(rows) - 1)])
