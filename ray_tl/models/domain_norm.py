@@ -1,6 +1,7 @@
 """By which statistics the layers that train normalise: those of both domains, of each domain, or of each example."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
@@ -50,6 +51,17 @@ class Separate:
         return DomainBatchNorm(norm)
 
 
+@DOMAIN_NORMS.register("own_batch")
+class OwnBatch:
+    """Batch normalisation of each domain by its own rows of the batch, with running statistics of both: `OwnBatchNorm`.
+
+    What a network has in other libraries, which pass source and target through it one after the other.
+    """
+
+    def convert(self, norm: _BatchNorm) -> nn.Module:
+        return OwnBatchNorm(norm)
+
+
 @DOMAIN_NORMS.register("instance")
 class Instance:
     """Instance normalisation in the place of batch normalisation of feature maps, the same for both domains.
@@ -63,7 +75,63 @@ class Instance:
         return InstanceNorm(norm) if isinstance(norm, nn.BatchNorm2d) else norm
 
 
-class DomainBatchNorm(nn.Module):
+class NormByDomain(nn.Module, ABC):
+    """Batch normalisation of the rows of each domain by themselves.
+
+    Attributes:
+        domains: Of the equally long parts of the next batch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.domains: tuple[Domain, ...] = ("target",)
+
+    @property
+    @abstractmethod
+    def served(self) -> _BatchNorm:
+        """Ordinary batch normalisation, as it stands in the network that is served."""
+
+    @abstractmethod
+    def norm_of(self, domain: Domain) -> _BatchNorm:
+        """What the rows of a domain pass through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs [N, C] or [N, C, ...] to the same shape; N is a multiple of the number of parts."""
+        parts = list(x.chunk(len(self.domains)))
+        for domain in dict.fromkeys(self.domains):
+            places = [place for place, each in enumerate(self.domains) if each == domain]
+            normal = self.norm_of(domain)(torch.cat([parts[place] for place in places]))
+            for place, part in zip(places, normal.chunk(len(places)), strict=True):
+                parts[place] = part
+        return torch.cat(parts)
+
+    def extra_repr(self) -> str:
+        return ", ".join(DOMAINS)
+
+
+class OwnBatchNorm(NormByDomain):
+    """One batch normalisation, through which the rows of each domain in a joint batch pass apart.
+
+    In training the rows of a domain are normalised by their own statistics, and the running statistics follow both
+    domains in turn; in evaluation nothing differs from ordinary batch normalisation.
+
+    Args:
+        norm: Which stays the layer that it is.
+    """
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    @property
+    def served(self) -> _BatchNorm:
+        return self.norm
+
+    def norm_of(self, domain: Domain) -> _BatchNorm:
+        return self.norm
+
+
+class DomainBatchNorm(NormByDomain):
     """Batch normalisation with statistics of its own for each domain; scale and shift are shared.
 
     Chang et al., "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation", 2019,
@@ -76,9 +144,6 @@ class DomainBatchNorm(nn.Module):
 
     Args:
         norm: Whose parameters and statistics are taken over, the latter for both domains.
-
-    Attributes:
-        domains: Of the equally long parts of the next batch.
     """
 
     seen: Tensor
@@ -89,19 +154,21 @@ class DomainBatchNorm(nn.Module):
         source.weight, source.bias = norm.weight, norm.bias
         self.norms = nn.ModuleDict({"source": source, "target": norm})
         self.register_buffer("seen", torch.zeros(len(DOMAINS), dtype=torch.bool))
-        self.domains: tuple[Domain, ...] = ("target",)
+
+    @property
+    def served(self) -> _BatchNorm:
+        return self.norm_of("target")
+
+    def norm_of(self, domain: Domain) -> _BatchNorm:
+        norm = self.norms[domain]
+        assert isinstance(norm, _BatchNorm)
+        return norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs [N, C] or [N, C, ...] to the same shape; N is a multiple of the number of parts."""
-        parts = list(x.chunk(len(self.domains)))
-        for domain in dict.fromkeys(self.domains):
-            places = [place for place, each in enumerate(self.domains) if each == domain]
-            normal = self.norms[domain](torch.cat([parts[place] for place in places]))
-            for place, part in zip(places, normal.chunk(len(places)), strict=True):
-                parts[place] = part
+        normal = super().forward(x)
         if self.training:
             self._follow()
-        return torch.cat(parts)
+        return normal
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -113,9 +180,6 @@ class DomainBatchNorm(nn.Module):
             for name in ("running_mean", "running_var"):
                 mine, theirs = getattr(self.norms[domain], name), getattr(self.norms[other], name)
                 mine.copy_(torch.where(self.seen[number], mine, theirs))  # not read on the CPU: a GPU goes on
-
-    def extra_repr(self) -> str:
-        return ", ".join(DOMAINS)
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -158,16 +222,16 @@ def convert_norms(parts: Iterable[nn.Module], convert: Callable[[_BatchNorm], nn
 
 
 def keep_target_norms(module: nn.Module) -> None:
-    """Put ordinary batch normalisation with the target's statistics in the place of every `DomainBatchNorm` inside."""
+    """Put ordinary batch normalisation, as it is served, in the place of every `NormByDomain` inside."""
     for name, child in module.named_children():
-        if isinstance(child, DomainBatchNorm):
-            setattr(module, name, child.norms["target"])
+        if isinstance(child, NormByDomain):
+            setattr(module, name, child.served)
         else:
             keep_target_norms(child)
 
 
 def set_domains(module: nn.Module, domains: Sequence[Domain]) -> None:
-    """Tell every `DomainBatchNorm` in `module` of which domains the equally long parts of the next batch are."""
+    """Tell every `NormByDomain` in `module` of which domains the equally long parts of the next batch are."""
     for part in module.modules():
-        if isinstance(part, DomainBatchNorm):
+        if isinstance(part, NormByDomain):
             part.domains = tuple(domains)

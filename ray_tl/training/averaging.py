@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ray_tl.errors import InvalidInput
-from ray_tl.models.domain_norm import Domain, DomainBatchNorm
+from ray_tl.models.domain_norm import Domain, NormByDomain
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.registry import Registry
 
@@ -222,7 +222,7 @@ def renew_statistics(model: TransferModel, batches: Iterable[tuple[Tensor, Seque
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a mean over all batches, not a moving one
-    _set_training([*norms, *(part for part in trained if isinstance(part, DomainBatchNorm))])
+    _set_training([*norms, *(part for part in trained if isinstance(part, NormByDomain))])
     for inputs, domains in batches:
         model(inputs, start, domains)
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -87,7 +87,7 @@ def main() -> None:
 
 def run_features(options: argparse.Namespace, num_seeds: int, results: Results) -> None:
     peers, missing = available_peers()
-    if options.norm == "separate":
+    if options.norm in ("separate", "own_batch"):
         peers.pop("skada", None)  # it normalises the domains together
     print(*missing, sep="\n")
     emoji = _emoji(options)
@@ -234,10 +234,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the trials")
     parser.add_argument(
         "--norm",
-        choices=["batch", "separate", "layer"],
+        choices=["batch", "own_batch", "separate", "layer"],
         default="batch",
-        help="of the bottleneck for features: batch is that of trials, and of skada; with separate ours normalises the "
-        "domains apart, as pytorch-adapt does; with layer they are never mixed, and equal formulas must score the same",
+        help="of the bottleneck for features: batch is that of trials, and of skada; with own_batch ours normalises "
+        "the domains apart, as pytorch-adapt does, and with separate in evaluation, too; with layer they are never "
+        "mixed, and equal formulas must score the same",
     )
     parser.add_argument("--data", type=Path, help="where the emoji are, or shall be kept; FOLDER/emoji by default")
     parser.add_argument("--out", type=Path, default=Path("out/adaptation"), metavar="FOLDER")

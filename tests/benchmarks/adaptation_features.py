@@ -108,7 +108,7 @@ def compare(
     name: str, features: Features, seed: int, norm: str, peers: dict[str, Build], test_labels: Tensor
 ) -> dict[str, dict]:
     """Train ours and every peer side by side; accuracy on the test rows and milliseconds a step of each."""
-    model = _network(features, seed, "batch" if norm == "separate" else norm)
+    model = _network(features, seed, "batch" if norm in DOMAIN_NORMS.names() else norm)
     builders: dict[str, Build] = {"ray_tl": lambda _, network: Ours(name, network, features, norm), **peers}
     results: dict[str, dict] = {}
     contenders: dict[str, Contender] = {}
@@ -128,8 +128,8 @@ class Ours:
 
     def __init__(self, name: str, model: TransferModel, features: Features, norm: str) -> None:
         self._features = features
-        if norm == "separate":
-            convert_norms([model.adaptor], DOMAIN_NORMS.create("separate", {}).convert)
+        if norm in DOMAIN_NORMS.names():
+            convert_norms([model.adaptor], DOMAIN_NORMS.create(norm, {}).convert)
         sizes = len(features.source), len(features.target)
         settings = LIKE_SKADA.get(name, {}) if norm == "batch" else {}
         self._method = METHODS.create(name, settings, MethodContext(model.feature_dim, features.num_classes, *sizes))

@@ -13,7 +13,14 @@ from ray_tl.adaptation.normalisation import set_statistics
 from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BackboneContext
-from ray_tl.models.domain_norm import DomainBatchNorm, InstanceNorm, domain_of, keep_target_norms, set_domains
+from ray_tl.models.domain_norm import (
+    DomainBatchNorm,
+    InstanceNorm,
+    OwnBatchNorm,
+    domain_of,
+    keep_target_norms,
+    set_domains,
+)
 from ray_tl.models.transfer_model import build_transfer_model
 from tests.numeric import numeric_gradient
 
@@ -50,8 +57,9 @@ def separate_reference(x):
     return expected
 
 
-def test_rows_of_each_domain_are_normalised_by_their_own_statistics():
-    norm = layer()
+@pytest.mark.parametrize("kind", [DomainBatchNorm, OwnBatchNorm])
+def test_rows_of_each_domain_are_normalised_by_their_own_statistics(kind):
+    norm = layer(kind)
     set_domains(norm, VIEWS)
     assert_close(norm(torch.tensor(batch())).detach(), torch.tensor(separate_reference(batch())))
 
@@ -112,6 +120,16 @@ def test_a_domain_that_was_seen_keeps_its_statistics_when_the_other_comes_alone(
     assert_close(norm.norms["source"].state_dict(), before, **EXACT)
 
 
+def test_own_batches_move_one_running_average_in_turn_as_two_passes_do():
+    norm, plain, x = layer(OwnBatchNorm), layer(copy.copy), torch.tensor(batch())
+    set_domains(norm, VIEWS)
+    norm(x)
+    for domain in ("source", "target"):
+        plain(x[rows_of(domain)])
+    assert_close(norm.norm.state_dict(), plain.state_dict(), **EXACT)
+    assert torch.equal(norm.eval()(x), plain.eval()(x))
+
+
 def test_scale_and_shift_are_one_parameter_each():
     assert [name for name, _ in layer().named_parameters()] == ["norms.source.weight", "norms.source.bias"]
 
@@ -166,6 +184,7 @@ def network_with(domain_norm, freeze_depth=0):
     [
         ("shared", [nn.BatchNorm2d, nn.BatchNorm2d, nn.BatchNorm1d]),
         ("separate", [nn.BatchNorm2d, DomainBatchNorm, DomainBatchNorm]),
+        ("own_batch", [nn.BatchNorm2d, OwnBatchNorm, OwnBatchNorm]),
         ("instance", [nn.BatchNorm2d, InstanceNorm, nn.BatchNorm1d]),
     ],
 )
@@ -175,8 +194,9 @@ def test_stages_that_never_train_keep_batch_normalisation(domain_norm, kinds):
     assert [type(norm) for norm in (first[1], second[1], network.adaptor.layers[1])] == kinds
 
 
-def test_a_network_with_the_norms_of_the_target_alone_is_plain_and_predicts_the_same():
-    network, x = network_with("separate"), torch.rand(6, 1, 8, 8)
+@pytest.mark.parametrize("domain_norm", ["separate", "own_batch"])
+def test_a_network_with_the_norms_of_the_target_alone_is_plain_and_predicts_the_same(domain_norm):
+    network, x = network_with(domain_norm), torch.rand(6, 1, 8, 8)
     network.train()(x, 0, ("source", "target"))
     expected = network.eval()(x)[1]
     keep_target_norms(network)

@@ -27,6 +27,7 @@ BOTTLENECK = {"bottleneck": {"width": 6, "dropout": 0.3}}
 CHOICES: dict[str, dict] = {
     "multi_scale": {"features": {"multi_scale": {"num_taps": 2}}},
     "separate": {"domain_norm": "separate", "adaptor": BOTTLENECK},
+    "own_batch": {"domain_norm": "own_batch", "adaptor": BOTTLENECK},
     "instance": {"domain_norm": "instance"},
     "all": {"features": {"multi_scale": {"num_taps": 1}}, "domain_norm": "separate", "adaptor": BOTTLENECK},
 }
@@ -38,9 +39,16 @@ METHODS: dict[str, dict] = {
     "mean_teacher": {"decay": 0.9, "threshold": 0.4},
     "tent": {"start": 0.25},
 }
-CASES = [(method, choice) for method in METHODS for choice in ("multi_scale", "separate", "instance")]
-RESUMED = [("adda", "all"), ("mean_teacher", "all"), ("coral", "instance")]
-ON_RANKS = [("adda", "all"), ("adabn", "separate"), ("coral", "all"), ("coral", "instance"), ("tent", "separate")]
+CASES = [(method, choice) for method in METHODS for choice in ("multi_scale", "separate", "own_batch", "instance")]
+RESUMED = [("adda", "all"), ("coral", "own_batch"), ("mean_teacher", "all"), ("coral", "instance")]
+ON_RANKS = [
+    ("adda", "all"),
+    ("adabn", "separate"),
+    ("coral", "all"),
+    ("coral", "instance"),
+    ("mcc", "own_batch"),
+    ("tent", "separate"),
+]
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-6, "atol": 1e-10}
 
