@@ -1,7 +1,7 @@
 """Whether networks, data and machine fit together, found out before anything runs, on a device of shapes alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +17,7 @@ from ray_tl.models.transfer_model import TransferModel, network_of, stages_of
 from ray_tl.registry import Value
 from ray_tl.search_space import DataOptions
 from ray_tl.training.network import blank_rows, built, expected_context
+from ray_tl.training.regularisers import REGULARISERS, regulariser_of
 
 NETWORK_FIELDS = ("backbone", "features", "adaptor", "domain_norm", "trained_stages", "parameter_efficient")
 SIDES = (32, 64, 96, 128, 192, 224, 299, 384, 512)
@@ -43,7 +44,9 @@ def network_problems(configs: Iterable[TrialConfig], options: DataOptions) -> li
     """Networks that can't take what the data are, each named once with a remedy."""
     configs = list(configs)
     networks = [*_largest(configs, options), *_isolated(configs)]
-    found = (_network_problem(config, options) for config in networks)
+    found = [*(_network_problem(config, options) for config in networks)]
+    if not any(found):
+        found += [_regulariser_problem(config, options) for config in _regularised(configs)]
     return list(dict.fromkeys(line for line in found if line is not None))
 
 
@@ -67,7 +70,11 @@ def memory_of(config: TrialConfig, options: DataOptions, ranks: int = 1) -> Step
         network = _network(config, options).train()
         trained = stages_of(config, network)
         network.backbone.freeze(trained.start, trained.stop)
-        return step_memory(network, blank_rows(options, rows))
+        memory = step_memory(network, blank_rows(options, rows))
+    if not _copies_backbone(config):
+        return memory
+    copy = sum(tensor.nbytes for tensor in [*network.backbone.parameters(), *network.backbone.buffers()])
+    return replace(memory, weights=memory.weights + copy)
 
 
 def _network_problem(config: TrialConfig, options: DataOptions) -> str | None:
@@ -95,6 +102,17 @@ def _refusal(config: TrialConfig, options: DataOptions) -> str | None:
     return None
 
 
+def _regulariser_problem(config: TrialConfig, options: DataOptions) -> str | None:
+    try:
+        regulariser = regulariser_of(config)
+        assert regulariser is not None
+        with torch.device("meta"):
+            regulariser.attach(_network(config, options))
+    except InvalidInput as error:
+        return str(error)
+    return None
+
+
 def _memory_problem(config: TrialConfig, options: DataOptions, room: Room) -> str | None:
     needed = memory_of(config, options, room.ranks)
     if needed.total * room.num_workers <= room.free_bytes:
@@ -119,7 +137,8 @@ def _largest(configs: Iterable[TrialConfig], options: DataOptions) -> list[Trial
     batch = max(config.batch_size for config in trained)
     method = max((config.method for config in trained), key=lambda each: _views_of(each.name, each.params))
     other = max((config.multi_task for config in trained), key=lambda each: each.name != "none")
-    most = {"batch_size": batch, "method": method, "multi_task": other}
+    regulariser = max((config for config in trained), key=_copies_backbone).regulariser
+    most = {"batch_size": batch, "method": method, "multi_task": other, "regulariser": regulariser}
     networks: dict[str, TrialConfig] = {}
     for config in trained:
         key = config.model_dump_json(include=set(NETWORK_FIELDS))
@@ -133,6 +152,18 @@ def _isolated(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     fields = {*NETWORK_FIELDS, "freeze_depth"}
     changed = [config for config in configs if config.parameter_efficient != ALL_WEIGHTS]
     return list({config.model_dump_json(include=fields): config for config in changed}.values())
+
+
+def _regularised(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """One configuration for each regulariser of each network."""
+    fields = {*NETWORK_FIELDS, "regulariser"}
+    stated = [config for config in configs if config.regulariser.name != "none"]
+    return list({config.model_dump_json(include=fields): config for config in stated}.values())
+
+
+def _copies_backbone(config: TrialConfig) -> bool:
+    regulariser = REGULARISERS.create(config.regulariser.name, config.regulariser.params)
+    return regulariser is not None and regulariser.copies_backbone
 
 
 def _start(config: TrialConfig, options: DataOptions) -> int:

@@ -109,10 +109,12 @@ class Regulariser(nn.Module):
     Attributes:
         watches_stages: Whether it looks at what goes into and comes out of the stages.
         holds_weights: Whether it pulls the stages' own weights, which must train then.
+        copies_backbone: Whether it keeps one more copy of the backbone in memory.
     """
 
     watches_stages = False
     holds_weights = False
+    copies_backbone = False
 
     def attach(self, model: TransferModel) -> None:
         """Called once, with the network as it is at the start of the trial, also of one that is resumed.
@@ -149,6 +151,7 @@ class L2SP(Regulariser):
     """
 
     holds_weights = True
+    copies_backbone = True
     start: "Start"
 
     def __init__(self, *, alpha: float = 0.1, beta: float = 0.01) -> None:
@@ -183,6 +186,7 @@ class Delta(Regulariser):
     """
 
     watches_stages = True
+    copies_backbone = True
     start: "Start"
 
     def __init__(self, *, alpha: float = 0.01, beta: float = 0.01) -> None:
@@ -254,6 +258,7 @@ class Both(Regulariser):
         self.parts = nn.ModuleList([first, second])
         self.watches_stages = first.watches_stages or second.watches_stages
         self.holds_weights = first.holds_weights or second.holds_weights
+        self.copies_backbone = first.copies_backbone or second.copies_backbone
 
     def attach(self, model: TransferModel) -> None:
         for part in self._regularisers():

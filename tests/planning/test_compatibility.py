@@ -72,6 +72,23 @@ def test_another_task_needs_memory_too_even_if_it_is_varied_apart_from_the_depth
     assert len(memory_problems(separate, OPTIONS, room(0.999 * needed / GIB))) == 1
 
 
+@pytest.mark.parametrize("regulariser", ["l2_sp", "delta", "delta_bss"])
+def test_a_copy_of_the_backbone_needs_memory_too_even_if_it_is_varied_apart_from_the_depth(regulariser):
+    kept = config(regulariser=regulariser)
+    num_parameters = 11_176_512  # of a ResNet-18 without its head
+    assert memory_of(kept, OPTIONS).weights - memory_of(config(), OPTIONS).weights > 4 * num_parameters
+    needed = memory_of(kept, OPTIONS).total
+    separate = [config(), config(freeze_depth=6, regulariser=regulariser)]
+    assert len(memory_problems(separate, OPTIONS, room(0.999 * needed / GIB))) == 1
+
+
+def test_a_regulariser_that_wants_more_than_the_features_have_is_refused():
+    narrow = {"bottleneck": {"width": 3}}
+    configs = [config(), config(regulariser={"bss": {"num_values": 4}}, adaptor=narrow)]
+    (line,) = network_problems(configs, OPTIONS)
+    assert line == "bss.num_values=4 is more than the 3 features have directions; choose 1..3, 1 is usual."
+
+
 def test_closed_forms_train_nothing_and_need_no_memory_for_it():
     assert memory_problems([config(method="logistic", batch_size=4096)], OPTIONS, room(0.001)) == []
 
