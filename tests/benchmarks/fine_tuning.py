@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +93,7 @@ def searched(task: Task, trials: int, home: Path) -> list[dict[str, object]]:
     ]
 
 
-def recipes(task: Task) -> list[dict[str, object]]:
+def recipes(task: Task) -> Iterator[dict[str, object]]:
     """Each recipe at its best rate."""
     file = load_search_file(task.space)
     names = str(task.source), str(task.target), str(task.target_test)
@@ -102,18 +102,14 @@ def recipes(task: Task) -> list[dict[str, object]]:
     config = TrialConfig(
         backbone=Component(name=middle.backbone.name), batch_size=64, epochs=file.search.epochs, seed=file.search.seed
     )
-    rows: list[dict[str, object]] = []
     for name in RECIPES:
         if name == "fastai" and find_spec("fastai") is None:
-            rows.append({"row": name, "accuracy": None, "why": "fastai is not installed"})
+            yield {"row": name, "accuracy": None, "why": "fastai is not installed"}
             continue
         started, outcome = time.monotonic(), best_rate(name, pair, config)
         right = _share_right(task, pair.source.classes, outcome.predictions)
         seconds = round(time.monotonic() - started)
-        rows.append(
-            {"row": name, "accuracy": right, "rate": outcome.rate, "holdout": outcome.holdout, "seconds": seconds}
-        )
-    return rows
+        yield {"row": name, "accuracy": right, "rate": outcome.rate, "holdout": outcome.holdout, "seconds": seconds}
 
 
 def _evidence(folder: Path, trial: TrialRecord) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.config import TrialConfig
-from ray_tl.data.domains import DomainPair, LabelledDomain
+from ray_tl.data.domains import DomainPair
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
@@ -65,9 +65,7 @@ def fastai_fine_tune(data: TrialData, config: TrialConfig, rate: float) -> Outco
     learner = Learner(loaders, Logits(model), loss_func=nn.CrossEntropyLoss(), splitter=_groups)
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(config.epochs - 1, base_lr=rate)
-    found = [
-        _predictions(learner.model, torch.from_numpy(part.inputs)) for part in (pair.source_holdout, pair.target_test)
-    ]
+    found = [_predictions(learner.model, part.inputs) for part in (pair.source_holdout, pair.target_test)]
     return Outcome(rate, float((found[0] == pair.source_holdout.labels).mean()), found[1])
 
 
@@ -100,10 +98,6 @@ def _source_only(data: TrialData, config: TrialConfig, rate: float, freeze_depth
         evidence = files.load_evidence()
     holdout = accuracy(evidence["source_holdout"], data.pair.source_holdout.labels)
     return Outcome(rate, holdout, evidence["target_test"].argmax(axis=1))
-
-
-def _examples(domain: LabelledDomain) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(torch.from_numpy(domain.inputs), torch.from_numpy(domain.labels), strict=True))
 
 
 def _groups(network: Logits) -> list[list[nn.Parameter]]:
