@@ -35,7 +35,14 @@ def joint_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
     return sum_over_ranks(right) / world_size()
 
 
-@METHODS.register("adda", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "start": {"uniform": [0.2, 0.6]}})
+@METHODS.register(
+    "adda",
+    ranges={
+        "hidden_width": {"choice": [64, 256, 1024]},
+        "start": {"uniform": [0.2, 0.6]},
+        "rate": {"log_uniform": [0.03, 1.0]},
+    },
+)
 class Adda(AdaptationMethod):
     """ADDA: from `start` on, the network learns to give target features like those of the source network it was.
 
@@ -50,16 +57,22 @@ class Adda(AdaptationMethod):
         context: Gives the width of the features.
         hidden_width: Width of the discriminator's two hidden layers, >= 1.
         start: Progress at which adaptation begins, at least 0 and below 1.
+        rate: Learning rates from then on, relative to before, above 0. At 1 and a high rate the
+            encoder outruns the discriminator, and all is lost.
     """
 
     aligns_features = True
     source_encoder: Teacher
 
-    def __init__(self, context: MethodContext, *, hidden_width: int = 256, start: float = 0.4) -> None:
+    def __init__(
+        self, context: MethodContext, *, hidden_width: int = 256, start: float = 0.4, rate: float = 0.1
+    ) -> None:
         super().__init__(context)
         require_positive("adda.hidden_width", hidden_width, usual=256)
         require_below_one("adda.start", start, usual=0.4)
+        require_positive("adda.rate", rate, usual=0.1)
         self.start = self.restart = start
+        self.restart_rate = rate
         self._strong = torch.tensor(True)
         self.discriminator = domain_discriminator(context.feature_dim, hidden_width)
 

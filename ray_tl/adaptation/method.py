@@ -125,6 +125,7 @@ class AdaptationMethod(nn.Module):
         needs_words: Whether the classes are described to it in words, which the backbone must know.
         restart: Progress at which a second optimisation begins, for which the optimiser forgets its averages of
             gradients; at 0 it has none.
+        restart_rate: Learning rates of that second optimisation, relative to the first one's.
     """
 
     needs: tuple[View, ...] = ("source", "target")
@@ -136,9 +137,14 @@ class AdaptationMethod(nn.Module):
     aligns_features: bool = False
     needs_words: bool = False
     restart: float = 0.0
+    restart_rate: float = 1.0
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
+
+    def rate_at(self, progress: float) -> float:
+        """Factor of all learning rates at this progress."""
+        return self.restart_rate if 0 < self.restart <= progress else 1.0
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         """The losses of one step, each a scalar with gradient."""

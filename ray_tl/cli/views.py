@@ -110,6 +110,11 @@ def show_plan(plan: "LayerPlan", output: Output) -> None:
     output.say(f"{config.backbone}, method {config.method}: {share}, {config.epochs} epochs")
     output.say(f"optimizer {config.optimizer}, lr_schedule {config.lr_schedule}, unfreezing {config.unfreezing}")
     output.say(table)
+    if plan.restart is not None:
+        output.say(
+            f"from {plan.restart.from_progress:.0%} on {config.method.name} begins anew, with learning rates times "
+            f"{plan.restart.rate:g}"
+        )
 
 
 def push_dashboards(

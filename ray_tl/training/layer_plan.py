@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.errors import TrialFailed
@@ -59,6 +60,19 @@ class PlannedLayer:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """A second optimisation, which the adaptation method begins.
+
+    Attributes:
+        from_progress: In (0, 1).
+        rate: Factor of all learning rates from then on.
+    """
+
+    from_progress: float
+    rate: float
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """What trains in a trial.
 
@@ -66,11 +80,13 @@ class LayerPlan:
         config: The whole trial.
         phases: In their order; the first begins at progress 0.
         layers: The stages from the input on, then the head.
+        restart: Of the adaptation method; the layers' rates are those before it. `None` if it has none.
     """
 
     config: TrialConfig
     phases: tuple[Phase, ...]
     layers: tuple[PlannedLayer, ...]
+    restart: Restart | None = None
 
     def phase_at(self, progress: float) -> int:
         """Number of the phase, counted from 0."""
@@ -82,6 +98,7 @@ class LayerPlan:
             "config": self.config.model_dump(mode="json"),
             "phases": [vars(phase) for phase in self.phases],
             "layers": [self._row(layer) for layer in self.layers],
+            "restart": self.restart and vars(self.restart),
         }
 
     def _row(self, layer: PlannedLayer) -> dict[str, object]:
@@ -127,7 +144,13 @@ def layer_plan(config: TrialConfig, model: TransferModel) -> LayerPlan:
         )
         for number, ((name, part), lr) in enumerate(zip(named_parts(model), rates, strict=True))
     ]
-    return LayerPlan(config, tuple(phases), tuple(layers))
+    return LayerPlan(config, tuple(phases), tuple(layers), _restart(config))
+
+
+def _restart(config: TrialConfig) -> Restart | None:
+    context = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=2)  # nothing of it matters here
+    method = METHODS.create(config.method.name, config.method.params, context)
+    return Restart(method.restart, method.restart_rate) if method.restart > 0 else None
 
 
 def plan_of(config: TrialConfig, num_classes: int, options: DataOptions) -> LayerPlan:

@@ -198,7 +198,7 @@ class TrialRun:
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One step of the optimiser; gives the losses, means over its micro-batches, and their weights."""
         model, method = self.task.model, self.task.method
-        factor = self._schedule(progress, self._ending.history)
+        factor = self._schedule(progress, self._ending.history) * method.rate_at(progress)
         self._lr = self._choice.lr * self._rate * factor
         set_learning_rates(self._optimizer, self._base_rates, self._rate * factor)
         self._optimizer.zero_grad(set_to_none=True)

@@ -30,7 +30,9 @@ def test_inverted_labels_cost_the_negative_log_of_being_taken_for_the_source():
 
 
 def adapting(epochs=2):
-    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5}}, augmentation="affine"), tiny_data(), VALIDATORS)
+    trial = TrialRun(
+        tiny_config(method={"adda": {"start": 0.5, "rate": 1.0}}, augmentation="affine"), tiny_data(), VALIDATORS
+    )
     for epoch in range(epochs):
         trial.epoch(epoch)
     return trial
@@ -105,7 +107,19 @@ def test_at_its_start_the_optimiser_forgets_what_it_learned_of_the_source():
     assert {int(trial._optimizer.state[value]["step"]) for value in judge} == {2 * trial._batches.steps_per_epoch}
 
 
+def test_from_its_start_on_everything_learns_more_slowly():
+    fields = {"optimizer": {"sgd": {"lr": 0.1}}, "lr_schedule": "constant"}
+    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5, "rate": 0.2}}, **fields), tiny_data(), VALIDATORS)
+    reports = [trial.epoch(epoch) for epoch in range(4)]
+    assert [report.lr for report in reports] == [0.1, 0.1, pytest.approx(0.02), pytest.approx(0.02)]
+    assert [group["lr"] for group in trial._optimizer.param_groups] == pytest.approx(
+        [0.02] * len(trial._optimizer.param_groups)
+    )
+
+
 def test_parameters_out_of_range_are_refused():
+    with pytest.raises(InvalidInput, match=r"adda.rate=0.0 must be a finite number above 0; 0.1 is usual"):
+        METHODS.create("adda", {"rate": 0.0}, MethodContext(4, 3))
     with pytest.raises(InvalidInput, match=r"adda.start=1.0 must be at least 0 and below 1"):
         METHODS.create("adda", {"start": 1.0}, MethodContext(4, 3))
     with pytest.raises(InvalidInput, match=r"adda.hidden_width=0 must be"):

@@ -36,6 +36,7 @@ from ray_tl.training.task import AdaptationTask
 # constant rate, because the other libraries bring no schedule.
 BATCH_SIZE, EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 64, 12, 1e-3, 1e-4
 WARM_UP_STEPS = 10
+STEP_FOR_STEP = {"adda": {"rate": 1.0}}  # the same rate all along, as everybody has here
 LIKE_SKADA = {"cdan": {"condition": "logits"}}  # where both domains are normalised together, as it does
 NEED_TARGET_LABELS = ("fine_tune", "source_and_target", "tradaboost")
 
@@ -131,7 +132,7 @@ class Ours:
         if norm in DOMAIN_NORMS.names():
             convert_norms([model.adaptor], DOMAIN_NORMS.create(norm, {}).convert)
         sizes = len(features.source), len(features.target)
-        settings = LIKE_SKADA.get(name, {}) if norm == "batch" else {}
+        settings = {**STEP_FOR_STEP.get(name, {}), **(LIKE_SKADA.get(name, {}) if norm == "batch" else {})}
         self._method = METHODS.create(name, settings, MethodContext(model.feature_dim, features.num_classes, *sizes))
         self._task = AdaptationTask(model, self._method, Constant())
         self._model = model

@@ -313,6 +313,12 @@ def test_the_plan_of_a_trial_is_read_from_json_or_from_its_study(run, folders, s
     assert "parameters train (100.0%)" in alone
 
 
+def test_a_plan_says_when_the_method_begins_anew(run, folders):
+    (folders / "trial.json").write_text('{"backbone": "tiny_cnn", "method": {"adda": {"start": 0.3, "rate": 0.25}}}')
+    said = run("plan", "trial.json", "--classes", "3").out
+    assert "from 30% on adda begins anew, with learning rates times 0.25" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -44,6 +44,13 @@ def test_phases_begin_where_a_stage_thaws():
     assert [phase.from_progress for phase in plan(unfreezing=PROBE).phases] == [0.0, 0.5]
 
 
+def test_a_second_optimisation_is_told():
+    assert plan(method="coral").restart is None
+    found = plan(method={"adda": {"start": 0.3, "rate": 0.25}})
+    assert (found.restart.from_progress, found.restart.rate) == (0.3, 0.25)
+    assert found.summary()["restart"] == {"from_progress": 0.3, "rate": 0.25}
+
+
 def test_parameters_are_counted_by_hand():
     # tiny_cnn of width 4 on one channel: 3 x 3 kernels without bias, scale and shift; 3 classes on 8 features.
     sizes = {layer.name: layer.num_parameters for layer in plan(freeze_depth="head_only").layers}
