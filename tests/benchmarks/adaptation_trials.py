@@ -30,15 +30,16 @@ _EMOJI = {
     "adaptor": "bottleneck",
     "epochs": 12,
 }
-# The middle of each range of search_spaces/digits.yaml, on a logarithmic scale where the range is one.
+# The middle of each range of search_spaces/digits.yaml, on a logarithmic scale where it is one, and a bottleneck.
 _DIGITS = {
     "backbone": {"small_cnn": {"width": 16}},
     "loss_weighting": {"linear": {"domain": 1.73}},
     "optimizer": {"adamw": {"lr": 6.3e-3}},
     "augmentation": {"affine": {"scale": 0.275, "degrees": 12.5}},
-    "epochs": 6,
+    "adaptor": "bottleneck",
+    "epochs": 12,
 }
-_FEW_DIGITS = {**_DIGITS, "epochs": 18}  # optdigits are a third of MNIST's: as many steps
+_FEW_DIGITS = {**_DIGITS, "epochs": 36}  # optdigits are a third of MNIST's: as many steps
 
 
 @dataclass(frozen=True)
