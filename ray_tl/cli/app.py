@@ -156,7 +156,8 @@ def search(
     else:
         names = str(source), str(target), target_test, name
         further = target_labelled, intermediate or (), auxiliary
-        plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where)
+        with output.working("checking the search, and looking at its data ..."):
+            plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where)
     run_with_progress(plan, where, output, pruning, dashboard)
 
 

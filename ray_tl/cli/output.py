@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -40,6 +41,10 @@ class Output:
     def say(self, text: RenderableType) -> None:
         """Something for a person to read; brackets in a text are printed as they are."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=isinstance(text, str))
+
+    def working(self, text: str) -> AbstractContextManager[object]:
+        """Show on a terminal, for as long as it lasts, what somebody waits for; nothing stays of it."""
+        return self.console.status(text) if self.console.is_terminal else nullcontext()
 
     def emit(self, content: Mapping[str, object]) -> None:
         """One JSON line; nothing without `as_json`."""

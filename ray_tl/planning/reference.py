@@ -45,12 +45,12 @@ class Reference:
 
     def in_words(self) -> str:
         """What predictions on the target are held against, for a person."""
-        share, few = f"agreement {self.trust:.2f}", "1 at most, 0 by chance"
+        agreement = f"agreement {self.trust:.2f}; 1 at most, 0 by chance"
         if self.can_be_trusted:
-            return f"nearest neighbours in the {self.space}, where source examples share their label ({share}; {few})"
+            return f"nearest neighbours in the {self.space}, where source examples share their label ({agreement})"
         return (
             f"confidence and diversity alone: neighbours in the {self.space} hardly share their label in the source "
-            f"({share}; {few})"
+            f"({agreement})"
         )
 
 
