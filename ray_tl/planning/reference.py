@@ -66,8 +66,9 @@ def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference
     pair = data.pair
     if min(len(pair.source), len(pair.target)) < 2:
         return None
-    wanted = max(ROWS, ROWS_A_CLASS * pair.num_classes)
-    source, target = (_some_rows(data, "source", wanted // 2, seed), _some_rows(data, "target", wanted, seed))
+    least = ROWS_A_CLASS * pair.num_classes
+    source = _some_rows(data, "source", max(ROWS // 2, least), seed)
+    target = _some_rows(data, "target", max(ROWS, least), seed)
     spaces: dict[str, Space] = {
         f"features of {backbone.name} as it comes": _features_of(backbone, data, seed),
         "words" if pair.modality == "text" else "pixels": _words if pair.modality == "text" else _thumbnails,
