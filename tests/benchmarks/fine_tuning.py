@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fine-tuning-") as name:
         data, home = options.data or Path(name) / "data", options.home or Path(name) / "home"
         for task in (TASKS[each](data) for each in options.tasks):
-            for row in [*searched(task, options.trials, home), *recipes(task)]:
+            for row in chain(searched(task, options.trials, home), recipes(task)):
                 print(json.dumps({"task": task.name, **row, "load_before": options.load}), flush=True)
 
 
