@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 
 from ray_tl.errors import RayTLError
 from ray_tl.models.memory import free_bytes
@@ -24,6 +27,7 @@ from ray_tl.planning import Plan, Room
 from ray_tl.selection.champion import Candidate, Choice, choose
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
+from ray_tl.training.files import TrialFiles
 
 MAX_SLOTS = 64
 MIN_AGREEMENT = 0.99
@@ -164,7 +168,8 @@ def _slots(
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
-    choice = choose(store.trials(), store.spec.source_histogram)
+    predictions = None if store.spec.search.has_judge else partial(_predictions, store.folder)
+    choice = choose(store.trials(), store.spec.source_histogram, predictions)
     if choice is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
@@ -178,6 +183,10 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
         passed_over += f"trial {candidate.trial.number} was passed over, {problem}; before that: "
         say(f"trial {candidate.trial.number} can't be confirmed: {problem}")
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
+
+
+def _predictions(folder: Path, number: int) -> NDArray[np.float32]:
+    return TrialFiles(folder, number).load_evidence()["target"]
 
 
 def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:
@@ -195,7 +204,12 @@ def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Con
 
 def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmation) -> None:
     candidates = [
-        {"trial": item.trial.number, "objective": item.objective, "rejected": item.rejected}
+        {
+            "trial": item.trial.number,
+            "objective": item.objective,
+            "rejected": item.rejected,
+            "agreement": item.agreement,
+        }
         for item in choice.candidates
     ]
     content: dict[str, object] = {"trial": choice.champion.number, "reason": choice.reason, "confirmed": confirmation}

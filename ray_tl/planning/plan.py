@@ -24,6 +24,7 @@ from ray_tl.planning.compatibility import Room, memory_problems, network_problem
 from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.requirements import requirement_problems
 from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
+from ray_tl.search_space.file import JUDGE
 from ray_tl.study.records import Advice, DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData
@@ -32,7 +33,6 @@ from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
 MAX_ADVICE = 3
-JUDGE = "neighbours"  # the validator of this name
 NEIGHBOURS_FILE = "neighbours.npz"
 
 
@@ -78,7 +78,7 @@ def plan_search(
     pair = _load(data, file.search.seed)
     _require_none(row_problems(configs, pair))
     baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
-    reference = _reference(baselines[0], pair) if JUDGE in file.search.validators else None
+    reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
         name=name,
@@ -179,7 +179,7 @@ def _without_judge(search: SearchOptions) -> SearchOptions:
 
 def _with_neighbours(store: StudyStore, pair: DomainPair, reference: Reference | None = None) -> DomainPair:
     """The same pair with the neighbours that all trials of a study are judged by, once and for all."""
-    if JUDGE not in store.spec.search.validators:
+    if not store.spec.search.has_judge:
         return pair
     path = store.folder / NEIGHBOURS_FILE
     if not path.is_file():

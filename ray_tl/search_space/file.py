@@ -16,6 +16,7 @@ from ray_tl.search_space.space import SearchSpace
 _IMAGES_ALONE = ("image_size", "channels", "image_column")
 _TEXT_ALONE = ("tokenizer", "max_length", "text_column")
 NEEDED_VALIDATORS = ("source_accuracy", "im", "bnm")
+JUDGE = "neighbours"  # the validator that confidence does not fool
 
 
 class DataOptions(BaseModel):
@@ -79,7 +80,12 @@ class SearchOptions(BaseModel):
     advice: bool = True
     time_budget_s: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
-    validators: tuple[str, ...] = (*NEEDED_VALIDATORS, "neighbours", "entropy")
+    validators: tuple[str, ...] = (*NEEDED_VALIDATORS, JUDGE, "entropy")
+
+    @property
+    def has_judge(self) -> bool:
+        """Whether trials are compared by what training can't bend, and not by confidence."""
+        return JUDGE in self.validators
 
     @field_validator("validators")
     @classmethod

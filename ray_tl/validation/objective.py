@@ -28,18 +28,24 @@ def objective(
 
 
 def confidence(scores: Mapping[str, float], num_classes: int, num_examples: int) -> float:
-    """The mean of IM and BNM, both scaled to [0, 1].
+    """The mean of IM and BNM, both scaled to [0, 1] and believed as far as the network is right on its source.
 
     IM is divided by log C, BNM by its largest value sqrt(C / N) (Cui et al., 2020, https://arxiv.org/abs/2003.12237,
-    section 3.2). One score alone is easily fooled, and a network that was trained to be sure fools both.
+    section 3.2). A network that was trained to be sure fools both, so neither counts for more than it would if the
+    predictions were spread evenly over the classes and as sure as they are right on held-out source examples:
+    probability a for one class and b = (1 - a) / (C - 1) for each other gives IM log C + a log a + (1 - a) log b, and
+    BNM a sqrt(C / N).
 
     Args:
-        scores: Must hold `im` and `bnm`.
+        scores: Must hold `source_accuracy`, `im` and `bnm`.
         num_classes: C.
         num_examples: N, rows of the target.
     """
-    im = scores["im"] / math.log(num_classes)
-    bnm = scores["bnm"] * math.sqrt(num_examples / min(num_classes, num_examples))
+    right = max(scores["source_accuracy"], 1 / num_classes)
+    other = (1 - right) / (num_classes - 1)
+    entropy = -sum(share * math.log(share) for share in (right, *[other] * (num_classes - 1)) if share > 0)
+    im = min(scores["im"] / math.log(num_classes), 1 - entropy / math.log(num_classes))
+    bnm = min(scores["bnm"] * math.sqrt(num_examples / min(num_classes, num_examples)), right)
     return (im + bnm) / 2
 
 

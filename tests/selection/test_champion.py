@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
 from ray_tl.selection.champion import choose
+from ray_tl.selection.ensemble import agreements
 from ray_tl.study.records import TrialState
 from tests.examples import BASELINE, epoch, trial
 
@@ -65,3 +67,38 @@ def test_champion_that_a_guard_rejects_is_said_to_be_so():
 def test_study_without_a_finished_trial_has_no_champion():
     assert choose([], EVEN) is None
     assert choose([trial(0, TrialState.FAILED, [])], EVEN) is None
+
+
+def outputs(*classes, sure=0.9):
+    """Softmax of two classes."""
+    return np.where(np.eye(2)[list(classes)] > 0, sure, 1 - sure)
+
+
+def test_where_confidence_alone_decides_the_trials_vote():
+    trials = [trial(0, objectives=[0.1], is_baseline=True), trial(1, objectives=[0.9]), trial(2, objectives=[0.3])]
+    predictions = {0: outputs(0, 0, 1, 1, sure=0.6), 1: outputs(1, 1, 0, 1, sure=1.0), 2: outputs(0, 1, 1, 1)}
+    choice = choose(trials, EVEN, predictions.__getitem__)
+    # By majority 0, 1, 1, 1: trial 2 wholly, 0 in three of four, 1, the surest and of the best objective, in two.
+    assert [(item.trial.number, item.agreement) for item in choice.candidates] == [(2, 1.0), (0, 0.75), (1, 0.5)]
+    assert choice.reason.startswith("agrees most (100.0%) with the vote of 3 trials at full fidelity")
+
+
+def test_who_is_rejected_has_no_vote():
+    mad = trial(1, objectives=[0.9], epochs=[ONE_CLASS])
+    trials = [trial(0, objectives=[0.1], is_baseline=True), mad, trial(2, objectives=[0.3])]
+    predictions = {0: outputs(0, 0, 1), 2: outputs(0, 1, 1, sure=0.8)}  # none are asked of trial 1
+    choice = choose(trials, EVEN, predictions.__getitem__)
+    assert [item.trial.number for item in choice.candidates] == [0, 2, 1]  # votes are equal: the surer one, here
+
+
+def test_agreement_is_that_of_a_double_loop():
+    given = {number: np.random.default_rng(number).dirichlet(np.ones(4), 25) for number in range(5)}
+    found = agreements(given)
+    for number, own in given.items():
+        same = 0
+        for row in range(25):
+            votes = [sum(other[row].argmax() == each for other in given.values()) for each in range(4)]
+            most = [each for each in range(4) if votes[each] == max(votes)]
+            winner = max(most, key=lambda each: sum(other[row][each] for other in given.values()))
+            same += own[row].argmax() == winner
+        assert found[number] == pytest.approx(same / 25)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from ray_tl.neighbours import Neighbours, nearest_neighbours
 from ray_tl.search_space.file import NEEDED_VALIDATORS
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
-from ray_tl.validation.objective import objective
+from ray_tl.validation.objective import confidence, objective
 
 
 def scored(probabilities: np.ndarray, neighbours: Neighbours | None = None) -> float:
@@ -58,3 +58,28 @@ def test_half_of_the_objective_is_source_accuracy():
     wrong = SourceEvidence(predictions, 1 - predictions.argmax(axis=1))
     scores = score_all(NEEDED_VALIDATORS, wrong, TargetEvidence(predictions))
     assert objective(scores, [0.5, 0.5], [0.5, 0.5], 8) == pytest.approx(scored(predictions) - 0.5)
+
+
+@pytest.mark.parametrize(("classes", "right"), [(2, 0.8), (9, 0.5), (3, 1.0), (4, 0.25)])
+def test_confidence_counts_for_no_more_than_being_as_sure_as_one_is_right(classes, right):
+    even = np.tile(np.eye(classes), (20, 1))
+    other = (1 - right) / (classes - 1)
+    calibrated = even * (right - other) + other
+    scores, most = (
+        {**score_all(["im", "bnm"], *evidence(each)), "source_accuracy": right} for each in (even, calibrated)
+    )
+    assert confidence(scores, classes, len(even)) == pytest.approx(confidence(most, classes, len(even)))
+    timid = {**score_all(["im", "bnm"], *evidence(calibrated * 0.5 + 0.5 / classes)), "source_accuracy": right}
+    assert confidence(timid, classes, len(even)) <= confidence(most, classes, len(even))
+
+
+def test_confidence_below_the_source_accuracy_is_the_mean_of_im_and_bnm():
+    unsure = 0.4 * np.tile(np.eye(3), (8, 1)) + 0.2
+    scores = {**score_all(["im", "bnm"], *evidence(unsure)), "source_accuracy": 0.9}
+    entropy = -(0.6 * np.log(0.6) + 2 * 0.2 * np.log(0.2))
+    nuclear = (2 * 0.4 + 1) / 3  # singular values of 0.4 I + 0.2 J, of the most there could be
+    assert confidence(scores, 3, 24) == pytest.approx(((np.log(3) - entropy) / np.log(3) + nuclear) / 2)
+
+
+def evidence(probabilities: np.ndarray) -> tuple[SourceEvidence, TargetEvidence]:
+    return SourceEvidence(probabilities, probabilities.argmax(axis=1)), TargetEvidence(probabilities)
