@@ -203,14 +203,9 @@ def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Con
 
 
 def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmation) -> None:
+    shown = ("objective", "rejected", "agreement")
     candidates = [
-        {
-            "trial": item.trial.number,
-            "objective": item.objective,
-            "rejected": item.rejected,
-            "agreement": item.agreement,
-        }
-        for item in choice.candidates
+        {"trial": item.trial.number, **{name: getattr(item, name) for name in shown}} for item in choice.candidates
     ]
     content: dict[str, object] = {"trial": choice.champion.number, "reason": choice.reason, "confirmed": confirmation}
     content["candidates"] = candidates

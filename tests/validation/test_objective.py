@@ -55,9 +55,10 @@ def test_confidence_buys_nothing_where_neighbours_are_known():
 
 def test_half_of_the_objective_is_source_accuracy():
     predictions = np.repeat(np.eye(2), 4, axis=0)
+    neighbours = nearest_neighbours(predictions, np.arange(8))
     wrong = SourceEvidence(predictions, 1 - predictions.argmax(axis=1))
-    scores = score_all(NEEDED_VALIDATORS, wrong, TargetEvidence(predictions))
-    assert objective(scores, [0.5, 0.5], [0.5, 0.5], 8) == pytest.approx(scored(predictions) - 0.5)
+    scores = score_all([*NEEDED_VALIDATORS, "neighbours"], wrong, TargetEvidence(predictions, neighbours))
+    assert objective(scores, [0.5, 0.5], [0.5, 0.5], 8) == pytest.approx(scored(predictions, neighbours) - 0.5)
 
 
 @pytest.mark.parametrize(("classes", "right"), [(2, 0.8), (9, 0.5), (3, 1.0), (4, 0.25)])
@@ -65,21 +66,21 @@ def test_confidence_counts_for_no_more_than_being_as_sure_as_one_is_right(classe
     even = np.tile(np.eye(classes), (20, 1))
     other = (1 - right) / (classes - 1)
     calibrated = even * (right - other) + other
-    scores, most = (
-        {**score_all(["im", "bnm"], *evidence(each)), "source_accuracy": right} for each in (even, calibrated)
-    )
+    scores, most = (scores_of(each, right) for each in (even, calibrated))
     assert confidence(scores, classes, len(even)) == pytest.approx(confidence(most, classes, len(even)))
-    timid = {**score_all(["im", "bnm"], *evidence(calibrated * 0.5 + 0.5 / classes)), "source_accuracy": right}
+    timid = scores_of(calibrated * 0.5 + 0.5 / classes, right)
     assert confidence(timid, classes, len(even)) <= confidence(most, classes, len(even))
 
 
 def test_confidence_below_the_source_accuracy_is_the_mean_of_im_and_bnm():
     unsure = 0.4 * np.tile(np.eye(3), (8, 1)) + 0.2
-    scores = {**score_all(["im", "bnm"], *evidence(unsure)), "source_accuracy": 0.9}
+    scores = scores_of(unsure, right=0.9)
     entropy = -(0.6 * np.log(0.6) + 2 * 0.2 * np.log(0.2))
     nuclear = (2 * 0.4 + 1) / 3  # singular values of 0.4 I + 0.2 J, of the most there could be
     assert confidence(scores, 3, 24) == pytest.approx(((np.log(3) - entropy) / np.log(3) + nuclear) / 2)
 
 
-def evidence(probabilities: np.ndarray) -> tuple[SourceEvidence, TargetEvidence]:
-    return SourceEvidence(probabilities, probabilities.argmax(axis=1)), TargetEvidence(probabilities)
+def scores_of(probabilities: np.ndarray, right: float) -> dict[str, float]:
+    """Scores of predictions on a target, of a network that is right about this share of its source."""
+    source = SourceEvidence(probabilities, probabilities.argmax(axis=1))
+    return {**score_all(["im", "bnm"], source, TargetEvidence(probabilities)), "source_accuracy": right}
