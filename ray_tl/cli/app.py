@@ -214,7 +214,8 @@ def promote(
     output.say(f"promoted {version.name} {version.version} in {version.folder}")
     if grafana_url and grafana_token:
         views.annotate_promotion(version, grafana_url, grafana_token, output)
-    output.say(f"serve it:   ray-tl serve {version.name}\npredict:    ray-tl predict {version.name} FILES...")
+    given = "--text TEXT" if version.modality == "text" else "FILES..."
+    output.say(f"serve it:   ray-tl serve {version.name}\npredict:    ray-tl predict {version.name} {given}")
 
 
 @app.command()

@@ -27,12 +27,14 @@ class PromotedVersion:
 
     Attributes:
         version: `v1`, `v2`, ...
+        modality: `images` or `text`.
     """
 
     name: str
     version: str
     folder: Path
     decision: PromotionDecision
+    modality: str
 
 
 def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, created_at: str) -> PromotedVersion:
@@ -83,4 +85,4 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
     folder = add_version(name, root, model, model_spec, lineage, spec.backbones.get(trial.config.backbone.name))
     load_bundle(folder)
-    return PromotedVersion(name, folder.name, folder, decision)
+    return PromotedVersion(name, folder.name, folder, decision, spec.data.options.modality)
