@@ -149,7 +149,8 @@ def layer_plan(config: TrialConfig, model: TransferModel) -> LayerPlan:
 
 def _restart(config: TrialConfig) -> Restart | None:
     context = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=2)  # nothing of it matters here
-    method = METHODS.create(config.method.name, config.method.params, context)
+    with torch.random.fork_rng(devices=[]):  # its weights are thrown away, and must not change those of anybody else
+        method = METHODS.create(config.method.name, config.method.params, context)
     return Restart(method.restart, method.restart_rate) if method.restart > 0 else None
 
 
