@@ -135,8 +135,10 @@ class Command:
 
 def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, space, tmp_path):
     source, target = map(str, folders)
+    long = {**SPACE, "search": {"num_trials": 4, "epochs": 40, "grace_epochs": 40}}  # none ends before it is killed
+    space.write_text(yaml.safe_dump(long))
     first = Command(str(space), "--source", source, "--target", target, "--name", "cut", "--home", str(tmp_path))
-    first.until("epoch", trial=1, epoch=3)  # before the first epoch at which ASHA may end it
+    first.until("epoch", trial=1, epoch=3)
     orphans = first.kill()
     before = {trial.number: trial.epochs for trial in api.status("cut", tmp_path).trials}
 
