@@ -5,12 +5,15 @@ All raise `InvalidInput` for inputs that do not match and `TrialFailed` for pred
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ray_tl.validation.checks import usable_with_labels
 
 Probabilities = NDArray[np.floating]
 Labels = NDArray[np.integer]
+_BELOW_ONE = 1 - 2**-24  # the float32 next to 1; torchmetrics would give a confidence of 1 a bin of its own
 
 
 def summary(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
@@ -25,27 +28,21 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
-def per_class_recall(probabilities: Probabilities, labels: Labels) -> dict[int, float]:
-    """Share of each class's rows that are predicted as it; only classes that occur among the labels."""
-    from sklearn.metrics import recall_score  # here, because every training worker would wait two seconds for it
-
-    probabilities, labels = usable_with_labels(probabilities, labels)
-    present = np.unique(labels)
-    recalls = recall_score(labels, probabilities.argmax(axis=1), labels=present, average=None)
-    return {int(label): float(recall) for label, recall in zip(present, recalls, strict=True)}
-
-
 def balanced_accuracy(probabilities: Probabilities, labels: Labels) -> float:
     """Mean recall of the classes that occur among the labels."""
-    return float(np.mean(list(per_class_recall(probabilities, labels).values())))
+    from torchmetrics.functional.classification import multiclass_recall  # here: it takes seconds to import
+
+    predicted, classes, num_classes = _as_tensors(probabilities, labels)
+    recalls = multiclass_recall(predicted, classes, num_classes, average="none")
+    return float(recalls[classes.unique()].mean())
 
 
 def macro_f1(probabilities: Probabilities, labels: Labels) -> float:
     """Mean F1 of the classes that occur among labels or predictions; 0 for a class that is never hit."""
-    from sklearn.metrics import f1_score
+    from torchmetrics.functional.classification import multiclass_f1_score
 
-    probabilities, labels = usable_with_labels(probabilities, labels)
-    return float(f1_score(labels, probabilities.argmax(axis=1), average="macro", zero_division=0))
+    predicted, classes, num_classes = _as_tensors(probabilities, labels)
+    return float(multiclass_f1_score(predicted, classes, num_classes, average="macro"))
 
 
 def expected_calibration_error(probabilities: Probabilities, labels: Labels, num_bins: int = 15) -> float:
@@ -54,12 +51,11 @@ def expected_calibration_error(probabilities: Probabilities, labels: Labels, num
     Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599, eq. 3. Bin b of B
     holds confidences in ((b - 1) / B, b / B].
     """
-    probabilities, labels = usable_with_labels(probabilities, labels)
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * num_bins), 1, num_bins).astype(int) - 1
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    predicted, classes, num_classes = _as_tensors(probabilities, labels)
+    predicted = predicted.clamp(max=_BELOW_ONE)
+    return float(multiclass_calibration_error(predicted, classes, num_classes, n_bins=num_bins, norm="l1"))
 
 
 def brier(probabilities: Probabilities, labels: Labels) -> float:
@@ -80,3 +76,11 @@ def nll(probabilities: Probabilities, labels: Labels) -> float:
     probabilities, labels = usable_with_labels(probabilities, labels)
     of_truth = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(of_truth, np.finfo(np.float32).eps)).mean())
+
+
+def _as_tensors(probabilities: Probabilities, labels: Labels) -> tuple[Tensor, Tensor, int]:
+    """What torchmetrics takes: predictions, classes and their number, at least two, of which one may be impossible."""
+    probabilities, labels = usable_with_labels(probabilities, labels)
+    if probabilities.shape[1] == 1:
+        probabilities = np.pad(probabilities, ((0, 0), (0, 1)))
+    return torch.from_numpy(probabilities), torch.from_numpy(labels.astype(np.int64)), probabilities.shape[1]
