@@ -106,7 +106,7 @@ class Mdd(AdaptationMethod):
         return {"task": task_loss(step), "domain": domain}
 
 
-@METHODS.register("mcd", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "strength": {"log_uniform": [0.1, 4.0]}})
+@METHODS.register("mcd", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "strength": {"log_uniform": [0.5, 16.0]}})
 class Mcd(AdaptationMethod):
     """MCD: two classifiers that learn the source and disagree on the target where they can; the features stop them.
 
@@ -114,9 +114,10 @@ class Mcd(AdaptationMethod):
     https://arxiv.org/abs/1712.02560, steps A to C. The domain loss is the cross-entropy of both auxiliary
     classifiers on the source (steps A and B) less their discrepancy on the target (step B), with a reversal of the
     target features, so that these lessen the discrepancy (step C). Departures: one step replaces the three in turn,
-    `strength` standing for the paper's number of updates in step C, and the classifiers have no dropout. The network's
-    own head is what serves, so both classifiers are auxiliary; the task loss trains the head on the same features, as
-    a third classifier of the source that never disagrees on purpose. The features learn the source from all three.
+    `strength` standing for the paper's number of updates in step C, of which it takes four; the classifiers have no
+    dropout. The network's own head is what serves, so both classifiers are auxiliary; the task loss trains the head on
+    the same features, as a third classifier of the source that never disagrees on purpose. The features learn the
+    source from all three.
 
     Args:
         context: Gives the width of the features and the number of classes.
@@ -124,10 +125,10 @@ class Mcd(AdaptationMethod):
         strength: Of the reversal: how hard the features work against the disagreement, above 0.
     """
 
-    def __init__(self, context: MethodContext, *, hidden_width: int = 256, strength: float = 1.0) -> None:
+    def __init__(self, context: MethodContext, *, hidden_width: int = 256, strength: float = 4.0) -> None:
         super().__init__(context)
         require_positive("mcd.hidden_width", hidden_width, usual=256)
-        require_positive("mcd.strength", strength, usual=1.0)
+        require_positive("mcd.strength", strength, usual=4.0)
         self.strength = strength
         self.first = _classifier(context, hidden_width)
         self.second = _classifier(context, hidden_width)
