@@ -22,6 +22,9 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
 }
+# Below the processes of Ray itself, which must answer in time; at Ray's own 15 a compiler on the same cores would stop
+# a search altogether.
+WORKER_NICENESS = 5
 
 
 @contextmanager
@@ -62,6 +65,7 @@ def _start(cluster: ClusterConfig, environment: dict[str, str], dashboard: bool)
         num_cpus=cluster.num_cpus,
         num_gpus=cluster.num_gpus,
         include_dashboard=dashboard,
+        _system_config={"worker_niceness": WORKER_NICENESS},
         **quiet,
     )
 
