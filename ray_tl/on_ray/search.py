@@ -168,8 +168,8 @@ def _slots(
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
-    predictions = None if store.spec.search.has_judge else partial(_predictions, store.folder)
-    choice = choose(store.trials(), store.spec.source_histogram, predictions)
+    evidence = None if store.spec.search.has_judge else partial(_evidence, store.folder)
+    choice = choose(store.trials(), store.spec.source_histogram, evidence)
     if choice is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
@@ -185,8 +185,8 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
 
 
-def _predictions(folder: Path, number: int) -> NDArray[np.float32]:
-    return TrialFiles(folder, number).load_evidence()["target"]
+def _evidence(folder: Path, number: int) -> dict[str, NDArray[np.float32]]:
+    return TrialFiles(folder, number).load_evidence()
 
 
 def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:
@@ -203,7 +203,7 @@ def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Con
 
 
 def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmation) -> None:
-    shown = ("objective", "rejected", "agreement")
+    shown = ("objective", "merit", "rejected")
     candidates = [
         {"trial": item.trial.number, **{name: getattr(item, name) for name in shown}} for item in choice.candidates
     ]

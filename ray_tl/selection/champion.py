@@ -1,15 +1,18 @@
 """Which finished trial wins, without target labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.selection.ensemble import agreements
-from ray_tl.selection.guards import source_loss
+from ray_tl.selection.guards import no_better_on_source, source_loss
+from ray_tl.selection.shift import SMALL_SHIFT, expected_accuracy
 from ray_tl.study.records import TrialRecord
 from ray_tl.validation.objective import collapse
+
+Evidence = Callable[[int], Mapping[str, NDArray[np.floating]]]
 
 
 @dataclass(frozen=True)
@@ -17,19 +20,14 @@ class Candidate:
     """A trial in the pool.
 
     Attributes:
+        merit: By which candidates are ordered, the highest first: the objective, unless that can't be trusted.
         rejected: Why a guard keeps it from winning; `None` if none does.
-        agreement: With what all sound candidates predict together, in [0, 1]; `None` where the objective decides.
     """
 
     trial: TrialRecord
     objective: float
+    merit: float
     rejected: str | None
-    agreement: float | None = None
-
-    @property
-    def merit(self) -> float:
-        """By which candidates are ordered, the highest first."""
-        return self.objective if self.agreement is None else self.agreement
 
 
 @dataclass(frozen=True)
@@ -49,61 +47,108 @@ class Choice:
 
 
 def choose(
-    trials: Sequence[TrialRecord],
-    source_histogram: Sequence[float],
-    predictions: Callable[[int], NDArray[np.floating]] | None = None,
+    trials: Sequence[TrialRecord], source_histogram: Sequence[float], evidence: Evidence | None = None
 ) -> Choice | None:
     """Order all trials that ran to full fidelity; `None` if none did.
 
-    Source-only is always in the pool and never rejected: it is what remains when every other trial is.
+    Source-only is always in the pool and never rejected: it is what remains when every other trial is. By what the
+    others are measured depends on what can be trusted:
+
+    - Where the objective rests on more than confidence, it decides.
+    - Else, where source-only is expected to lose at most `SMALL_SHIFT` of its accuracy on the target, there is little
+      to win and as much to lose as anywhere: source accuracy decides, and only what is better beyond chance replaces
+      source-only. A higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on the Line", 2021,
+      https://arxiv.org/abs/2107.04649).
+    - Else the sound candidates vote, and who agrees most with the outcome wins.
 
     Args:
         trials: Of the study, in any state.
         source_histogram: Share of each class among the source labels, [C].
-        predictions: Softmax outputs on the target by number of the trial, [M, C], for a study whose objective rests on
-            confidence: the sound candidates then vote, and who agrees most with the outcome wins. `None` for one whose
-            objective can be trusted.
+        evidence: By number of the trial its softmax outputs on `source_holdout`, [N, C], and `target`, [M, C], for a
+            study whose objective rests on confidence. `None` for one whose objective can be trusted.
     """
     finished = [trial for trial in trials if trial.at_full_fidelity and trial.last is not None]
     baseline = next((trial for trial in finished if trial.is_baseline), None)
     pool = [_candidate(trial, baseline, source_histogram) for trial in finished]
-    if predictions is not None:
-        pool = _voting(pool, predictions)
-    pool.sort(key=lambda candidate: (candidate.rejected is not None, -candidate.merit, candidate.trial.number))
-    return Choice(tuple(pool), _reason(pool, baseline)) if pool else None
+    if not pool:
+        return None
+    if evidence is None:
+        return _ordered(pool, lambda order: _by_objective(order, baseline))
+    expected = None if baseline is None else _expected(baseline, evidence)
+    if baseline is None or expected is None or _source_accuracy(baseline) - expected > SMALL_SHIFT:
+        return _ordered(_voting(pool, evidence), lambda order: _by_vote(order, baseline, expected))
+    num_examples = len(evidence(baseline.number)["source_holdout"])
+    pool = [_on_source(item, baseline, num_examples) for item in pool]
+    return _ordered(pool, lambda order: _by_source(order, _source_accuracy(baseline), expected))
 
 
-def _voting(pool: Sequence[Candidate], predictions: Callable[[int], NDArray[np.floating]]) -> list[Candidate]:
-    sound = {item.trial.number: predictions(item.trial.number) for item in pool if item.rejected is None}
-    agreed = agreements(sound) if sound else {}
-    return [replace(item, agreement=agreed.get(item.trial.number, 0.0)) for item in pool]
+def _ordered(pool: Sequence[Candidate], reason: Callable[[Sequence[Candidate]], str]) -> Choice:
+    order = sorted(pool, key=lambda item: (item.rejected is not None, -item.merit, item.trial.number))
+    if order[0].rejected is not None:
+        return Choice(tuple(order), f"best of all, though {order[0].rejected}: the guards reject every trial.")
+    return Choice(tuple(order), reason(order))
 
 
 def _candidate(trial: TrialRecord, baseline: TrialRecord | None, source_histogram: Sequence[float]) -> Candidate:
     last = trial.last
     assert last is not None
-    if trial.is_baseline:
-        return Candidate(trial, last.objective, None)
-    rejected = collapse(last.histogram, source_histogram)
-    if baseline is not None and baseline.last is not None and rejected is None:
-        rejected = source_loss(last.scores["source_accuracy"], baseline.last.scores["source_accuracy"])
-    return Candidate(trial, last.objective, rejected)
+    rejected = None
+    if not trial.is_baseline:
+        rejected = collapse(last.histogram, source_histogram)
+        if baseline is not None and rejected is None:
+            rejected = source_loss(_source_accuracy(trial), _source_accuracy(baseline))
+    return Candidate(trial, last.objective, last.objective, rejected)
 
 
-def _reason(pool: Sequence[Candidate], baseline: TrialRecord | None) -> str:
-    best = pool[0]
-    rejected = sum(candidate.rejected is not None for candidate in pool)
-    if best.agreement is not None and best.rejected is None:
-        sound = len(pool) - rejected
-        return (
-            f"agrees most ({best.agreement:.1%}) with the vote of {sound} trials at full fidelity, because confidence "
-            f"alone can't be trusted; guards rejected {rejected}."
-        )
+def _voting(pool: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
+    numbers = [item.trial.number for item in pool if item.rejected is None]
+    agreed = agreements({number: evidence(number)["target"] for number in numbers}) if numbers else {}
+    return [replace(item, merit=agreed.get(item.trial.number, 0.0)) for item in pool]
+
+
+def _on_source(item: Candidate, baseline: TrialRecord, num_examples: int) -> Candidate:
+    accuracy, rejected = _source_accuracy(item.trial), item.rejected
+    if not item.trial.is_baseline and rejected is None:
+        rejected = no_better_on_source(accuracy, _source_accuracy(baseline), num_examples)
+    return replace(item, merit=accuracy, rejected=rejected)
+
+
+def _by_objective(order: Sequence[Candidate], baseline: TrialRecord | None) -> str:
+    best = order[0]
     if best.trial.is_baseline:
         return "no trial that passes the guards scores above source-only."
-    if best.rejected is not None:
-        return f"best objective {best.objective:.3f}, though {best.rejected}: the guards reject every trial."
     over = f", source-only {baseline.last.objective:.3f}" if baseline is not None and baseline.last else ""
+    trials = f"{len(order)} trials at full fidelity"
+    return f"best objective {best.objective:.3f} of {trials}{over}; guards rejected {_rejected(order)}."
+
+
+def _by_vote(order: Sequence[Candidate], baseline: TrialRecord | None, expected: float | None) -> str:
+    sound = len(order) - _rejected(order)
+    loss = ""
+    if baseline is not None and expected is not None:
+        loss = f" and source-only is expected to fall from {_source_accuracy(baseline):.1%} to {expected:.1%}"
     return (
-        f"best objective {best.objective:.3f} of {len(pool)} trials at full fidelity{over}; guards rejected {rejected}."
+        f"agrees most ({order[0].merit:.1%}) with the vote of {sound} trials at full fidelity, because confidence "
+        f"alone can't be trusted{loss}; guards rejected {_rejected(order)}."
     )
+
+
+def _by_source(order: Sequence[Candidate], accuracy: float, expected: float) -> str:
+    little = f"source-only is expected to keep {expected:.1%} of its {accuracy:.1%} on the target"
+    if order[0].trial.is_baseline:
+        return f"{little}, confidence alone can't be trusted, and no trial is better on the source beyond chance."
+    return f"best source accuracy {order[0].merit:.1%}, beyond chance, where {little}."
+
+
+def _expected(baseline: TrialRecord, evidence: Evidence) -> float:
+    outputs = evidence(baseline.number)
+    return expected_accuracy(outputs["source_holdout"], _source_accuracy(baseline), outputs["target"])
+
+
+def _source_accuracy(trial: TrialRecord) -> float:
+    assert trial.last is not None
+    return trial.last.scores["source_accuracy"]
+
+
+def _rejected(pool: Sequence[Candidate]) -> int:
+    return sum(item.rejected is not None for item in pool)

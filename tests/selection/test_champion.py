@@ -74,21 +74,69 @@ def outputs(*classes, sure=0.9):
     return np.where(np.eye(2)[list(classes)] > 0, sure, 1 - sure)
 
 
+SURE_OF_SOURCE = outputs(*[0] * 20, sure=0.99)  # no target below is predicted as surely: a large shift
+
+
+def evidence(predictions, holdout=SURE_OF_SOURCE):
+    return {number: {"target": found, "source_holdout": holdout} for number, found in predictions.items()}.__getitem__
+
+
 def test_where_confidence_alone_decides_the_trials_vote():
     trials = [trial(0, objectives=[0.1], is_baseline=True), trial(1, objectives=[0.9]), trial(2, objectives=[0.3])]
     predictions = {0: outputs(0, 0, 1, 1, sure=0.6), 1: outputs(1, 1, 0, 1, sure=1.0), 2: outputs(0, 1, 1, 1)}
-    choice = choose(trials, EVEN, predictions.__getitem__)
+    choice = choose(trials, EVEN, evidence(predictions))
     # By majority 0, 1, 1, 1: trial 2 wholly, 0 in three of four, 1, the surest and of the best objective, in two.
-    assert [(item.trial.number, item.agreement) for item in choice.candidates] == [(2, 1.0), (0, 0.75), (1, 0.5)]
-    assert choice.reason.startswith("agrees most (100.0%) with the vote of 3 trials at full fidelity")
+    assert [(item.trial.number, item.merit) for item in choice.candidates] == [(2, 1.0), (0, 0.75), (1, 0.5)]
+    assert choice.reason == (
+        "agrees most (100.0%) with the vote of 3 trials at full fidelity, because confidence alone can't be trusted "
+        "and source-only is expected to fall from 90.0% to 0.0%; guards rejected 0."
+    )
+
+
+def test_without_source_only_the_trials_vote():
+    predictions = {1: outputs(0, 1, 1), 2: outputs(0, 1, 0), 3: outputs(0, 1, 1)}
+    choice = choose([trial(2), trial(1), trial(3)], EVEN, evidence(predictions))
+    assert [item.trial.number for item in choice.candidates] == [1, 3, 2]
 
 
 def test_who_is_rejected_has_no_vote():
     mad = trial(1, objectives=[0.9], epochs=[ONE_CLASS])
     trials = [trial(0, objectives=[0.1], is_baseline=True), mad, trial(2, objectives=[0.3])]
     predictions = {0: outputs(0, 0, 1), 2: outputs(0, 1, 1, sure=0.8)}  # none are asked of trial 1
-    choice = choose(trials, EVEN, predictions.__getitem__)
+    choice = choose(trials, EVEN, evidence(predictions))
     assert [item.trial.number for item in choice.candidates] == [0, 2, 1]  # votes are equal: the surer one, here
+
+
+def small_shift(*accuracies, num_examples=400):
+    """Trials of these source accuracies, source-only first, as sure of the target as of the source."""
+    trials = [
+        trial(number, epochs=[epoch(1, 0.5 + number, source_accuracy=accuracy)], is_baseline=number == 0)
+        for number, accuracy in enumerate(accuracies)
+    ]
+    holdout = np.linspace(0.5, 1, num_examples)[:, None] * [1, 0] + np.linspace(0.5, 0, num_examples)[:, None] * [0, 1]
+    return choose(trials, EVEN, evidence(dict.fromkeys(range(len(trials)), holdout), holdout))
+
+
+def test_where_little_can_be_won_source_only_stays_unless_the_source_says_more_beyond_chance():
+    # One-sided 5 %: the difference must pass 1.645 sqrt((0.8 0.2 + a (1 - a)) / 400), 0.0430 at a = 0.843.
+    choice = small_shift(0.8, 0.842, 0.79)
+    assert choice.champion.is_baseline
+    assert [item.rejected is None for item in choice.candidates] == [True, False, False]
+    assert "source accuracy 84.2% is not above source-only's 80.0% beyond chance" in choice.candidates[1].rejected
+    assert choice.reason == (
+        "source-only is expected to keep 80.0% of its 80.0% on the target, confidence alone can't be trusted, and no "
+        "trial is better on the source beyond chance."
+    )
+
+
+def test_where_little_can_be_won_the_best_on_the_source_wins_if_it_is_so_beyond_chance():
+    choice = small_shift(0.8, 0.845, 0.85, 0.79)
+    assert [item.trial.number for item in choice.candidates] == [2, 1, 0, 3]
+    assert choice.reason == (
+        "best source accuracy 85.0%, beyond chance, where source-only is expected to keep 80.0% of its 80.0% on the "
+        "target."
+    )
+    assert small_shift(0.8, 0.85, num_examples=100).champion.is_baseline
 
 
 def test_agreement_is_that_of_a_double_loop():
