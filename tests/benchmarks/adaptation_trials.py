@@ -30,13 +30,15 @@ _EMOJI = {
     "adaptor": "bottleneck",
     "epochs": 12,
 }
-# The middle of each range of search_spaces/digits.yaml, on a logarithmic scale where it is one, and a bottleneck.
+# The middle of each range of search_spaces/digits.yaml, on a logarithmic scale where it is one, a bottleneck and the
+# label smoothing of SHOT (Liang et al., 2020, https://arxiv.org/abs/2002.08546, eq. 1).
 _DIGITS = {
     "backbone": {"small_cnn": {"width": 16}},
     "loss_weighting": {"linear": {"domain": 1.73}},
     "optimizer": {"adamw": {"lr": 6.3e-3}},
     "augmentation": {"affine": {"scale": 0.275, "degrees": 12.5}},
     "adaptor": "bottleneck",
+    "label_smoothing": 0.1,
     "epochs": 12,
 }
 _FEW_DIGITS = {**_DIGITS, "epochs": 36}  # optdigits are a third of MNIST's: as many steps
