@@ -12,10 +12,10 @@ trials    Whole trials, `train_trial` in this process: emoji google to twitter o
 Settings are fixed in `adaptation_features.py` and `adaptation_trials.py`. Labels of the target are read for the final
 accuracy and for nothing else, and nothing stops early. Defaults were tuned on these pairs, and on no others.
 
-The other libraries come with `pip install -e '.[bench]'`, in an environment without `dev`; without them ours runs
-alone. Results are kept after every row in FOLDER/results.json, and a row that is there is not computed again;
-FOLDER/results.md has the tables. Times are of one thread, taken in turn within one run; for figures worth quoting let
-nothing else run.
+The other libraries come with `pip install -e '.[bench]'` and then `pip install --no-deps pytorch-adapt==0.0.83`, which
+asks for an older torchmetrics than it needs; without them ours runs alone. Results are kept after every row in
+FOLDER/results.json, and a row that is there is not computed again; FOLDER/results.md has the tables. Times are of one
+thread, taken in turn within one run; for figures worth quoting let nothing else run.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def available_peers() -> tuple[dict[str, dict[str, Build]], list[str]]:
         try:
             peers[library] = methods()
         except ImportError as error:
-            missing.append(f"{library} is missing ({error}): pip install -e '.[bench]'; ours runs without it.")
+            missing.append(f"{library} is missing ({error}): see --help; ours runs without it.")
     return peers, missing
 
 
