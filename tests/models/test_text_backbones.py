@@ -13,6 +13,7 @@ from ray_tl.config import Component
 from ray_tl.data.text import load_text_preprocessing
 from ray_tl.errors import InvalidInput
 from ray_tl.hub import model_folder
+from ray_tl.models import sequences
 from ray_tl.models.backbones import BackboneContext, build_backbone, dimensions
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.tokens import mark_missing
@@ -94,6 +95,24 @@ def test_a_text_alone_has_the_features_that_it_has_beside_longer_ones(name):
     together = backbone(backbone.entry(rows()))
     alone = torch.cat([backbone(backbone.entry(row[None])) for row in rows()])
     assert_close(alone, together, **CLOSE)
+
+
+@every_backbone
+def test_texts_of_a_batch_that_go_through_in_parts_give_features_and_gradients_of_the_whole(name, monkeypatch):
+    words = " ".join(TEXTS).split()
+    texts = [" ".join(words[start : start + 1 + start % 7]) for start in range(len(words))] * 4
+    tokens, backbone = torch.from_numpy(tiny_preprocessing().encode(texts)), build(name).double().train()
+    assert len(tokens) > 2 * sequences.ROWS_TOGETHER
+
+    def features_and_gradients():
+        backbone.zero_grad()
+        features = backbone(backbone.entry(tokens))
+        features.sin().sum().backward()
+        return {"features": features} | {key: value.grad for key, value in backbone.named_parameters()}
+
+    in_parts = features_and_gradients()
+    monkeypatch.setattr(sequences, "ROWS_TOGETHER", len(tokens))
+    assert_close(in_parts, features_and_gradients(), rtol=1e-9, atol=1e-9)
 
 
 @every_backbone
