@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {"full": full, "head_only": head_only, "fastai": fa
 
 
 def best_rate(recipe: str, pair: DomainPair, config: TrialConfig) -> Outcome:
-    """The recipe at each of its rates, the best by accuracy on the source's hold-out: without target labels, as we do."""
+    """The recipe at the best of its rates by accuracy on the source's hold-out: without target labels, as we do."""
     data = TrialData(pair, torch.device("cpu"))
     all_of_a_transformer = recipe != "head_only" and pair.preprocessing.modality == "text"
     outcomes = []
