@@ -4,8 +4,8 @@
 
 `emoji` is drawings of one vendor to those of another, `reviews` sentences about films to sentences about products. The
 search runs from the command line alone and is promoted; recipes (`fine_tuning_rivals.py`) get the same epochs and batch
-size, and the best of several learning rates by accuracy on held-out source examples. Nobody sees a target label until all
-is over. fastai comes with `pip install -e '.[bench]'`; recipes whose library is missing are left out, and named.
+size, and the best of several learning rates by accuracy on held-out source examples. Nobody sees a target label until
+all is over. fastai comes with `pip install -e '.[bench]'`; recipes whose library is missing are left out, and named.
 """
 
 import argparse

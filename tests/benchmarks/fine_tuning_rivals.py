@@ -80,10 +80,9 @@ def best_rate(recipe: str, pair: DomainPair, config: TrialConfig) -> Outcome:
     all_of_a_transformer = recipe != "head_only" and pair.preprocessing.modality == "text"
     outcomes = []
     for rate in TRANSFORMER_RATES if all_of_a_transformer else RATES:
-        outcomes.append(RECIPES[recipe](data, config, rate))
-        print(
-            f"{recipe} at {rate:g}: {outcomes[-1].holdout:.1%} of held-out source examples", file=sys.stderr, flush=True
-        )
+        outcome = RECIPES[recipe](data, config, rate)
+        print(f"{recipe} at {rate:g}: {outcome.holdout:.1%} of held-out source examples", file=sys.stderr, flush=True)
+        outcomes.append(outcome)
     return max(outcomes, key=lambda outcome: outcome.holdout)
 
 
