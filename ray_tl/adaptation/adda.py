@@ -62,6 +62,7 @@ class Adda(AdaptationMethod):
     """
 
     aligns_features = True
+    copies_network = True
     source_encoder: Teacher
 
     def __init__(

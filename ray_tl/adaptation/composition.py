@@ -51,6 +51,7 @@ class Composed(AdaptationMethod):
         self.sets_statistics = first.sets_statistics or second.sets_statistics
         self.needs_domains = _union(first.needs_domains, second.needs_domains)
         self.aligns_features = first.aligns_features or second.aligns_features
+        self.copies_network = first.copies_network or second.copies_network
         self.loss_names = _union(first.loss_names, second.loss_names)
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:

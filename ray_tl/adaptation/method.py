@@ -123,6 +123,7 @@ class AdaptationMethod(nn.Module):
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
         needs_words: Whether the classes are described to it in words, which the backbone must know.
+        copies_network: Whether it keeps one more copy of the network in memory, such as a teacher.
         restart: Progress at which a second optimisation begins, for which the optimiser forgets its averages of
             gradients; at 0 it has none.
         restart_rate: Learning rates of that second optimisation, relative to the first one's.
@@ -136,6 +137,7 @@ class AdaptationMethod(nn.Module):
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
     needs_words: bool = False
+    copies_network: bool = False
     restart: float = 0.0
     restart_rate: float = 1.0
 

@@ -113,6 +113,7 @@ class MeanTeacher(AdaptationMethod):
 
     needs = ("source", "target", "strong")
     loss_names = ("task", "consistency")
+    copies_network = True
     teacher: Teacher
 
     def __init__(self, context: MethodContext, *, decay: float = 0.99, threshold: float = 0.968) -> None:
@@ -158,6 +159,7 @@ class Distillation(AdaptationMethod):
     """
 
     loss_names = ("task", "consistency")
+    copies_network = True
     teacher: Teacher
 
     def __init__(

@@ -1,21 +1,21 @@
 """Whether networks, data and machine fit together, found out before anything runs, on a device of shapes alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import is_closed_form
-from ray_tl.config import TrialConfig
+from ray_tl.config import Component, TrialConfig
 from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import dimensions
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.memory import GIB, StepMemory, step_memory
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import TransferModel, network_of, stages_of
-from ray_tl.registry import Value
 from ray_tl.search_space import DataOptions
+from ray_tl.training.averaging import AVERAGING
 from ray_tl.training.network import blank_rows, built, expected_context
 from ray_tl.training.regularisers import REGULARISERS, regulariser_of
 
@@ -71,10 +71,10 @@ def memory_of(config: TrialConfig, options: DataOptions, ranks: int = 1) -> Step
         trained = stages_of(config, network)
         network.backbone.freeze(trained.start, trained.stop)
         memory = step_memory(network, blank_rows(options, rows))
-    if not _copies_backbone(config):
-        return memory
-    copy = sum(tensor.nbytes for tensor in [*network.backbone.parameters(), *network.backbone.buffers()])
-    return replace(memory, weights=memory.weights + copy)
+    kept = _num_copies(config) * memory.weights
+    if _copies_backbone(config):
+        kept += sum(tensor.nbytes for tensor in [*network.backbone.parameters(), *network.backbone.buffers()])
+    return replace(memory, weights=memory.weights + kept)
 
 
 def _network_problem(config: TrialConfig, options: DataOptions) -> str | None:
@@ -135,10 +135,17 @@ def _largest(configs: Iterable[TrialConfig], options: DataOptions) -> list[Trial
     if not trained:
         return []
     batch = max(config.batch_size for config in trained)
-    method = max((config.method for config in trained), key=lambda each: _views_of(each.name, each.params))
+    method = max((config.method for config in trained), key=_demand)
+    averaging = max((config.averaging for config in trained), key=_copies_for_average)
     other = max((config.multi_task for config in trained), key=lambda each: each.name != "none")
     regulariser = max((config for config in trained), key=_copies_backbone).regulariser
-    most = {"batch_size": batch, "method": method, "multi_task": other, "regulariser": regulariser}
+    most = {
+        "batch_size": batch,
+        "method": method,
+        "multi_task": other,
+        "regulariser": regulariser,
+        "averaging": averaging,
+    }
     networks: dict[str, TrialConfig] = {}
     for config in trained:
         key = config.model_dump_json(include=set(NETWORK_FIELDS))
@@ -173,13 +180,23 @@ def _start(config: TrialConfig, options: DataOptions) -> int:
 
 
 def _num_views(config: TrialConfig) -> int:
-    return _views_of(config.method.name, config.method.params) + (config.multi_task.name != "none")
+    return _demand(config.method)[0] + (config.multi_task.name != "none")
 
 
-def _views_of(name: str, params: Mapping[str, Value]) -> int:
-    """Batches that go through the network in one step, labelled target examples among them."""
+def _num_copies(config: TrialConfig) -> int:
+    """Of the network beside the one that trains."""
+    return _demand(config.method)[1] + _copies_for_average(config.averaging)
+
+
+def _demand(method: Component) -> tuple[int, int]:
+    """Batches through the network in one step, with labelled target examples among them, and copies of the network."""
     context = MethodContext(2, 2, num_source=2, num_target=2, num_target_labelled=2)
-    return len({*METHODS.create(name, params, context).needs, "target_labelled"})
+    created = METHODS.create(method.name, method.params, context)
+    return len({*created.needs, "target_labelled"}), int(created.copies_network)
+
+
+def _copies_for_average(averaging: Component) -> int:
+    return AVERAGING.create(averaging.name, averaging.params).num_copies
 
 
 def _network(config: TrialConfig, options: DataOptions) -> TransferModel:

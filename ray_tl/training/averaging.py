@@ -23,9 +23,11 @@ class Averaging(Protocol):
     Attributes:
         num_epochs: So many of the best epochs are kept, to be averaged at the end.
         renews_statistics: Whether running statistics have to be taken anew for the averaged weights.
+        num_copies: Of the network, kept in memory.
     """
 
     num_epochs: int = 0
+    num_copies: int = 0
     renews_statistics: bool = False
 
     def begin(self, model: TransferModel) -> None:
@@ -59,6 +61,8 @@ class NoAveraging(Averaging):
 
 class _Average(Averaging):
     """What `torch.optim.swa_utils.AveragedModel` keeps."""
+
+    num_copies = 1
 
     def __init__(self, rule: Callable | None, averages_buffers: bool) -> None:
         self._rule, self._averages_buffers = rule, averages_buffers
@@ -143,6 +147,10 @@ class GreedySoup(Averaging):
 
     @property
     def num_epochs(self) -> int:  # type: ignore[override]
+        return self.size
+
+    @property
+    def num_copies(self) -> int:  # type: ignore[override]
         return self.size
 
 

@@ -68,6 +68,12 @@ def outputs(seed, rows, dtype=torch.float32):
     return Outputs(features.to(dtype).requires_grad_(), logits.to(dtype).requires_grad_(), inputs.to(dtype), numbers)
 
 
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_method_says_whether_it_keeps_a_copy_of_the_network(name):
+    kept = [value.shape for value in created(name).state_dict().values()]
+    assert METHODS.create(name, {}, CONTEXT).copies_network is (Network().weight.shape in kept)
+
+
 def losses_of(method, progress=0.5, dtype=torch.float32):
     return method.losses(step_for(method, progress, dtype))
 

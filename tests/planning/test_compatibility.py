@@ -82,6 +82,22 @@ def test_a_copy_of_the_backbone_needs_memory_too_even_if_it_is_varied_apart_from
     assert len(memory_problems(separate, OPTIONS, room(0.999 * needed / GIB))) == 1
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "copies"),
+    [
+        ("method", "mean_teacher", 1),
+        ("method", "adda", 1),
+        ("averaging", "ema", 1),
+        ("averaging", {"greedy_soup": {"size": 3}}, 3),
+    ],
+)
+def test_copies_of_the_network_need_memory_too_even_if_they_are_varied_apart_from_the_depth(field, value, copies):
+    plain, kept = memory_of(config(), OPTIONS), memory_of(config(**{field: value}), OPTIONS)
+    assert kept.weights == (1 + copies) * plain.weights
+    separate = [config(), config(freeze_depth=6, **{field: value})]
+    assert len(memory_problems(separate, OPTIONS, room(0.999 * kept.total / GIB))) == 1
+
+
 def test_a_regulariser_that_wants_more_than_the_features_have_is_refused():
     narrow = {"bottleneck": {"width": 3}}
     configs = [config(), config(regulariser={"bss": {"num_values": 4}}, adaptor=narrow)]
