@@ -143,13 +143,15 @@ def load_search_file(path: Path | str) -> SearchFile:
 
 
 def _beside(path: Path, content: dict[str, object]) -> dict[str, object]:
-    """The content with paths of a person's own functions and weights as they are seen from the file."""
+    """The content with paths of a person's own functions, weights and tokenizer as they are seen from the file."""
     changed = dict(content)
     if isinstance(functions := content.get("backbones"), dict):
         changed["backbones"] = {key: _absolute(path, value) for key, value in functions.items()}
-    trial = content.get("trial")
+    trial, data = content.get("trial"), content.get("data")
     if isinstance(trial, dict) and "backbone" in trial:
         changed["trial"] = {**trial, "backbone": _with_paths(path, trial["backbone"])}
+    if isinstance(data, dict) and "tokenizer" in data:
+        changed["data"] = {**data, "tokenizer": _with_paths(path, data["tokenizer"], of_weights=True)}
     return changed
 
 
@@ -157,14 +159,20 @@ def _absolute(path: Path, value: object) -> object:
     return str(path.parent.absolute() / Path(value).expanduser()) if isinstance(value, str) else value
 
 
-def _with_paths(path: Path, tree: object) -> object:
-    """A tree in which every text that names an existing file or folder beside the search-space file is absolute."""
+def _with_paths(path: Path, tree: object, of_weights: bool = False) -> object:
+    """A tree in which texts that name what exists, beside the search-space file or else here, are absolute paths.
+
+    A text counts as a path if it looks like one, or stands where weights are named.
+    """
     if isinstance(tree, dict):
-        return {key: _with_paths(path, value) for key, value in tree.items()}
+        return {key: _with_paths(path, value, of_weights or key == "weights") for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_with_paths(path, value) for value in tree]
-    is_path = isinstance(tree, str) and _PATH.search(tree) and Path(str(_absolute(path, tree))).exists()
-    return _absolute(path, tree) if is_path else tree
+        return [_with_paths(path, value, of_weights) for value in tree]
+    if not isinstance(tree, str) or not tree or not (of_weights or _PATH.search(tree)):
+        return tree
+    found = (place for place in (path, Path.cwd() / path.name) if Path(str(_absolute(place, tree))).exists())
+    place = next(found, None)
+    return tree if place is None else _absolute(place, tree)
 
 
 _PATH = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin)$")

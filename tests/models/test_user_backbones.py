@@ -88,6 +88,23 @@ def test_weights_beside_a_search_file_are_found_from_anywhere(tmp_path):
     assert tree == {"choice": [{"resnet18": {"weights": str(tmp_path / "mine.pth")}}, "small_cnn"]}
 
 
+def test_weights_and_tokenizer_are_found_beside_the_file_and_else_here_whatever_they_are_called(tmp_path, monkeypatch):
+    space, here = tmp_path / "space", tmp_path / "here"
+    for folder in (space / "mine", here / "mine", here / "ours"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    (space / "x.yaml").write_text(
+        "data: {modality: text, tokenizer: mine}\n"
+        "trial:\n  backbone: {choice: {clip: {weights: {choice: [mine, ours, nowhere, none]}}, minilm: {pool: mine}}}\n"
+        "  method: source_only\n"
+    )
+    found = load_search_file(space / "x.yaml")
+    assert found.data.tokenizer == str(space / "mine")
+    networks = found.trial["backbone"]["choice"]
+    assert networks["clip"]["weights"] == {"choice": [str(space / "mine"), str(here / "ours"), "nowhere", "none"]}
+    assert networks["minilm"] == {"pool": "mine"}
+
+
 def test_its_parameters_are_what_a_search_may_choose(registered):
     assert [(key, value.type, value.default) for key, value in BACKBONES.parameters("my_net").items()] == [
         ("width", "int", 6),
