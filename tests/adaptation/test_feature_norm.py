@@ -116,7 +116,18 @@ def test_afn_by_default_pulls_as_the_paper_does_at_its_weight_of_one_twentieth()
     assert_close(source.grad, 0.05 * -2 * directions / 6)
 
 
-@pytest.mark.parametrize(("name", "field", "usual"), [("afn", "step", 0.1), ("hafn", "radius", 25.0)])
+def test_hafn_pulls_as_strongly_as_is_asked_and_by_default_as_in_the_paper():
+    source, target = (torch.tensor(rows) for rows in draw(0, 6, 5, 4))
+    outputs = {"source": Outputs(source, source), "target": Outputs(target, target)}
+    whole = hard_norm_loss(source, target, radius=7.0)
+    for values, share in (({}, 0.05), ({"strength": 0.5}, 0.5)):
+        method = METHODS.create("hafn", {"radius": 7.0, **values}, None)
+        assert_close(method.losses(StepOutputs(outputs, torch.zeros(6).long(), 0.5))["domain"], share * whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "usual"), [("afn", "step", 0.1), ("hafn", "radius", 25.0), ("hafn", "strength", 0.05)]
+)
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf])
 def test_a_length_that_is_not_above_zero_is_refused(name, field, usual, value):
     with pytest.raises(
