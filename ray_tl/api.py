@@ -322,6 +322,7 @@ def plan(
         InvalidInput: If it is not one of the two, or a configuration is not sound.
         UnknownName: If there is no such study or trial.
     """
+    from ray_tl.models.backbones import WrongModality
     from ray_tl.models.backbones.user import register_user_backbones
     from ray_tl.training.layer_plan import plan_of
 
@@ -334,7 +335,11 @@ def plan(
         return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
     assert config is not None
     if config.suffix == ".json":
-        return plan_of(_trial_config(config), num_classes, DataOptions())
+        trial_config = _trial_config(config)
+        try:
+            return plan_of(trial_config, num_classes, DataOptions())
+        except WrongModality as error:
+            return plan_of(trial_config, num_classes, DataOptions.model_validate({"modality": error.reads}))
     file = load_search_file(config)
     register_user_backbones(file.backbones)
     return plan_of(_middle(file), num_classes, file.data)

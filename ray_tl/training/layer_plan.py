@@ -12,11 +12,10 @@ from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.errors import TrialFailed
-from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING, named_parts, stages_at
 from ray_tl.models.transfer_model import TransferModel, network_of, stages_of
 from ray_tl.search_space import DataOptions
-from ray_tl.training.network import built
+from ray_tl.training.network import built, expected_context
 from ray_tl.training.optimisation import OPTIMIZERS
 
 SURE_STEP = 100  # so many roundings of a weight: a step of that size must show
@@ -160,14 +159,13 @@ def plan_of(config: TrialConfig, num_classes: int, options: DataOptions) -> Laye
     Args:
         config: The whole trial.
         num_classes: C.
-        options: Of the data: channels and side of the images.
+        options: Of the data: channels and side of the images, or the tokenizer of the texts.
 
     Raises:
         InvalidInput: As `layer_plan` and `network_of`.
     """
-    context = BackboneContext(options.channels, False, options.image_size)
     with torch.device("meta"):
-        return layer_plan(config, network_of(built(config), num_classes, context))
+        return layer_plan(config, network_of(built(config), num_classes, expected_context(options)))
 
 
 class FirstStep:

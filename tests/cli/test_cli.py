@@ -319,6 +319,15 @@ def test_a_plan_says_when_the_method_begins_anew(run, folders):
     assert "from 30% on adda begins anew, with learning rates times 0.25" in said
 
 
+def test_a_plan_of_a_network_that_reads_texts(run, folders):
+    (folders / "trial.json").write_text('{"backbone": "minilm", "freeze_depth": "last_1"}')
+    (folders / "texts.yaml").write_text("data: {modality: text}\ntrial: {backbone: minilm, freeze_depth: last_1}\n")
+    said = run("plan", "trial.json", "--classes", "2").out
+    lines = [line for line in said.splitlines() if line.startswith("│")]
+    assert ["frozen" in line for line in lines] == [True] * 6 + [False] * (len(lines) - 6)
+    assert run("plan", "texts.yaml", "--classes", "2").out == said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -19,6 +19,7 @@ from ray_tl.models.backbones import (
 from ray_tl.models.backbones.common import (
     BACKBONES,
     BackboneContext,
+    WrongModality,
     build_backbone,
     dimensions,
     is_pretrained,
@@ -29,6 +30,7 @@ from ray_tl.models.backbones.common import (
 __all__ = [
     "BACKBONES",
     "BackboneContext",
+    "WrongModality",
     "bert",
     "build_backbone",
     "clip",

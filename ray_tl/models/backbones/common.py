@@ -60,15 +60,22 @@ def build_backbone(backbone: Component, context: BackboneContext) -> StagedBackb
     """
     built = BACKBONES.create(backbone.name, backbone.params, context)
     if built.entry.modality != context.modality:
-        raise wrong_modality(backbone.name, built.entry.modality, context)
+        raise WrongModality(backbone.name, built.entry.modality, context)
     return built
 
 
-def wrong_modality(name: str, reads: str, context: BackboneContext) -> InvalidInput:
-    """What is to be said where a backbone that reads images is given texts, or the other way round."""
-    return InvalidInput(
-        f"backbone {name!r} reads {reads}, and data.modality is {context.modality!r}; choose another of the two."
-    )
+class WrongModality(InvalidInput):
+    """A backbone that reads images is given texts, or the other way round.
+
+    Attributes:
+        reads: What it does read: `images` or `text`.
+    """
+
+    def __init__(self, name: str, reads: str, context: BackboneContext) -> None:
+        super().__init__(
+            f"backbone {name!r} reads {reads}, and data.modality is {context.modality!r}; choose another of the two."
+        )
+        self.reads = reads
 
 
 def dimensions(backbone: Component, context: BackboneContext) -> tuple[tuple[int, ...], int]:

@@ -7,7 +7,7 @@ import torch
 
 from ray_tl.errors import InvalidInput
 from ray_tl.hub import model_folder
-from ray_tl.models.backbones.common import BackboneContext, quiet_transformers, wrong_modality
+from ray_tl.models.backbones.common import BackboneContext, WrongModality, quiet_transformers
 from ray_tl.tokens import TOKENIZER_FILES, Vocabulary, load_tokenizer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embd_pdrop",
 def vocabulary_for(name: str, context: BackboneContext) -> Vocabulary:
     """That of the texts; raises `InvalidInput` if the rows are images."""
     if context.vocabulary is None:
-        raise wrong_modality(name, "text", context)
+        raise WrongModality(name, "text", context)
     return context.vocabulary
 
 
