@@ -144,7 +144,7 @@ def cdan_mcc(
     "coral_pseudo_label",
     ranges={"threshold": {"uniform": [0.7, 0.99]}, "second_weight": {"log_uniform": [0.1, 10.0]}},
 )
-def coral_pseudo_label(context: MethodContext, *, threshold: float = 0.9, second_weight: float = 1.0) -> Composed:
+def coral_pseudo_label(context: MethodContext, *, threshold: float = 0.8, second_weight: float = 1.0) -> Composed:
     """CORAL and pseudo-labels together: features of the same covariance, and confident predictions taken as labels.
 
     Sun and Saenko, "Deep CORAL", 2016, https://arxiv.org/abs/1607.01719, and Lee, "Pseudo-Label", 2013; alignment makes

@@ -109,12 +109,13 @@ class PseudoLabel(AdaptationMethod):
     Args:
         context: Not used.
         threshold: Least confidence of a row that is learned from, above 0 and at most 1.
-        class_balanced: Whether the chosen classes weigh the same, however many rows each has.
+        class_balanced: Whether the chosen classes weigh the same, however many rows each has (Zou et al., 2018,
+            https://arxiv.org/abs/1810.07911). Without it a class that is chosen a little more often soon takes all.
     """
 
-    def __init__(self, context: MethodContext, *, threshold: float = 0.95, class_balanced: bool = False) -> None:
+    def __init__(self, context: MethodContext, *, threshold: float = 0.8, class_balanced: bool = True) -> None:
         super().__init__(context)
-        require_threshold("pseudo_label.threshold", threshold, usual=0.95)
+        require_threshold("pseudo_label.threshold", threshold, usual=0.8)
         self.threshold = threshold
         self._loss = balanced_pseudo_label_loss if class_balanced else pseudo_label_loss
 
