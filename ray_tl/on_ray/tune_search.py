@@ -1,5 +1,6 @@
 """Ray Tune over warm slots: a thin client trial, a searcher over the study store, ASHA rebuilt from it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -11,12 +12,14 @@ from ray.tune.search import Searcher
 
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
+from ray_tl.models.fine_tuning import UNFREEZING
 from ray_tl.on_ray.client_trial import ClientTrial, Result
 from ray_tl.on_ray.slots import SlotPool
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
 
 Watcher = Callable[[TrialRecord], None]
+MANY_STAGES = 100  # of a network whose size nobody has asked for
 CLIENT_RESOURCES = {"memory": 1e6}  # a client only waits: no processor is taken from the slots
 
 
@@ -61,6 +64,7 @@ class StudySearcher(Searcher):
         return {
             "number": trial.number,
             "is_raced": is_raced(trial),
+            "warm_up": warm_up_epochs(trial.config),
             "trial": config,
             "queue": self._queue,
             "spec": self._store.spec,
@@ -113,7 +117,8 @@ class StudyASHA(ASHAScheduler):
     A trial keeps its number from process to process, so it is known to the rungs by that, not by Tune's name for it.
     Source-only is never stopped and never counted. Neither is a closed-form method: it has no value at a lower rung,
     and others should not be measured at theirs by its final one; the same holds for the last report of a trial that
-    stopped early.
+    stopped early. A trial in which the head trains alone first is not compared before its stages have trained for the
+    grace period, and at no rung that it has passed by then.
 
     Args:
         spec: Of the study.
@@ -121,14 +126,16 @@ class StudyASHA(ASHAScheduler):
     """
 
     def __init__(self, spec: StudySpec, stored: list[TrialRecord]) -> None:
+        self._grace_epochs = min(spec.search.grace_epochs, spec.search.epochs)
         super().__init__(
             time_attr="epoch",
             metric="objective",
             mode="max",
             max_t=spec.search.epochs,
-            grace_period=min(spec.search.grace_epochs, spec.search.epochs),
+            grace_period=self._grace_epochs,
             reduction_factor=spec.search.reduction_factor,
         )
+        self._rung_epochs = {math.ceil(rung) for rung, _ in self._brackets[0]._rungs}
         for record in stored:
             if is_raced(record):
                 self._replay(record)
@@ -137,7 +144,7 @@ class StudyASHA(ASHAScheduler):
         super().on_trial_add(tune_controller, _by_number(trial.config["number"]))
 
     def on_trial_result(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> str:
-        if not trial.config["is_raced"]:
+        if not trial.config["is_raced"] or not self._compares(trial.config["warm_up"], int(result["epoch"])):
             return self.CONTINUE
         return str(super().on_trial_result(tune_controller, _by_number(trial.config["number"]), result))
 
@@ -149,14 +156,30 @@ class StudyASHA(ASHAScheduler):
 
     def _replay(self, record: TrialRecord) -> None:
         super().on_trial_add(None, _by_number(record.number))
+        warm_up = warm_up_epochs(record.config)
         for epoch in record.epochs:
-            result = {"epoch": epoch.epoch, "objective": epoch.objective}
-            super().on_trial_result(None, _by_number(record.number), result)
+            if self._compares(warm_up, epoch.epoch):
+                result = {"epoch": epoch.epoch, "objective": epoch.objective}
+                super().on_trial_result(None, _by_number(record.number), result)
+
+    def _compares(self, warm_up: int, epoch: int) -> bool:
+        if warm_up == 0 or epoch >= self._max_t:
+            return True
+        return epoch >= warm_up + self._grace_epochs and epoch in self._rung_epochs
 
 
 def is_raced(trial: TrialRecord) -> bool:
     """Whether a trial takes part in successive halving."""
     return not trial.is_baseline and not is_closed_form(trial.config.method.name)
+
+
+def warm_up_epochs(config: TrialConfig) -> int:
+    """Epochs at the start in which the head trains alone, though stages will train later."""
+    if config.freeze_depth == "head_only":
+        return 0
+    schedule = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
+    starts = (epoch / config.epochs for epoch in range(config.epochs))
+    return sum(schedule.depth_at(progress, 0, MANY_STAGES) == MANY_STAGES for progress in starts)
 
 
 def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:

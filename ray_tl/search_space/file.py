@@ -62,7 +62,8 @@ class SearchOptions(BaseModel):
     Attributes:
         num_trials: Trials in all, the source-only baseline among them.
         epochs: Full fidelity.
-        grace_epochs: No trial is stopped before it has run so many.
+        grace_epochs: No trial is stopped before it has run so many, not counting those in which its head trains alone
+            before its stages do.
         reduction_factor: ASHA keeps one trial in so many at each rung.
         advice: Whether the first trials are chosen by what the data look like through the pretrained backbone.
         time_budget_s: No new trial starts after so many seconds; `null` for no limit.

@@ -7,8 +7,8 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from ray_tl.config import Component
-from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced
+from ray_tl.config import Component, TrialConfig
+from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced, warm_up_epochs
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from tests.examples import BASELINE, epoch, spec, store
@@ -31,8 +31,8 @@ class Pool:
         self.looked += 1
 
 
-def tune_trial(number: int, name: str = "tune", is_raced: bool = True) -> SimpleNamespace:
-    config = {"number": number, "is_raced": is_raced}
+def tune_trial(number: int, name: str = "tune", is_raced: bool = True, warm_up: int = 0) -> SimpleNamespace:
+    config = {"number": number, "is_raced": is_raced, "warm_up": warm_up}
     return SimpleNamespace(trial_id=f"{name}-{number}", config=config)
 
 
@@ -115,6 +115,49 @@ def test_a_trial_that_stopped_early_is_measured_at_no_rung_that_it_skipped():
     )
     assert with_it.pop(early[1]) == "STOP"
     assert with_it == without
+
+
+def later(method: str = "mcc", **fields: object) -> TrialConfig:
+    """Of nine epochs, in whose first three the head trains alone."""
+    return BASELINE.model_copy(
+        update={"unfreezing": Component(name="probe_then_fine_tune"), "method": Component(name=method), **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "epochs"),
+    [
+        ({}, 3),
+        ({"freeze_depth": "head_only"}, 0),
+        ({"unfreezing": Component(name="fixed")}, 0),
+        ({"unfreezing": Component(name="gradual")}, 1),
+        ({"unfreezing": Component(name="probe_then_fine_tune", params={"until": 0.5})}, 5),
+    ],
+)
+def test_epochs_of_the_head_alone_are_warming_up(fields, epochs):
+    assert warm_up_epochs(later(**fields)) == epochs
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_trial_whose_head_trains_alone_first_is_compared_once_its_stages_have_trained(tmp_path, is_stored):
+    # Rungs at 1, 3 and 9 epochs with a warm-up of two: not at 1, where it is worst, but at 3, after one of its stages.
+    opened = store(tmp_path, first=[BASELINE, later(epochs=6)] * 2, num_trials=4)
+    assert warm_up_epochs(later(epochs=6)) == 2
+    probing = [opened.ask(), opened.ask()][1].number
+    reports = [(1, 0.1), (2, 0.2)]
+    for number, value in reports:
+        opened.add_epoch(probing, epoch(number, value), 1)
+    scheduler, trial = StudyASHA(opened.spec, opened.trials() if is_stored else []), tune_trial(probing, warm_up=2)
+    scheduler.on_trial_add(None, trial)
+    decisions(scheduler, [(7, 1, 0.5), (7, 2, 0.5), (7, 3, 0.5), (8, 1, 0.6)])
+    for number, value in [] if is_stored else reports:
+        assert scheduler.on_trial_result(None, trial, {"epoch": number, "objective": value}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial, {"epoch": 3, "objective": 0.7}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial, {"epoch": 4, "objective": 0.0}) == "CONTINUE"
+    assert rungs(scheduler) == {9: {}, 3: {"7": 0.5, str(probing): 0.7}, 1: {"7": 0.5, "8": 0.6}}
+    worse = tune_trial(11, warm_up=2)
+    scheduler.on_trial_add(None, worse)
+    assert scheduler.on_trial_result(None, worse, {"epoch": 3, "objective": 0.3}) == "STOP"
 
 
 def test_live_trial_counts_before_tune_has_taken_it_up_again(tmp_path):
