@@ -1,6 +1,12 @@
-"""A Ray Train run that starts without the helper processes that a slot has no use for."""
+"""A Ray Train run without the helper processes that a slot has no use for, which can be ended from outside."""
 
+import ray
 from ray.train.torch import TorchTrainer
+
+try:
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+except ImportError:  # a later Ray: who ends the run has to wait for it
+    ControllerCallback = object
 
 # Each is a process of its own, which imports Ray Train before the first worker may begin. A slot reads no Ray Datasets,
 # and its placement group goes with the job that it belongs to: there is one job a search.
@@ -10,9 +16,29 @@ UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 class LeanTorchTrainer(TorchTrainer):
     """A `TorchTrainer` without the two helper actors for datasets and for orphaned placement groups.
 
-    The hook is not public API of Ray: where a later Ray has it no more, this is a plain `TorchTrainer`.
+    The hooks are not public API of Ray: where a later Ray has them no more, this is a plain `TorchTrainer`.
+
+    Args:
+        queue: Told of the run's controller as soon as that works, as `slot`: to kill it ends the run and its workers.
+        slot: Number of the slot.
+        settings: Of `TorchTrainer`.
     """
+
+    def __init__(self, queue: ray.actor.ActorHandle, slot: int, **settings: object) -> None:
+        self._enrolment = _Enrolment(queue, slot)
+        super().__init__(**settings)
 
     def _create_default_callbacks(self) -> list:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ not in UNUSED_CALLBACKS]
+        kept = [callback for callback in callbacks if type(callback).__name__ not in UNUSED_CALLBACKS]
+        return [*kept, self._enrolment]
+
+
+class _Enrolment(ControllerCallback):
+    """Tells the queue, from within the controller, which actor that is."""
+
+    def __init__(self, queue: ray.actor.ActorHandle, slot: int) -> None:
+        self._queue, self._slot = queue, slot
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        self._queue.enrol.remote(self._slot, ray.get_runtime_context().current_actor)

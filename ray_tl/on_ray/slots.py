@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ray_tl.on_ray.trial_queue import QueueStatus, SlotTask
 
 GROWTH_INTERVAL_S = 3.0
 CLOSING_S = 30.0
+KILLING_S = 20.0
 SlotWatcher = Callable[[int, QueueStatus], None]
 log = logging.getLogger(__name__)
 
@@ -105,11 +106,16 @@ class SlotPool:
             self._say(f"the cluster has grown: {len(self)} warm slots of {self._shape.workers} worker(s)")
 
     def close(self, patience_s: float) -> None:
-        """Tell every slot to end by itself, and wait for it so long."""
+        """Tell every slot to end by itself, wait for it so long, and then end it.
+
+        A thread that would still ask Ray for something after `ray.shutdown()` would end this process without a word.
+        """
         ray.get(self._queue.close.remote(len(self)))
-        deadline = time.monotonic() + patience_s
-        for slot in self._slots:
-            slot.join(max(0.0, deadline - time.monotonic()))
+        _join(self._slots, patience_s)
+        if any(slot.is_alive() for slot in self._slots):
+            for controller in ray.get(self._queue.controllers.remote()):
+                ray.kill(controller)
+            _join(self._slots, KILLING_S)
 
     def _admit(self) -> int:
         """Start as many slots as there is room for; gives how many."""
@@ -137,7 +143,9 @@ class _Slot(threading.Thread):
 
         try:
             LeanTorchTrainer(
-                work,
+                self._queue,
+                self._number,
+                train_loop_per_worker=work,
                 train_loop_config={"slot": self._number, "queue": self._queue, "task": self._task},
                 scaling_config=self._shape.scaling(),
                 run_config=RunConfig(
@@ -153,6 +161,13 @@ class _Slot(threading.Thread):
     def check(self) -> None:
         if self._ended is not None:
             raise RayTLError(f"slot {self._number} is lost ({self._ended}); see its logs in the Ray dashboard.")
+
+
+def _join(slots: Sequence[_Slot], patience_s: float) -> None:
+    """Wait for all of them together."""
+    deadline = time.monotonic() + patience_s
+    for slot in slots:
+        slot.join(max(0.0, deadline - time.monotonic()))
 
 
 def _no_room(shape: SlotShape) -> str:

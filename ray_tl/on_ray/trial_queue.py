@@ -105,6 +105,7 @@ class TrialQueue:
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
         self._in_flight: dict[int, str] = {}
         self._slots: set[int] = set()
+        self._controllers: dict[int, ray.actor.ActorHandle] = {}
         self._restarts: dict[int, int] = {}
         self._closed = False
 
@@ -172,6 +173,14 @@ class TrialQueue:
             await self.stop(key)
         for _ in range(num_slots):
             await self._waiting.put(CLOSING)
+
+    async def enrol(self, slot: int, controller: ray.actor.ActorHandle) -> None:
+        """The actor whose end is the end of a slot."""
+        self._controllers[slot] = controller
+
+    async def controllers(self) -> list[ray.actor.ActorHandle]:
+        """Of every slot that has started."""
+        return list(self._controllers.values())
 
     async def status(self) -> QueueStatus:
         busy = {slot: self._entries[key].job.number for slot, key in self._in_flight.items()}

@@ -215,3 +215,8 @@ def test_a_version_without_its_function_is_refused(version):
     (folder / CODE).unlink()
     with pytest.raises(BrokenBundle, match=r"backbone.py is missing"):
         load_bundle(folder)
+
+
+def test_a_parameter_of_the_name_that_is_ours_is_refused():
+    with pytest.raises(InvalidInput, match="backbones.mine: a parameter called 'context' can't be chosen by a search"):
+        register_user_backbones({"mine": function("def build(context):\n    return []\n")})

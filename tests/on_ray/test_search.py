@@ -4,7 +4,10 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,9 @@ from ray.cluster_utils import Cluster
 from ray_tl import api
 from ray_tl.errors import NoResources
 from ray_tl.on_ray.cluster_file import ClusterConfig
-from ray_tl.on_ray.search import run_search
+from ray_tl.on_ray.search import _slots, run_search
+from ray_tl.on_ray.session import ray_session
+from ray_tl.on_ray.trial_queue import Job
 from ray_tl.study.records import TrialRecord, TrialState
 
 pytestmark = pytest.mark.ray
@@ -71,6 +76,38 @@ def require_whole(trials: list[TrialRecord], num_trials: int) -> None:
     assert [trial.number for trial in trials] == list(range(num_trials))
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert all(epochs_of(trial) == list(range(1, len(trial.epochs) + 1)) for trial in trials)
+
+
+ENDLESS = """
+import time
+import torch
+
+class Endless(torch.nn.Flatten):
+    def forward(self, x):
+        time.sleep(0 if x.is_meta else 600)
+        return super().forward(x)
+
+def build():
+    return torch.nn.Sequential(Endless(), torch.nn.Linear(3 * 16 * 16, 4))
+"""
+
+
+def test_slots_in_the_middle_of_an_epoch_are_gone_when_a_search_breaks_off(folders, tmp_path):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    changed = {**SPACE["search"], "advice": False, "validators": ["source_accuracy", "im", "bnm"]}
+    trial = {"backbone": "endless", "freeze_depth": 0, "method": "source_only"}
+    (tmp_path / "space.yaml").write_text(
+        yaml.safe_dump({**SPACE, "backbones": {"endless": "endless.py:build"}, "trial": trial, "search": changed})
+    )
+    plan = api.plan_search(tmp_path / "space.yaml", *map(str, folders), name="endless", home=tmp_path)
+    cluster = ClusterConfig(num_cpus=2, max_slots=1)
+    with ray_session(cluster, dashboard=False):
+        with suppress(KeyboardInterrupt), _slots(plan, cluster, print) as (queue, _, _):
+            ray.get(queue.submit.remote(Job("job", 0, plan.store.spec.first[0])))
+            while not ray.get(queue.status.remote()).busy:
+                time.sleep(0.1)
+            raise KeyboardInterrupt
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("slot-")] == []
 
 
 def test_search_without_a_free_processor_ends_at_once_and_says_why(folders, space, tmp_path):

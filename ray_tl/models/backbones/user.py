@@ -61,6 +61,11 @@ def user_backbone(name: str, function: UserFunction) -> Callable[..., StagedBack
     those of the data; all others are for a search to choose.
     """
     build = _loaded(name, function)
+    if "context" in inspect.signature(build).parameters:
+        raise InvalidInput(
+            f"backbones.{name}: a parameter called 'context' can't be chosen by a search; rename it. Of the data a "
+            f"function gets {' and '.join(FROM_DATA)}, by these names."
+        )
 
     @wraps(build)
     def factory(context: BackboneContext, **values: object) -> StagedBackbone:
