@@ -218,5 +218,5 @@ def test_a_version_without_its_function_is_refused(version):
 
 
 def test_a_parameter_of_the_name_that_is_ours_is_refused():
-    with pytest.raises(InvalidInput, match="backbones.mine: a parameter called 'context' can't be chosen by a search"):
+    with pytest.raises(InvalidInput, match=r"backbones\.mine: a parameter called 'context' can't be chosen"):
         register_user_backbones({"mine": function("def build(context):\n    return []\n")})
