@@ -123,7 +123,12 @@ def _recipes(situation: Situation) -> Iterator[Recipe]:
             {**_frozen(situation), "method": _in_order(*ALIGNING), "adaptor": _in_order("bottleneck")},
             f"a linear classifier tells the domains apart by their features in {told} of cases: they are aligned.",
         )
-    yield _deeper(situation)
+    gentle, reason = _deeper(situation)
+    yield gentle, reason
+    if situation.per_class >= MANY_PER_CLASS or situation.probe_accuracy < FITTING:
+        plain = {**gentle, "method": _in_order("source_only"), "unfreezing": _in_order("fixed")}
+        plain["domain_norm"] = _in_order("shared")
+        yield plain, f"the plain fine-tune that all others must beat: {reason.split(':')[0]}."
 
 
 def _deeper(situation: Situation) -> Recipe:

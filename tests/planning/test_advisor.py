@@ -54,9 +54,22 @@ def test_domains_that_are_told_apart_are_aligned():
 
 @pytest.mark.parametrize(("num_source", "probe", "depth"), [(9000, 0.9, 0), (900, 0.5, 4), (900, 0.9, 7), (90, 0.9, 9)])
 def test_more_is_trained_the_more_examples_there_are_and_the_less_the_features_fit(num_source, probe, depth):
-    last = advised(replace(ALIKE, num_source=num_source, probe_accuracy=probe))[-1]
-    assert last["freeze_depth"] == depth
-    assert (last["unfreezing"], last["lr_multipliers"]) == ("gradual", "layer_decay")
+    deeper = advised(replace(ALIKE, num_source=num_source, probe_accuracy=probe))[1]
+    assert deeper["freeze_depth"] == depth
+    assert (deeper["unfreezing"], deeper["lr_multipliers"]) == ("gradual", "layer_decay")
+
+
+@pytest.mark.parametrize(("num_source", "probe", "depth"), [(9000, 0.9, 0), (900, 0.5, 4)])
+def test_where_more_is_trained_a_plain_fine_tune_of_it_is_tried_too(num_source, probe, depth):
+    situation = replace(ALIKE, num_source=num_source, probe_accuracy=probe, domain_accuracy=0.9)
+    last = advise(space(), situation, 9)[-1]
+    found = [last.params[field] for field in ("freeze_depth", "method", "unfreezing", "lr_multipliers", "domain_norm")]
+    assert found == [depth, "source_only", "fixed", "layer_decay", "shared"]
+    assert last.reason.startswith(f"the plain fine-tune that all others must beat: {num_source // 9} examples a class")
+
+
+def test_where_features_fit_and_examples_are_few_there_is_no_plain_fine_tune():
+    assert "source_only" not in [params["method"] for params in advised(ALIKE)]
 
 
 def test_words_for_a_depth_mean_what_they_mean_in_a_trial():
