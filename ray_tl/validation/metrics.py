@@ -4,12 +4,15 @@ Every function takes softmax outputs [N, C] and true classes [N], N >= 1, and gi
 All raise `InvalidInput` for inputs that do not match and `TrialFailed` for predictions that are not finite.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ray_tl.validation.checks import usable_with_labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Probabilities = NDArray[np.floating]
 Labels = NDArray[np.integer]
@@ -78,8 +81,10 @@ def nll(probabilities: Probabilities, labels: Labels) -> float:
     return float(-np.log(np.maximum(of_truth, np.finfo(np.float32).eps)).mean())
 
 
-def _as_tensors(probabilities: Probabilities, labels: Labels) -> tuple[Tensor, Tensor, int]:
+def _as_tensors(probabilities: Probabilities, labels: Labels) -> tuple["Tensor", "Tensor", int]:
     """What torchmetrics takes: predictions, classes and their number, at least two, of which one may be impossible."""
+    import torch  # here: the driver of a search has no use for it
+
     probabilities, labels = usable_with_labels(probabilities, labels)
     if probabilities.shape[1] == 1:
         probabilities = np.pad(probabilities, ((0, 0), (0, 1)))
