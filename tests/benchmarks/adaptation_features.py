@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.adaptation import METHODS, DomainOutputs, MethodContext
+from ray_tl.adaptation.closed_form import CLOSED_FORM
 from ray_tl.adaptation.loss_weights import Constant
 from ray_tl.config import Component
 from ray_tl.data.augmentation import dropped_activations
@@ -36,6 +37,7 @@ from ray_tl.training.task import AdaptationTask
 # constant rate, because the other libraries bring no schedule.
 BATCH_SIZE, EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 64, 12, 1e-3, 1e-4
 WARM_UP_STEPS = 10
+REPEATS = 3
 STEP_FOR_STEP = {"adda": {"rate": 1.0}}  # the same rate all along, as everybody has here
 LIKE_SKADA = {"cdan": {"condition": "logits"}}  # where both domains are normalised together, as it does
 NEED_TARGET_LABELS = ("fine_tune", "source_and_target", "tradaboost")
@@ -93,6 +95,7 @@ class Contender(Protocol):
 
 
 Build = Callable[[str, TransferModel], Contender]
+SolvePeer = Callable[[Features, int], Tensor]
 
 
 def load_features(emoji: Path, source: str, target: str, cache: Path) -> tuple[Features, Tensor]:
@@ -184,6 +187,26 @@ def optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 def comparable_methods() -> list[str]:
     return ["source_only", *(name for name in METHODS.names() if name not in ("source_only", *NEED_TARGET_LABELS))]
+
+
+def compare_closed_form(name: str, features: Features, peer: SolvePeer | None, test_labels: Tensor) -> dict[str, dict]:
+    """Accuracies on the test rows with `REPEATS` seeds, in turn, and milliseconds to solve and predict, the least."""
+    context = MethodContext(features.source.shape[1], features.num_classes)
+
+    def ours(features: Features, seed: int) -> Tensor:
+        head = CLOSED_FORM.create(name, {}, context).fit(features.source, features.labels, features.target, seed)
+        return head(features.test).argmax(dim=1)
+
+    solvers = {"ray_tl": ours, **({} if peer is None else {"skada": peer})}
+    times: dict[str, list[float]] = {library: [] for library in solvers}
+    accuracies: dict[str, list[float]] = {library: [] for library in solvers}
+    for seed in range(REPEATS):
+        for library, solve in solvers.items():
+            started = time.perf_counter()
+            predicted = solve(features, seed)
+            times[library].append(time.perf_counter() - started)
+            accuracies[library].append(float((predicted == test_labels).double().mean()))
+    return {key: {"accuracies": accuracies[key], "step_ms": 1e3 * min(times[key])} for key in solvers}
 
 
 def _train(contenders: dict[str, Contender], features: Features, seed: int) -> dict[str, list[float]]:

@@ -10,8 +10,21 @@ distances.
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from adaptation_features import BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, Batch, Build, optimizer
+from adaptation_features import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    WEIGHT_DECAY,
+    Batch,
+    Build,
+    Features,
+    SolvePeer,
+    optimizer,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ray_tl.adaptation.adversarial import domain_discriminator, reverse_gradient
@@ -35,6 +48,36 @@ def available_peers() -> tuple[dict[str, dict[str, Build]], list[str]]:
         except ImportError as error:
             missing.append(f"{library} is missing ({error}): see --help; ours runs without it.")
     return peers, missing
+
+
+def solving_peers() -> dict[str, SolvePeer]:
+    """Closed-form methods of `skada`, on standard scores of each domain and with the classifier of ours."""
+    try:
+        from skada import CORAL, SubspaceAlignment
+    except ImportError:
+        return {}
+    # Its shrinkage (1 - r) C + r I of standard scores is ours, C + I, times a half that cancels out, at r = 1/2.
+    return {
+        "coral_closed": lambda features, _: _solved(CORAL(_logistic(), reg=0.5), features),
+        "subspace_alignment": lambda features, seed: _solved(
+            SubspaceAlignment(_logistic(), n_components=16, random_state=seed), features
+        ),
+    }
+
+
+def _logistic() -> LogisticRegression:
+    return LogisticRegression(C=1.0, tol=1e-6, max_iter=1000)
+
+
+def _solved(pipeline: Pipeline, features: Features) -> Tensor:
+    source, target = (rows.double().numpy() for rows in (features.source, features.target))
+    scaler = StandardScaler().fit(target)
+    rows = np.vstack([StandardScaler().fit_transform(source), scaler.transform(target)])
+    labels = np.concatenate([features.labels.numpy(), np.full(len(target), -1)])
+    domains = np.concatenate([np.ones(len(source)), np.full(len(target), -2)])
+    pipeline.fit(rows, labels, sample_domain=domains)
+    test = scaler.transform(features.test.double().numpy())
+    return torch.from_numpy(pipeline.predict(test, sample_domain=np.full(len(test), -2)))
 
 
 def _pytorch_adapt() -> dict[str, Build]:

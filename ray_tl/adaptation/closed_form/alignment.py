@@ -20,6 +20,7 @@ from ray_tl.adaptation.numerics import require_positive
 from ray_tl.errors import InvalidInput
 
 Align = Callable[[Array, Array], tuple[Array, Array]]
+CLEAR = 1e-6  # share of the largest deviation, far above the rounding of float64 and of its square
 COMPONENTS_RANGE = {"int": [8, 64]}
 
 
@@ -67,6 +68,9 @@ def principal_axes(rows: Array, num_components: int, domain: str) -> Array:
     Raises:
         InvalidInput: If d = num_components is more than the rank; the message names `domain`.
     """
+    clear = _clear_axes(rows, num_components)
+    if clear is not None:
+        return clear
     _, deviations, axes = np.linalg.svd(rows, full_matrices=False)
     rank = int((deviations > deviations[0] * max(rows.shape) * np.finfo(rows.dtype).eps).sum())
     if num_components > rank:
@@ -201,6 +205,22 @@ class PcaAlignment(AxesAlignment):
     def maps(self, source: Array, target: Array) -> tuple[Array, Array]:
         axes = principal_axes(np.vstack([source, target]), self.num_components, "joined")
         return axes, axes
+
+
+def _clear_axes(rows: Array, num_components: int) -> Array | None:
+    """The first axes alone, in a fraction of the time; `None` if that can't tell them from axes that do not vary."""
+    from scipy.sparse.linalg import ArpackError, svds
+
+    if num_components >= min(rows.shape):
+        return None
+    start = np.random.default_rng(0).standard_normal(min(rows.shape))
+    try:
+        _, deviations, axes = svds(rows, num_components, v0=start)
+    except ArpackError:
+        return None
+    order = np.argsort(-deviations)
+    clear: Array = axes[order].T
+    return clear if deviations.min() > CLEAR * deviations.max() else None
 
 
 def _covariance(rows: Array) -> Array:
