@@ -123,18 +123,14 @@ def _recipes(situation: Situation) -> Iterator[Recipe]:
             {**_frozen(situation), "method": _in_order(*ALIGNING), "adaptor": _in_order("bottleneck")},
             f"a linear classifier tells the domains apart by their features in {told} of cases: they are aligned.",
         )
-    gentle, reason = _deeper(situation)
-    yield gentle, reason
-    if situation.per_class >= MANY_PER_CLASS or situation.probe_accuracy < FITTING:
-        plain = {**gentle, "method": _in_order("source_only"), "unfreezing": _in_order("fixed")}
-        plain["domain_norm"] = _in_order("shared")
-        yield plain, f"the plain fine-tune that all others must beat: {reason.split(':')[0]}."
+    yield from _deeper(situation)
 
 
-def _deeper(situation: Situation) -> Recipe:
+def _deeper(situation: Situation) -> Iterator[Recipe]:
     """How much of a pretrained network to train, by how many examples there are and how far the domains are apart."""
     apart, few = situation.domain_accuracy > APART, situation.per_class < FEW_PER_CLASS
-    if situation.per_class >= MANY_PER_CLASS or situation.probe_accuracy < FITTING:
+    wants_more = situation.per_class >= MANY_PER_CLASS or situation.probe_accuracy < FITTING
+    if wants_more:
         depth = 0.0 if situation.per_class >= MANY_PER_CLASS else 0.5
         why = f"{situation.per_class} examples a class, and features that classify {situation.probe_accuracy:.0%}"
     else:
@@ -148,7 +144,11 @@ def _deeper(situation: Situation) -> Recipe:
         **({"domain_norm": _in_order("separate")} if apart else {}),
     }
     share = "most stages" if depth < 0.5 else "deep stages"
-    return preferred, f"{why}: {shallow}{share} train too, the head first and shallow stages slowest."
+    yield preferred, f"{why}: {shallow}{share} train too, the head first and shallow stages slowest."
+    if wants_more:
+        plain = {**preferred, "method": _in_order("source_only"), "unfreezing": _in_order("fixed")}
+        plain["domain_norm"] = _in_order("shared")
+        yield plain, f"the plain fine-tune that all others must beat: {why}."
 
 
 def _from_scratch(situation: Situation) -> Iterator[Recipe]:

@@ -23,12 +23,15 @@ class Averaging(Protocol):
     Attributes:
         num_epochs: So many of the best epochs are kept, to be averaged at the end.
         renews_statistics: Whether running statistics have to be taken anew for the averaged weights.
-        num_copies: Of the network, kept in memory.
     """
 
     num_epochs: int = 0
-    num_copies: int = 0
     renews_statistics: bool = False
+
+    @property
+    def num_copies(self) -> int:
+        """Of the network, kept in memory."""
+        return self.num_epochs
 
     def begin(self, model: TransferModel) -> None:
         """Called once, with the network on its device before it trains."""
@@ -62,13 +65,15 @@ class NoAveraging(Averaging):
 class _Average(Averaging):
     """What `torch.optim.swa_utils.AveragedModel` keeps."""
 
-    num_copies = 1
-
     def __init__(self, rule: Callable | None, averages_buffers: bool) -> None:
         self._rule, self._averages_buffers = rule, averages_buffers
 
     def begin(self, model: TransferModel) -> None:
         self._average = AveragedModel(model, multi_avg_fn=self._rule, use_buffers=self._averages_buffers)
+
+    @property
+    def num_copies(self) -> int:
+        return 1
 
     def weights(self) -> Weights | None:
         return self._average.module.state_dict() if self._average.n_averaged > 0 else None
@@ -147,10 +152,6 @@ class GreedySoup(Averaging):
 
     @property
     def num_epochs(self) -> int:  # type: ignore[override]
-        return self.size
-
-    @property
-    def num_copies(self) -> int:  # type: ignore[override]
         return self.size
 
 

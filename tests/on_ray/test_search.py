@@ -104,7 +104,9 @@ def test_slots_in_the_middle_of_an_epoch_are_gone_when_a_search_breaks_off(folde
     with ray_session(cluster, dashboard=False):
         with suppress(KeyboardInterrupt), _slots(plan, cluster, print) as (queue, _, _):
             ray.get(queue.submit.remote(Job("job", 0, plan.store.spec.first[0])))
+            deadline = time.monotonic() + 120
             while not ray.get(queue.status.remote()).busy:
+                assert time.monotonic() < deadline
                 time.sleep(0.1)
             raise KeyboardInterrupt
         assert [thread.name for thread in threading.enumerate() if thread.name.startswith("slot-")] == []
