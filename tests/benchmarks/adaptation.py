@@ -166,7 +166,7 @@ def _solved_table(results: Results) -> Iterator[str]:
     if not rows:
         return
     yield f"## Closed-form methods on the same features, {SOURCE} to {TARGET}\n"
-    yield "Accuracy in % on the held-out target with three seeds, and milliseconds to solve and predict.\n"
+    yield "Accuracy in % on the held-out target with ten seeds, and milliseconds to solve and predict.\n"
     yield "| method | ray_tl | ms | skada | ms | ours / theirs |"
     yield "|---|---|---|---|---|---|"
     for name, row in rows.items():

@@ -37,7 +37,7 @@ from ray_tl.training.task import AdaptationTask
 # constant rate, because the other libraries bring no schedule.
 BATCH_SIZE, EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 64, 12, 1e-3, 1e-4
 WARM_UP_STEPS = 10
-REPEATS = 3
+REPEATS = 10
 STEP_FOR_STEP = {"adda": {"rate": 1.0}}  # the same rate all along, as everybody has here
 LIKE_SKADA = {"cdan": {"condition": "logits"}}  # where both domains are normalised together, as it does
 NEED_TARGET_LABELS = ("fine_tune", "source_and_target", "tradaboost")
