@@ -1,7 +1,7 @@
 """Which configurations a search tries first, and why: how many examples there are, and how alike the domains are."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,12 @@ FINE_TUNED = {"unfreezing": ("probe_then_fine_tune", "gradual"), "lr_multipliers
 CONFIDENT = ("im", "bnm", "mcc", "dann_mcc")
 ALIGNING = ("jan", "mmd", "deepjdot", "cdan_e", "dann", "coral")
 GENTLE = ("mcc", "im", "bnm", "source_only")
+SAID: dict[tuple[str, Scalar], str] = {
+    ("domain_norm", "separate"): "domains this far apart with statistics of their own",
+    ("unfreezing", "probe_then_fine_tune"): "the head first",
+    ("unfreezing", "gradual"): "one stage after the other from the head on",
+    ("lr_multipliers", "layer_decay"): "shallow stages slowest",
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def advise(space: SearchSpace, situation: Situation, limit: int) -> tuple[Advice
         trial = Preferring(preferred)
         space.sample(trial)
         key = repr(sorted(trial.taken.items()))
-        found.setdefault(key, Advice(params=trial.taken, reason=reason))
+        found.setdefault(key, Advice(params=trial.taken, reason=f"{reason}{_in_words(trial.taken)}."))
     return tuple(found.values())[:limit]
 
 
@@ -111,17 +117,17 @@ def _recipes(situation: Situation) -> Iterator[Recipe]:
     if situation.num_target_labelled:
         yield (
             {**_frozen(situation), "method": _in_order("source_and_target", *CONFIDENT)},
-            f"{situation.num_target_labelled} target examples have labels: they join the source, on frozen features.",
+            f"{situation.num_target_labelled} target examples have labels: they join the source, on frozen features",
         )
     yield (
         {**_frozen(situation), "method": _in_order(*CONFIDENT), "adaptor": _in_order("bottleneck")},
         f"pretrained features classify {situation.probe_accuracy:.0%} of unseen source examples with "
-        f"{situation.per_class} a class: the head learns on frozen features, made confident on the target.",
+        f"{situation.per_class} a class: the head learns on frozen features, made confident on the target",
     )
     if situation.domain_accuracy > ALIKE:
         yield (
             {**_frozen(situation), "method": _in_order(*ALIGNING), "adaptor": _in_order("bottleneck")},
-            f"a linear classifier tells the domains apart by their features in {told} of cases: they are aligned.",
+            f"a linear classifier tells the domains apart by their features in {told} of cases: they are aligned",
         )
     yield from _deeper(situation)
 
@@ -136,7 +142,6 @@ def _deeper(situation: Situation) -> Iterator[Recipe]:
     else:
         depth = 0.9 if few else 0.75
         why = f"only {situation.per_class} examples a class, and features that fit ({situation.probe_accuracy:.0%})"
-    shallow = "separate statistics for domains this far apart, " if apart else ""
     preferred: dict[str, Preference] = {
         "freeze_depth": _at_depth(depth, situation.stage_sizes),
         "method": _in_order(*GENTLE),
@@ -144,11 +149,11 @@ def _deeper(situation: Situation) -> Iterator[Recipe]:
         **({"domain_norm": _in_order("separate")} if apart else {}),
     }
     share = "most stages" if depth < 0.5 else "deep stages"
-    yield preferred, f"{why}: {shallow}{share} train too, the head first and shallow stages slowest."
+    yield preferred, f"{why}: {share} train too"
     if wants_more:
         plain = {**preferred, "method": _in_order("source_only"), "unfreezing": _in_order("fixed")}
         plain["domain_norm"] = _in_order("shared")
-        yield plain, f"the plain fine-tune that all others must beat: {why}."
+        yield plain, f"the plain fine-tune that all others must beat: {why}"
 
 
 def _from_scratch(situation: Situation) -> Iterator[Recipe]:
@@ -160,11 +165,16 @@ def _from_scratch(situation: Situation) -> Iterator[Recipe]:
         "loss_weighting": _in_order("linear", "cosine", "dann"),
     }
     why = f"the backbone has no pretrained weights: all its stages learn, from {situation.per_class} examples a class"
-    yield {**base, "method": _in_order("mcc", "im", "bnm")}, f"{why}, confident on the target after a slow start."
+    yield {**base, "method": _in_order("mcc", "im", "bnm")}, f"{why}, confident on the target after a slow start"
     if situation.domain_accuracy > ALIKE:
         told = f"{situation.domain_accuracy:.0%}"
-        yield {**base, "method": _in_order(*ALIGNING)}, f"{why}, and domains told apart in {told} of cases are aligned."
-    yield {**base, "method": _in_order("im", "dann_mcc", "dann")}, f"{why}, with another method."
+        yield {**base, "method": _in_order(*ALIGNING)}, f"{why}, and domains told apart in {told} of cases are aligned"
+    yield {**base, "method": _in_order("im", "dann_mcc", "dann")}, f"{why}, with another method"
+
+
+def _in_words(taken: Mapping[str, Scalar]) -> str:
+    """What else a point does that its reason rests on; a space may lack it."""
+    return "".join(f", {SAID[field, value]}" for field, value in taken.items() if (field, value) in SAID)
 
 
 def _frozen(situation: Situation) -> dict[str, Preference]:

@@ -32,7 +32,6 @@ from ray_tl.training.files import write_atomically
 from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
-MAX_ADVICE = 3
 NEIGHBOURS_FILE = "neighbours.npz"
 
 
@@ -164,9 +163,9 @@ def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[Tri
 
 
 def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
-    """What to try first; the sampler gets most of a search, and of a short one all."""
+    """What to try first, at most `limit` of it: the sampler gets most of a search, and of a short one all."""
     data = TrialData(pair.for_trials(), torch.device("cpu"))
-    return advise(space, examine(baseline, data), min(limit, MAX_ADVICE))
+    return advise(space, examine(baseline, data), limit)
 
 
 def _reference(baseline: TrialConfig, pair: DomainPair) -> Reference | None:

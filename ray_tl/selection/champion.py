@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.selection.ensemble import agreements
-from ray_tl.selection.guards import no_better_on_source, source_loss
+from ray_tl.selection.guards import is_higher, no_better_on_source, source_loss
 from ray_tl.selection.shift import SMALL_SHIFT, expected_accuracy
 from ray_tl.study.records import TrialRecord
 from ray_tl.validation.objective import collapse
@@ -56,10 +56,12 @@ def choose(
 
     - Where the objective rests on more than confidence, it decides.
     - Else, where source-only is expected to lose at most `SMALL_SHIFT` of its accuracy on the target, there is little
-      to win and as much to lose as anywhere: source accuracy decides, and only what is better beyond chance replaces
-      source-only. A higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on the Line", 2021,
-      https://arxiv.org/abs/2107.04649).
-    - Else the sound candidates vote, and who agrees most with the outcome wins.
+      to win and as much to lose as anywhere: only what is better on the source beyond chance replaces source-only. A
+      higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on the Line", 2021,
+      https://arxiv.org/abs/2107.04649). Those that the source can't tell from the best one vote.
+    - Else all sound candidates vote.
+
+    Who agrees most with the outcome of a vote wins.
 
     Args:
         trials: Of the study, in any state.
@@ -78,7 +80,7 @@ def choose(
     if baseline is None or expected is None or _source_accuracy(baseline) - expected > SMALL_SHIFT:
         return _ordered(_voting(pool, evidence), lambda order: _by_vote(order, baseline, expected))
     num_examples = len(evidence(baseline.number)["source_holdout"])
-    pool = [_on_source(item, baseline, num_examples) for item in pool]
+    pool = _on_source(pool, baseline, num_examples, evidence)
     return _ordered(pool, lambda order: _by_source(order, _source_accuracy(baseline), expected))
 
 
@@ -106,11 +108,22 @@ def _voting(pool: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
     return [replace(item, merit=agreed.get(item.trial.number, 0.0)) for item in pool]
 
 
-def _on_source(item: Candidate, baseline: TrialRecord, num_examples: int) -> Candidate:
-    accuracy, rejected = _source_accuracy(item.trial), item.rejected
-    if not item.trial.is_baseline and rejected is None:
-        rejected = no_better_on_source(accuracy, _source_accuracy(baseline), num_examples)
-    return replace(item, merit=accuracy, rejected=rejected)
+def _on_source(
+    pool: Sequence[Candidate], baseline: TrialRecord, num_examples: int, evidence: Evidence
+) -> list[Candidate]:
+    """Who is no worse on the source than the best one beyond chance, by vote; then the others by source accuracy."""
+    pool = [_if_better(item, baseline, num_examples) for item in pool]
+    best = max(_source_accuracy(item.trial) for item in pool if item.rejected is None)
+    peers = [item for item in pool if not is_higher(best, _source_accuracy(item.trial), num_examples)]
+    voted = {item.trial.number: item for item in _voting(peers, evidence)}
+    return [voted.get(item.trial.number, replace(item, merit=_source_accuracy(item.trial) - 1)) for item in pool]
+
+
+def _if_better(item: Candidate, baseline: TrialRecord, num_examples: int) -> Candidate:
+    if item.trial.is_baseline or item.rejected is not None:
+        return item
+    rejected = no_better_on_source(_source_accuracy(item.trial), _source_accuracy(baseline), num_examples)
+    return replace(item, rejected=rejected)
 
 
 def _by_objective(order: Sequence[Candidate], baseline: TrialRecord | None) -> str:
@@ -137,7 +150,12 @@ def _by_source(order: Sequence[Candidate], accuracy: float, expected: float) -> 
     little = f"source-only is expected to keep {expected:.1%} of its {accuracy:.1%} on the target"
     if order[0].trial.is_baseline:
         return f"{little}, confidence alone can't be trusted, and no trial is better on the source beyond chance."
-    return f"best source accuracy {order[0].merit:.1%}, beyond chance, where {little}."
+    best = max(_source_accuracy(item.trial) for item in order if item.rejected is None)
+    peers = sum(item.rejected is None and item.merit >= 0 for item in order)
+    return (
+        f"agrees most ({order[0].merit:.1%}) with the vote of {peers} that are better on the source than source-only "
+        f"beyond chance, up to {best:.1%}, where {little}."
+    )
 
 
 def _expected(baseline: TrialRecord, evidence: Evidence) -> float:

@@ -1,6 +1,7 @@
 """The champion of a search with everything searchable, beside fixed recipes of fine-tuning on the same network.
 
     python tests/benchmarks/fine_tuning.py [--tasks emoji reviews] [--trials 30] [--data FOLDER] [--home FOLDER]
+                                           [--rows search head_only full fastai]
 
 `emoji` is drawings of one vendor to those of another, `reviews` sentences about films to sentences about products. The
 search runs from the command line alone and is promoted; recipes (`fine_tuning_rivals.py`) get the same epochs and batch
@@ -33,6 +34,7 @@ from ray_tl.search_space import load_search_file
 from ray_tl.study.records import TrialRecord
 from ray_tl.training.files import TrialFiles
 
+SEARCH = "search"
 SPACES = Path(__file__).parents[2] / "search_spaces"
 
 
@@ -72,7 +74,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fine-tuning-") as name:
         data, home = options.data or Path(name) / "data", options.home or Path(name) / "home"
         for task in (TASKS[each](data) for each in options.tasks):
-            for row in chain(searched(task, options.trials, home), recipes(task)):
+            search = searched(task, options.trials, home) if SEARCH in options.rows else []
+            for row in chain(search, recipes(task, [name for name in RECIPES if name in options.rows])):
                 print(json.dumps({"task": task.name, **row, "load_before": options.load}), flush=True)
 
 
@@ -94,16 +97,16 @@ def searched(task: Task, trials: int, home: Path) -> list[dict[str, object]]:
     ]
 
 
-def recipes(task: Task) -> Iterator[dict[str, object]]:
+def recipes(task: Task, names: Sequence[str]) -> Iterator[dict[str, object]]:
     """Each recipe at its best rate."""
     file = load_search_file(task.space)
-    names = str(task.source), str(task.target), str(task.target_test)
-    pair = load_pair(*names, file.data, file.search.seed)
+    places = str(task.source), str(task.target), str(task.target_test)
+    pair = load_pair(*places, file.data, file.search.seed)
     middle = file.space().baseline()
     config = TrialConfig(
         backbone=Component(name=middle.backbone.name), batch_size=64, epochs=file.search.epochs, seed=file.search.seed
     )
-    for name in RECIPES:
+    for name in names:
         if name == "fastai" and find_spec("fastai") is None:
             yield {"row": name, "accuracy": None, "why": "fastai is not installed"}
             continue
@@ -128,6 +131,7 @@ def _share_right(task: Task, classes: Sequence[str], predicted: np.ndarray) -> f
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--rows", nargs="+", choices=[SEARCH, *RECIPES], default=[SEARCH, *RECIPES], help="all")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--data", type=Path, help="where the data are, or shall be kept")
     parser.add_argument("--home", type=Path, help="where the studies shall be kept")

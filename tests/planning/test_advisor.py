@@ -101,6 +101,18 @@ def test_every_reason_names_the_figure_that_it_rests_on():
         assert figure in reason
 
 
+def test_a_reason_speaks_of_what_the_space_has_and_of_nothing_else():
+    far = replace(ALIKE, num_source=9000, domain_accuracy=0.95)
+    full = [advice.reason for advice in advise(space(), far, 9)]
+    narrow = space(domain_norm="shared", unfreezing="fixed", lr_multipliers="uniform")
+    bare = [advice.reason for advice in advise(narrow, far, 9)]
+    told = "domains this far apart with statistics of their own", "one stage after the other", "shallow stages slowest"
+    assert all(clause in full[2] for clause in told)
+    assert bare[2] == "1000 examples a class, and features that classify 90%: most stages train too."
+    assert "shallow stages slowest" in full[3]
+    assert "statistics" not in full[3]
+
+
 def test_advice_lies_in_the_space_and_is_never_given_twice():
     narrow = space(method="mcc", freeze_depth=9, unfreezing="fixed", lr_multipliers="uniform", adaptor="none")
     found = advise(narrow, replace(ALIKE, domain_accuracy=0.8), 9)

@@ -107,14 +107,15 @@ def test_who_is_rejected_has_no_vote():
     assert [item.trial.number for item in choice.candidates] == [0, 2, 1]  # votes are equal: the surer one, here
 
 
-def small_shift(*accuracies, num_examples=400):
+def small_shift(*accuracies, num_examples=400, predictions=None):
     """Trials of these source accuracies, source-only first, as sure of the target as of the source."""
     trials = [
         trial(number, epochs=[epoch(1, 0.5 + number, source_accuracy=accuracy)], is_baseline=number == 0)
         for number, accuracy in enumerate(accuracies)
     ]
     holdout = np.linspace(0.5, 1, num_examples)[:, None] * [1, 0] + np.linspace(0.5, 0, num_examples)[:, None] * [0, 1]
-    return choose(trials, EVEN, evidence(dict.fromkeys(range(len(trials)), holdout), holdout))
+    alike = dict.fromkeys(range(len(trials)), holdout)
+    return choose(trials, EVEN, evidence(alike | (predictions or {}), holdout))
 
 
 def test_where_little_can_be_won_source_only_stays_unless_the_source_says_more_beyond_chance():
@@ -129,14 +130,34 @@ def test_where_little_can_be_won_source_only_stays_unless_the_source_says_more_b
     )
 
 
-def test_where_little_can_be_won_the_best_on_the_source_wins_if_it_is_so_beyond_chance():
-    choice = small_shift(0.8, 0.845, 0.85, 0.79)
-    assert [item.trial.number for item in choice.candidates] == [2, 1, 0, 3]
+def test_where_little_can_be_won_those_vote_that_the_source_can_not_tell_from_the_best():
+    # 0.86 and 0.88 can't be told from 0.89 (1.645 sqrt(0.2183 / 400) is 0.0384); 0.845 can, and 0.79 is no better
+    # than source-only.
+    predictions = {1: outputs(0, 1, 1, 0), 2: outputs(0, 0, 1, 1), 3: outputs(0, 1, 0, 0), 4: outputs(1, 1, 0, 0)}
+    choice = small_shift(0.8, 0.86, 0.89, 0.88, 0.845, 0.79, predictions=predictions)
+    # By majority of 1, 2 and 3: 0, 1, 1, 0. Trial 1 wholly, 3 in three of four, 2 in two; 4 has no vote.
+    assert [item.trial.number for item in choice.candidates] == [1, 3, 2, 4, 0, 5]
+    assert [item.merit for item in choice.candidates[:3]] == [1.0, 0.75, 0.5]
+    assert [item.rejected is None for item in choice.candidates] == [True] * 5 + [False]
     assert choice.reason == (
-        "best source accuracy 85.0%, beyond chance, where source-only is expected to keep 80.0% of its 80.0% on the "
-        "target."
+        "agrees most (100.0%) with the vote of 3 that are better on the source than source-only beyond chance, up to "
+        "89.0%, where source-only is expected to keep 80.0% of its 80.0% on the target."
     )
+
+
+def test_the_only_trial_that_is_better_on_the_source_beyond_chance_wins():
+    assert small_shift(0.8, 0.85, 0.79).champion.number == 1
     assert small_shift(0.8, 0.85, num_examples=100).champion.is_baseline
+
+
+def test_who_forgot_the_source_or_has_collapsed_sets_no_bar_for_others():
+    collapsed = epoch(1, 0.9, source_accuracy=0.95).model_copy(update={"histogram": [1.0, 0.0]})
+    mad = trial(1, epochs=[collapsed])
+    good = trial(2, epochs=[epoch(1, 0.6, source_accuracy=0.86)])
+    source_only = trial(0, epochs=[epoch(1, 0.5, source_accuracy=0.8)], is_baseline=True)
+    alike = np.linspace([0.5, 0.5], [1, 0], 400)
+    choice = choose([source_only, mad, good], EVEN, evidence({0: alike, 2: alike}, alike))
+    assert [item.trial.number for item in choice.candidates] == [2, 0, 1]
 
 
 def test_agreement_is_that_of_a_double_loop():
