@@ -1,10 +1,7 @@
 """Folders of pretrained models: on this machine, in an installed package, or fetched once from a hub and verified."""
 
 import hashlib
-import json
-import os
 import re
-import urllib.request
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from functools import cache
@@ -15,6 +12,7 @@ from ray_tl.errors import InvalidInput
 
 MINILM = "minilm"
 CONNECT_TIMEOUT_S = 5
+PICKLED = ["*.bin"]  # left where there are safetensors
 TENSORS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -48,38 +46,49 @@ def _packaged_minilm(field: str) -> Path:
 
 
 def _cached(name: str, files: Sequence[str]) -> Path | None:
-    """The snapshot of an earlier fetch, if it has a file of each kind that holds tensors."""
-    from huggingface_hub import snapshot_download  # half a second
-
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError):  # not there, or no valid name, of which the fetch will complain
-        return None
+    """The snapshot of an earlier fetch, if all files of these kinds are there, and tensors among them if asked for."""
     tensors = [kind for kind in files if any(fnmatch(file, kind) for file in TENSORS)]
-    found = any(folder.glob("*.json")) and (not tensors or any(file for kind in tensors for file in folder.glob(kind)))
-    return folder if found else None
+    for left_out in (PICKLED, []):
+        try:
+            folder = _snapshot(name, files, left_out, local_files_only=True)
+        except (OSError, ValueError):  # not there or not whole, or no valid name, of which the fetch will complain
+            continue
+        if any(folder.glob("*.json")) and (not tensors or any(file for kind in tensors for file in folder.glob(kind))):
+            return folder
+    return None
 
 
 def _from_hub(name: str, files: Sequence[str], field: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    """Fetch it; a name that needs a token finds it where `hf auth login` or `HF_TOKEN` has put it."""
+    from huggingface_hub import HfApi, constants, errors
 
-    address = f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)}/api/models/{name}"
+    # Its bases are OSError and that of all that the client's HTTP library raises.
+    failures: tuple[type[Exception], ...] = (ValueError, *errors.HfHubHTTPError.__bases__)
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        # The hub's client tries again for long: ask first, so that a machine without network says so in seconds.
-        with urllib.request.urlopen(address, timeout=CONNECT_TIMEOUT_S) as answer:
-            there = [file["rfilename"] for file in json.load(answer).get("siblings", [])]
-        pickled = ["*.bin"] if any(fnmatch(file, "*.safetensors") for file in there) else []
-        return Path(
-            snapshot_download(name, allow_patterns=list(files), ignore_patterns=pickled, etag_timeout=CONNECT_TIMEOUT_S)
-        )
-    except (OSError, ValueError) as error:  # no network, no such name, no valid name
-        reason = str(error).splitlines()[0]
+        # Fetching tries again for long: ask first, so that a machine without network says so in seconds.
+        there = [file.rfilename for file in HfApi().model_info(name, timeout=CONNECT_TIMEOUT_S).siblings or []]
+        left_out = PICKLED if any(fnmatch(file, "*.safetensors") for file in there) else []
+        return _snapshot(name, files, left_out)
+    except failures as error:  # no network, no such name, no valid name, no access
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InvalidInput(
             f"{field}={name!r} is no folder here and can't be had from the hub ({reason}); download it on a machine "
             f"that reaches the hub and give its folder, or copy it into {constants.HF_HUB_CACHE}."
         ) from error
+
+
+def _snapshot(name: str, files: Sequence[str], left_out: list[str], local_files_only: bool = False) -> Path:
+    from huggingface_hub import snapshot_download  # half a second
+
+    return Path(
+        snapshot_download(
+            name,
+            allow_patterns=list(files),
+            ignore_patterns=left_out,
+            local_files_only=local_files_only,
+            etag_timeout=CONNECT_TIMEOUT_S,
+        )
+    )
 
 
 def _verified(folder: Path) -> Path:
