@@ -17,10 +17,15 @@ CONFIGS: dict[str, dict] = {
 
 def write_transformer(folder: Path, kind: str) -> PreTrainedModel:
     """Write a network of `kind` with its tokenizer; gives the network, as transformers has it, to be evaluated."""
-    torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model(kind, **CONFIGS[kind])).save_pretrained(folder)
+    write_network(folder, kind)
     write_tokenizer(folder)
     return AutoModel.from_pretrained(folder).eval()
+
+
+def write_network(folder: Path, kind: str, **changes: object) -> None:
+    """Without a tokenizer; `changes` go into its configuration."""
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model(kind, **{**CONFIGS[kind], **changes})).save_pretrained(folder)
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -17,7 +17,7 @@ from ray_tl.models import sequences
 from ray_tl.models.backbones import BackboneContext, build_backbone, dimensions
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.tokens import mark_missing
-from tests.models.pretrained_texts import CONFIGS, write_transformer
+from tests.models.pretrained_texts import CONFIGS, write_network, write_transformer
 from tests.models.smallest import TEXT, smallest
 from tests.training.tiny_text import tiny_preprocessing
 
@@ -155,6 +155,24 @@ def test_packaged_minilm_is_that_of_transformers():
     backbone = build_backbone(Component(name="minilm"), BackboneContext(vocabulary=preprocessing.vocabulary)).eval()
     features = backbone(backbone.entry(torch.from_numpy(preprocessing.encode(TEXTS))))
     assert_close(features, (hidden * real).sum(1) / real.sum(1), **CLOSE)
+
+
+def test_chinese_bert_reads_characters_with_nothing_but_a_vocabulary_beside_its_weights(tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["这部电影很好看！", "手机电池 bad，不好", "龘"]  # the last character is in no vocabulary
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set("".join(texts[:2])) - set(" bad")), "bad"]
+    write_network(tmp_path, "bert", vocab_size=len(words))
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")  # as bert-base-chinese was published
+    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path).eval()
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    assert batch["attention_mask"].sum(1).tolist() == [8 + 2, 8 + 2, 1 + 2]  # a character a token, "bad" is one
+    preprocessing = load_text_preprocessing(str(tmp_path), 12)
+    component = Component.model_validate({"bert": {"weights": str(tmp_path), "pooling": "cls"}})
+    context = BackboneContext(vocabulary=preprocessing.vocabulary, max_length=12)
+    backbone = build_backbone(component, context).eval()
+    features = backbone(backbone.entry(torch.from_numpy(preprocessing.encode(texts))))
+    assert_close(features, model(**batch).last_hidden_state[:, 0], **CLOSE)
 
 
 @every_kind
