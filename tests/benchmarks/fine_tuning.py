@@ -1,7 +1,7 @@
 """The champion of a search with everything searchable, beside fixed recipes of fine-tuning on the same network.
 
     python tests/benchmarks/fine_tuning.py [--tasks emoji reviews] [--trials 30] [--data FOLDER] [--home FOLDER]
-                                           [--rows search head_only full fastai]
+                                           [--rows search head_only full fastai] [--seeds 0 1 2]
 
 `emoji` is drawings of one vendor to those of another, `reviews` sentences about films to sentences about products. The
 search runs from the command line alone and is promoted; recipes (`fine_tuning_rivals.py`) get the same epochs and batch
@@ -74,27 +74,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fine-tuning-") as name:
         data, home = options.data or Path(name) / "data", options.home or Path(name) / "home"
         for task in (TASKS[each](data) for each in options.tasks):
-            search = searched(task, options.trials, home) if SEARCH in options.rows else []
-            for row in chain(search, recipes(task, [name for name in RECIPES if name in options.rows])):
+            seeds = options.seeds if SEARCH in options.rows else []
+            searches = (searched(task, options.trials, home, seed) for seed in seeds)
+            for row in chain(*searches, recipes(task, [name for name in RECIPES if name in options.rows])):
                 print(json.dumps({"task": task.name, **row, "load_before": options.load}), flush=True)
 
 
-def searched(task: Task, trials: int, home: Path) -> list[dict[str, object]]:
+def searched(task: Task, trials: int, home: Path, seed: int) -> Iterator[dict[str, object]]:
     """Accuracy of source-only, of the champion, and of the best trial at full fidelity, which nobody could know."""
-    started = time.monotonic()
+    started, name = time.monotonic(), f"{task.name}-{seed}"
     tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
-    run("search", task.space, *tables, "--trials", trials, "--name", task.name, "--home", home)
-    seconds, study = time.monotonic() - started, api.status(task.name, home)
+    run("search", task.space, *tables, "--trials", trials, "--seed", seed, "--name", name, "--home", home)
+    seconds, study = time.monotonic() - started, api.status(name, home)
     classes, begun = study.spec.classes, [trial for trial in study.trials if trial.last is not None]
     found = {trial.number: _accuracy(task, classes, _evidence(study.folder, trial)) for trial in begun}
     champion = next(trial for trial in study.trials if trial.number == study.champion)
     complete = [found[trial.number] for trial in study.trials if trial.at_full_fidelity]
-    told = {"trials": len(study.trials), "seconds": round(seconds), "config": champion.config.model_dump(mode="json")}
-    return [
-        {"row": "source_only of the search", "accuracy": found[0]},
-        {"row": "champion", "accuracy": found[champion.number], **told},
-        {"row": "best at full fidelity, by target labels", "accuracy": max(complete)},
-    ]
+    told = {
+        "seed": seed,
+        "reason": study.reason,
+        "trials": len(study.trials),
+        "seconds": round(seconds),
+        "config": champion.config.model_dump(mode="json"),
+    }
+    yield {"row": "source_only of the search", "accuracy": found[0]}
+    yield {"row": "champion", "accuracy": found[champion.number], **told}
+    yield {"row": "best at full fidelity, by target labels", "accuracy": max(complete)}
 
 
 def recipes(task: Task, names: Sequence[str]) -> Iterator[dict[str, object]]:
@@ -132,6 +137,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--rows", nargs="+", choices=[SEARCH, *RECIPES], default=[SEARCH, *RECIPES], help="all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the search, each one a search")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--data", type=Path, help="where the data are, or shall be kept")
     parser.add_argument("--home", type=Path, help="where the studies shall be kept")
