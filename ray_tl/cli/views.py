@@ -94,18 +94,19 @@ def show_plan(plan: "LayerPlan", output: Output) -> None:
     config = plan.config
     output.emit(plan.summary())
     table = Table("layer", header_style="bold", pad_edge=False)
-    for name in ("parameters", "learning rate", "from epoch", "from progress"):
+    for name in ("parameters", "learned", "learning rate", "from epoch", "from progress"):
         table.add_column(name, justify="right")
     for layer in plan.layers:
         rates = [f"{rate:.2e}" for rate in dict.fromkeys(layer.rates) if rate > 0]
         size = f"{layer.num_parameters:,}" if layer.num_parameters else "–"
         if layer.first_phase is None:
-            table.add_row(layer.name, size, "frozen" if layer.num_parameters else "–", "", "", style="dim")
+            table.add_row(layer.name, size, "", "frozen" if layer.num_parameters else "–", "", "", style="dim")
         else:
             first = plan.phases[layer.first_phase]
-            table.add_row(layer.name, size, " then ".join(rates), str(first.from_epoch), f"{first.from_progress:.0%}")
+            learned, progress = f"{layer.num_learned:,}", f"{first.from_progress:.0%}"
+            table.add_row(layer.name, size, learned, " then ".join(rates), str(first.from_epoch), progress)
     total = sum(layer.num_parameters for layer in plan.layers)
-    trained = sum(layer.num_parameters for layer in plan.layers if layer.trains)
+    trained = sum(layer.num_learned for layer in plan.layers if layer.trains)
     share = f"{trained:,} of {total:,} parameters train ({trained / total:.1%})"
     output.say(f"{config.backbone}, method {config.method}: {share}, {config.epochs} epochs")
     output.say(f"optimizer {config.optimizer}, lr_schedule {config.lr_schedule}, unfreezing {config.unfreezing}")

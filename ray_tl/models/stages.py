@@ -142,6 +142,11 @@ class StagedBackbone(nn.Module):
         self.keep(self._kept)
         self.train(self.training)
 
+    @property
+    def kept(self) -> tuple[nn.Parameter, ...]:
+        """Parameters that never train, whatever `freeze` says."""
+        return self._kept
+
     def keep(self, parameters: Sequence[nn.Parameter]) -> None:
         """Never train these, whatever `freeze` says."""
         self._kept = tuple(parameters)

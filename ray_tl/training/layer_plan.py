@@ -1,7 +1,7 @@
 """Which layer trains, how fast and from when on: said before a trial, and checked in it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,17 +40,19 @@ class PlannedLayer:
 
     Attributes:
         num_parameters: In all, learned or not.
+        num_learned: Of those, what learns where the layer trains; with new weights in it (LoRA, adapters) those alone.
         rates: Learning rate in each phase, before the schedule; 0 where the layer is frozen.
     """
 
     name: str
     num_parameters: int
+    num_learned: int
     rates: tuple[float, ...]
 
     @property
     def trains(self) -> bool:
-        """Whether it ever does; a layer without parameters has nothing to train."""
-        return self.num_parameters > 0 and any(self.rates)
+        """Whether it ever does; a layer without parameters that learn has nothing to train."""
+        return self.num_learned > 0 and any(self.rates)
 
     @property
     def first_phase(self) -> int | None:
@@ -105,6 +107,7 @@ class LayerPlan:
         return {
             "layer": layer.name,
             "parameters": layer.num_parameters,
+            "learned_parameters": layer.num_learned if layer.trains else 0,
             "trains": layer.trains,
             "learning_rates": list(layer.rates),
             "from_epoch": first and first.from_epoch,
@@ -119,7 +122,7 @@ def layer_plan(config: TrialConfig, model: TransferModel) -> LayerPlan:
         InvalidInput: If freezing or multipliers do not fit the backbone, or a parameter is out of range.
     """
     if is_closed_form(config.method.name):  # solves for the head, and trains nothing
-        frozen = [PlannedLayer(name, _size(part), (0.0,)) for name, part in named_parts(model)]
+        frozen = [PlannedLayer(name, _size(part), 0, (0.0,)) for name, part in named_parts(model)]
         return LayerPlan(config, (Phase(1, 0.0),), tuple(frozen))
     num_stages = model.backbone.num_stages
     schedule = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
@@ -135,10 +138,12 @@ def layer_plan(config: TrialConfig, model: TransferModel) -> LayerPlan:
         if not settings or setting != settings[-1]:
             settings.append(setting)
             phases.append(Phase(epoch + 1, progress))
+    kept = {id(value) for value in model.backbone.kept}
     layers = [
         PlannedLayer(
             name,
             _size(part),
+            _size(part, kept),
             tuple(rate * lr if number in trained or number == num_stages else 0.0 for trained, rate in settings),
         )
         for number, ((name, part), lr) in enumerate(zip(named_parts(model), rates, strict=True))
@@ -207,8 +212,9 @@ class FirstStep:
             )
 
 
-def _size(part: nn.Module) -> int:
-    return sum(value.numel() for value in part.parameters())
+def _size(part: nn.Module, without: Collection[int] = ()) -> int:
+    """Numbers in its parameters, but for those whose `id` is in `without`."""
+    return sum(value.numel() for value in part.parameters() if id(value) not in without)
 
 
 def _copies(part: nn.Module) -> dict[str, Tensor]:
@@ -225,6 +231,8 @@ def _problems(
         return [(key, "moved though it is frozen") for key, value in now.items() if not _equal(value, before[key])]
     found = []
     for key, value in parameters.items():
+        if not value.requires_grad and not _equal(value, before[key]):
+            found.append((key, "moved though it is kept as it was"))
         if value.requires_grad and not math.isclose(rates[id(value)], planned, rel_tol=1e-9):
             found.append((key, f"has the learning rate {rates[id(value)]:.3g} instead of {planned:.3g}"))
         if _should_move(value, before[key], planned) and _equal(value, before[key]):

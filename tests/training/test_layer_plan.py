@@ -7,16 +7,23 @@ import torch
 
 from ray_tl.errors import TrialFailed
 from ray_tl.search_space import DataOptions
-from ray_tl.training.layer_plan import FirstStep, plan_of
+from ray_tl.training.layer_plan import FirstStep, layer_plan, plan_of
 from ray_tl.training.loop import TrialRun
+from ray_tl.training.network import build_model
 from ray_tl.training.optimisation import OPTIMIZERS
 from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny_text import tiny_text_config, tiny_text_data
 
 PROBE = {"probe_then_fine_tune": {"until": 0.5, "rate_after": 0.1}}
 
 
 def plan(**changes):
     return plan_of(tiny_config(**changes), 3, DataOptions(image_size=8, channels=1))
+
+
+def text_plan(**changes):
+    data = tiny_text_data()
+    return layer_plan(tiny_text_config(**changes), build_model(tiny_text_config(**changes), data))
 
 
 def rates(**changes):
@@ -55,6 +62,20 @@ def test_parameters_are_counted_by_hand():
     # tiny_cnn of width 4 on one channel: 3 x 3 kernels without bias, scale and shift; 3 classes on 8 features.
     sizes = {layer.name: layer.num_parameters for layer in plan(freeze_depth="head_only").layers}
     assert sizes == {"conv1": 9 * 4 + 8, "conv2": 9 * 4 * 8 + 16, "pool": 0, "head": 8 * 3 + 3}
+
+
+def test_of_a_layer_with_adapters_only_their_weights_learn():
+    # LoRA of rank 2 on a 3 x 3 convolution: A is that convolution to 2 channels, B one of 1 x 1 from them.
+    found = {layer.name: layer for layer in plan(parameter_efficient={"lora": {"rank": 2}}, freeze_depth=1).layers}
+    of_lora = 9 * 4 * 2 + 2 * 8
+    assert (found["conv2"].num_parameters, found["conv2"].num_learned) == (9 * 4 * 8 + 16 + of_lora, of_lora)
+    assert found["head"].num_learned == found["head"].num_parameters
+    assert not found["conv1"].trains
+
+
+def test_a_layer_in_which_nothing_can_be_given_new_weights_does_not_train():
+    layers = text_plan(parameter_efficient={"lora": {"rank": 2}}, freeze_depth="everything").layers
+    assert [layer.name for layer in layers if layer.trains] == ["layer1", "layer2", "head"]  # no embeddings
 
 
 def test_a_pooling_stage_has_nothing_to_train():
@@ -137,6 +158,18 @@ def test_a_frozen_statistic_that_moves_is_an_error(run):
     run._optimizer.step()
     run.task.model.backbone.stages[0].train()(torch.rand(4, 1, 8, 8))
     with pytest.raises(TrialFailed, match=r"conv1\.1\.running_mean moved though it is frozen; conv1\.1\.running_var"):
+        taken.check(run._optimizer, 1.0)
+
+
+def test_a_weight_beside_an_adapter_that_moves_is_an_error():
+    config = tiny_config(freeze_depth=1, parameter_efficient="lora", lr_schedule="constant")
+    run = TrialRun(config, tiny_data(), VALIDATORS)
+    taken = first_step(run)
+    run._optimizer.step()
+    taken.check(run._optimizer, 1.0)
+    with torch.no_grad():
+        next(value for value in run.task.model.backbone.stages[1].parameters() if not value.requires_grad).add_(1e-3)
+    with pytest.raises(TrialFailed, match=r"conv2\..*weight moved though it is kept as it was"):
         taken.check(run._optimizer, 1.0)
 
 
