@@ -39,7 +39,10 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
     task = AdaptationTask(model, method, weights, share, smoothing, regulariser, auxiliary)
     if world_size() > 1:
         convert_batch_norm(task)
-    return task.to(data.device)
+    task = task.to(data.device)
+    if regulariser is not None and regulariser.examines:
+        regulariser.examine(model, data.rows["source"], data.labels, data.device)
+    return task
 
 
 def _auxiliary(config: TrialConfig, data: TrialData, model: TransferModel) -> Auxiliary | None:

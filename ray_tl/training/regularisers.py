@@ -47,21 +47,23 @@ def squared_length(parameters: Iterable[Tensor]) -> Tensor:
 
 
 @full_precision
-def feature_map_distance(maps: Tensor, reference: Tensor) -> Tensor:
+def feature_map_distance(maps: Tensor, reference: Tensor, *, attention: Tensor | None = None) -> Tensor:
     """Half the squared distance of feature maps to those of the source network: summed over filters, mean over rows.
 
     Li et al., "DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional Networks", 2019,
-    https://arxiv.org/abs/1901.09229, section 3: sum_j D_j ||FM_j(w, x) - FM_j(w*, x)||^2 with equal weights D_j for
-    all filters j, their DELTA "without attention". As in
-    the authors' code the square is a mean over positions; of a text, over its tokens, since padding, which is 0 all
-    through, is none. A mean over rows: DDP's average is that of the joint batch.
+    https://arxiv.org/abs/1901.09229, section 3: sum_j W_j ||FM_j(w, x) - FM_j(w*, x)||^2. As in the authors' code the
+    square is a mean over positions; of a text, over its tokens, since padding, which is 0 all through, is none. A mean
+    over rows: DDP's average is that of the joint batch.
 
     Args:
-        maps: [N, ...]; of rows [N, D], maps [N, C, H, W] and tokens [N, T, D] the filters are D, C and D.
+        maps: [N, ...]; of rows [N, D], maps [N, D, H, W] and tokens [N, T, D] the filters are D.
         reference: Of the same shape; no gradient flows.
+        attention: W, [D]; `None` for 1 each, the paper's DELTA without attention.
     """
-    squares = (maps - reference.detach()).square().flatten(1).sum(dim=1)
-    return (squares / _num_positions(reference)).mean() / 2
+    squares = (maps - reference.detach()).square()
+    if attention is not None:
+        squares = squares * attention.to(squares).view(-1, *[1] * (maps.ndim - 2 if maps.ndim != 3 else 0))
+    return (squares.flatten(1).sum(dim=1) / _num_positions(reference)).mean() / 2
 
 
 @full_precision
@@ -110,17 +112,29 @@ class Regulariser(nn.Module):
         watches_stages: Whether it looks at what goes into and comes out of the stages.
         holds_weights: Whether it pulls the stages' own weights, which must train then.
         copies_backbone: Whether it keeps one more copy of the backbone in memory.
+        examines: Whether it wants to see labelled examples before the trial begins.
     """
 
     watches_stages = False
     holds_weights = False
     copies_backbone = False
+    examines = False
 
     def attach(self, model: TransferModel) -> None:
         """Called once, with the network as it is at the start of the trial, also of one that is resumed.
 
         Raises:
             InvalidInput: If a parameter does not fit the network.
+        """
+
+    def examine(self, model: TransferModel, rows: Tensor, labels: Tensor, device: torch.device) -> None:
+        """Called once after `attach`, if it examines, on every rank with the same examples.
+
+        Args:
+            model: As it is at the start of the trial, on the device.
+            rows: Labelled source examples as they enter the network, [N, ...].
+            labels: [N], int64.
+            device: Where steps run.
         """
 
     def loss(self, model: TransferModel, passed: Pass) -> Tensor:
@@ -172,31 +186,38 @@ class L2SP(Regulariser):
 
 @REGULARISERS.register("delta", ranges={"alpha": {"log_uniform": [1e-4, 1.0]}, "beta": {"log_uniform": [1e-4, 1e-1]}})
 class Delta(Regulariser):
-    """DELTA without attention: stages that train give feature maps like those of the network they started from.
+    """DELTA: stages that train give feature maps like those of the network they started from, where it matters.
 
-    Li et al., 2019, https://arxiv.org/abs/1901.09229: alpha times `feature_map_distance`, summed over the
-    stages from the first that trains on, plus beta / 2 ||w_new||^2. Departures: all filters weigh the same (the paper's
-    attention needs an evaluation of the whole source network for every filter), and the rows are those of all views, as
-    no label is used. The network of the start computes in evaluation mode, as in the authors' code: one more forward
-    pass, and one more copy of the backbone in memory. It is built again on a resume, so checkpoints don't grow.
+    Li et al., 2019, https://arxiv.org/abs/1901.09229: alpha times `feature_map_distance`, summed over the stages from
+    the first that trains on, plus beta / 2 ||w_new||^2. Which filters matter, its attention, is found once, when the
+    trial begins; see `attention_of_stages` for departures. Departure: the rows are those of all views, as no label is
+    used. The network of the start computes in evaluation mode, as in the authors' code: one more forward pass, and one
+    more copy of the backbone in memory. Both are found again on a resume, so checkpoints don't grow.
 
     Args:
         alpha: Weight of the distance of the feature maps, at least 0.
         beta: Weight of the squared length of taps, adaptor and head, at least 0.
+        attention: Whether filters weigh as much as the source's classes need them; else all the same.
     """
 
     watches_stages = True
     copies_backbone = True
     start: "Start"
 
-    def __init__(self, *, alpha: float = 0.01, beta: float = 0.01) -> None:
+    def __init__(self, *, alpha: float = 0.01, beta: float = 0.01, attention: bool = True) -> None:
         super().__init__()
         _require_weight("delta.alpha", alpha)
         _require_weight("delta.beta", beta)
-        self.alpha, self.beta = alpha, beta
+        self.alpha, self.beta, self.examines = alpha, beta, attention
+        self._attention: tuple[Tensor, ...] = ()
 
     def attach(self, model: TransferModel) -> None:
         self.start = Start(model.backbone)
+
+    def examine(self, model: TransferModel, rows: Tensor, labels: Tensor, device: torch.device) -> None:
+        from ray_tl.training.filter_attention import attention_of_stages  # brings scikit-learn, which takes seconds
+
+        self._attention = attention_of_stages(model.backbone, rows, labels, device)
 
     def loss(self, model: TransferModel, passed: Pass) -> Tensor:
         head = self.beta * squared_length(_new_parameters(model))
@@ -205,8 +226,14 @@ class Delta(Regulariser):
             return head
         first = min(moving)
         reference = self._maps(model.backbone, passed.stages[first][0].detach(), first)
-        pairs = ((passed.stages[number][1], maps) for number, maps in reference.items())
-        return self.alpha * _total(feature_map_distance(now, then) for now, then in pairs) + head
+        distances = (
+            feature_map_distance(passed.stages[number][1], maps, attention=self._attention_of(number))
+            for number, maps in reference.items()
+        )
+        return self.alpha * _total(distances) + head
+
+    def _attention_of(self, number: int) -> Tensor | None:
+        return self._attention[number] if self._attention else None
 
     @torch.no_grad()
     def _maps(self, backbone: StagedBackbone, x: Tensor, first: int) -> dict[int, Tensor]:
@@ -259,10 +286,16 @@ class Both(Regulariser):
         self.watches_stages = first.watches_stages or second.watches_stages
         self.holds_weights = first.holds_weights or second.holds_weights
         self.copies_backbone = first.copies_backbone or second.copies_backbone
+        self.examines = first.examines or second.examines
 
     def attach(self, model: TransferModel) -> None:
         for part in self._regularisers():
             part.attach(model)
+
+    def examine(self, model: TransferModel, rows: Tensor, labels: Tensor, device: torch.device) -> None:
+        for part in self._regularisers():
+            if part.examines:
+                part.examine(model, rows, labels, device)
 
     def loss(self, model: TransferModel, passed: Pass) -> Tensor:
         return _total(part.loss(model, passed) for part in self._regularisers())
@@ -301,16 +334,19 @@ def l2_sp_bss(*, alpha: float = 0.1, beta: float = 0.01, eta: float = 1e-3, num_
         "eta": {"log_uniform": [1e-4, 1e-1]},
     },
 )
-def delta_bss(*, alpha: float = 0.01, beta: float = 0.01, eta: float = 1e-3, num_values: int = 1) -> Both:
-    """DELTA (without attention) and BSS together, as in table 1 of Chen et al., 2019.
+def delta_bss(
+    *, alpha: float = 0.01, beta: float = 0.01, eta: float = 1e-3, num_values: int = 1, attention: bool = True
+) -> Both:
+    """DELTA and BSS together, as in table 1 of Chen et al., 2019.
 
     Args:
         alpha: Weight of the distance of the feature maps, at least 0.
         beta: Weight of the squared length of taps, adaptor and head, at least 0.
         eta: Weight of BSS, at least 0.
         num_values: Singular values that BSS suppresses, at least 1.
+        attention: Of DELTA; see there.
     """
-    return Both(Delta(alpha=alpha, beta=beta), BSS(eta=eta, num_values=num_values))
+    return Both(Delta(alpha=alpha, beta=beta, attention=attention), BSS(eta=eta, num_values=num_values))
 
 
 def regulariser_of(config: TrialConfig) -> Regulariser | None:

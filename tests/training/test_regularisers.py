@@ -11,6 +11,7 @@ from ray_tl.config import Component
 from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.transfer_model import build_transfer_model
+from ray_tl.training.filter_attention import attention_of_stages
 from ray_tl.training.regularisers import (
     REGULARISERS,
     Pass,
@@ -153,6 +154,33 @@ def test_delta_compares_every_stage_that_trains_with_the_network_of_the_start():
         expected += 0.3 * maps_reference(*maps)
     head = sum((value**2).sum().item() / 2 for value in model.head.parameters())
     np.testing.assert_allclose(found.item(), expected + 0.07 * head, rtol=1e-10)
+
+
+def test_delta_with_attention_weighs_each_filter():
+    model, before = network(freeze_depth=1), network()
+    regulariser = REGULARISERS.create("delta", {"alpha": 0.3, "beta": 0.0})
+    regulariser.attach(model)
+    labels = torch.arange(30) % 3
+    rows = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    regulariser.examine(model, rows, labels, torch.device("cpu"))
+    weights = attention_of_stages(before.backbone, rows, labels, torch.device("cpu"))
+    images, now = passed(moved(model))
+    expected, was, x = 0.0, before.backbone.entry(images), model.backbone.entry(images)
+    for number, weight in enumerate(weights):
+        was, x = before.backbone.stages[number](was), model.backbone.stages[number](x)
+        for filter_, share in enumerate(weight.tolist()):  # mean over rows and positions of one filter
+            expected += 0.3 * share * (x[:, filter_] - was[:, filter_]).square().mean().item() / 2
+    assert regulariser.loss(model, now).item() == pytest.approx(expected, rel=1e-10)
+    assert all(weight.std() > 0 for weight in weights[1:])
+
+
+def test_trials_with_delta_examine_their_source_unless_told_otherwise():
+    losses = {}
+    for attention in (True, False):
+        config = tiny_config(regulariser={"delta": {"alpha": 10.0, "attention": attention}}, epochs=1)
+        losses[attention] = TrialRun(config, tiny_data(), VALIDATORS).epoch(0).losses["regulariser"]
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.5)
 
 
 def test_delta_leaves_running_statistics_and_the_mode_of_the_network_as_they_are():
