@@ -18,6 +18,11 @@ ROWS_AT_ONCE = 32
 INVERSE_PENALTY = 1.0  # of the head: scikit-learn's default
 
 
+def filters_last(maps: Tensor) -> Tensor:
+    """Rows [N, D] and tokens [N, T, D] as they are, maps [N, D, H, W] as [N, H, W, D]."""
+    return maps if maps.ndim < 4 else maps.movedim(1, -1)
+
+
 def loss_without_filters(maps: Tensor, gradients: Tensor) -> Tensor:
     """By how much each example's loss would rise if a filter gave 0 everywhere, to first order, [N, D].
 
@@ -29,10 +34,8 @@ def loss_without_filters(maps: Tensor, gradients: Tensor) -> Tensor:
         maps: Of a stage, [N, ...]; of rows [N, D], maps [N, D, H, W] and tokens [N, T, D] the filters are D.
         gradients: Of each example's own loss by its map, of the same shape.
     """
-    product = -maps.double() * gradients.double()
-    if product.ndim == 3:
-        return product.sum(dim=1)
-    return product.flatten(2).sum(dim=2) if product.ndim > 3 else product
+    product = filters_last(-maps.double() * gradients.double())
+    return product.reshape(len(product), -1, product.shape[-1]).sum(dim=1)
 
 
 def filter_attention(loss_without: Tensor) -> Tensor:
@@ -70,7 +73,7 @@ def attention_of_stages(
     try:
         if len(present) < 2 or len(others) == 0:  # nothing to tell apart: all filters weigh the same
             maps = _maps(backbone, rows[:1].to(device))
-            return tuple(torch.ones(_num_filters(each), dtype=torch.float64) for each in maps)
+            return tuple(torch.ones(filters_last(each).shape[-1], dtype=torch.float64) for each in maps)
         head = _head(backbone, rows[for_head], torch.searchsorted(present, labels[for_head]), device)
         numbers = torch.searchsorted(present, labels[others])
         batches = zip(rows[others].split(ROWS_AT_ONCE), numbers.split(ROWS_AT_ONCE), strict=True)
@@ -111,7 +114,3 @@ def _maps(backbone: StagedBackbone, rows: Tensor) -> list[Tensor]:
     for stage in backbone.stages[1:]:
         maps.append(stage(maps[-1]))
     return maps
-
-
-def _num_filters(maps: Tensor) -> int:
-    return maps.shape[2] if maps.ndim == 3 else maps.shape[1]

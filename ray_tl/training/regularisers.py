@@ -21,6 +21,7 @@ from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.stages import StagedBackbone
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.registry import Registry
+from ray_tl.training.filter_attention import attention_of_stages, filters_last
 from ray_tl.training.precision import widened
 
 REGULARISER = "regulariser"  # its name among the losses
@@ -60,10 +61,10 @@ def feature_map_distance(maps: Tensor, reference: Tensor, *, attention: Tensor |
         reference: Of the same shape; no gradient flows.
         attention: W, [D]; `None` for 1 each, the paper's DELTA without attention.
     """
-    squares = (maps - reference.detach()).square()
+    squares = filters_last((maps - reference.detach()).square())
     if attention is not None:
-        squares = squares * attention.to(squares).view(-1, *[1] * (maps.ndim - 2 if maps.ndim != 3 else 0))
-    return (squares.flatten(1).sum(dim=1) / _num_positions(reference)).mean() / 2
+        squares = squares * attention
+    return (squares.sum(dim=tuple(range(1, squares.ndim))) / _num_positions(reference)).mean() / 2
 
 
 @full_precision
@@ -215,9 +216,8 @@ class Delta(Regulariser):
         self.start = Start(model.backbone)
 
     def examine(self, model: TransferModel, rows: Tensor, labels: Tensor, device: torch.device) -> None:
-        from ray_tl.training.filter_attention import attention_of_stages  # brings scikit-learn, which takes seconds
-
-        self._attention = attention_of_stages(model.backbone, rows, labels, device)
+        found = attention_of_stages(model.backbone, rows, labels, device)
+        self._attention = tuple(each.to(next(model.backbone.parameters())) for each in found)
 
     def loss(self, model: TransferModel, passed: Pass) -> Tensor:
         head = self.beta * squared_length(_new_parameters(model))

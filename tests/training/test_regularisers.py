@@ -183,6 +183,14 @@ def test_trials_with_delta_examine_their_source_unless_told_otherwise():
     assert losses[True] == pytest.approx(losses[False], rel=0.5)
 
 
+def test_where_no_stage_ever_trains_delta_examines_nothing():
+    found = {
+        depth: TrialRun(tiny_config(regulariser="delta", freeze_depth=depth), tiny_data(), VALIDATORS).task.regulariser
+        for depth in (1, "head_only")
+    }
+    assert (len(found[1]._attention), len(found["head_only"]._attention)) == (3, 0)
+
+
 def test_delta_leaves_running_statistics_and_the_mode_of_the_network_as_they_are():
     model = network(freeze_depth=1)
     regulariser = REGULARISERS.create("delta", {})
