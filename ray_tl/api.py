@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput, all_at_once
@@ -37,6 +37,7 @@ class StudyStatus:
     Attributes:
         champion: Number of the champion; `None` until the search has ended.
         reason: Why it is the champion.
+        merits: By which it was chosen, by number of the trial, the best first; empty until the search has ended.
         is_running: Whether a process searches it now.
         seconds: From its creation to its last change.
     """
@@ -46,6 +47,7 @@ class StudyStatus:
     trials: list[TrialRecord]
     champion: int | None
     reason: str
+    merits: dict[int, float]
     is_running: bool
     seconds: float
 
@@ -57,6 +59,7 @@ class StudyStatus:
             "is_running": self.is_running,
             "champion": self.champion,
             "reason": self.reason,
+            "merits": self.merits,
             "advice": [item.model_dump(mode="json") for item in self.spec.advice],
             "states": dict(Counter(str(trial.state) for trial in self.trials)),
             "trials": [_plain(trial) for trial in self.trials],
@@ -387,21 +390,25 @@ def _given(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _status(store: StudyStore) -> StudyStatus:
-    number, reason = _champion(store)
+    number, reason, merits = _champion(store)
     return StudyStatus(
         spec=store.spec,
         folder=store.folder,
         trials=store.trials(),
         champion=number,
         reason=reason,
+        merits=merits,
         is_running=store.is_searched(),
         seconds=store.seconds(),
     )
 
 
-def _champion(store: StudyStore) -> tuple[int | None, str]:
-    content = store.read_json(CHAMPION_FILE)
-    return (int(str(content["trial"])), str(content["reason"])) if content else (None, "")
+def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float]]:
+    content: Any = store.read_json(CHAMPION_FILE)
+    if not content:
+        return None, "", {}
+    merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
+    return content["trial"], content["reason"], merits
 
 
 def _study_row(item: StudyStatus) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Who is near whom among the examples of a domain, in a space that no trial has touched."""
+"""Who is near whom among the examples of a domain."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEAREST = 5
+ROWS = 1000  # of a domain: about a minute of a large network on a processor
+ROWS_A_CLASS = 10
+LEAST_TRUST = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,36 @@ class Neighbours:
     def load(cls, path: Path) -> "Neighbours":
         with np.load(path, allow_pickle=False) as file:
             return cls(file["rows"], file["nearest"])
+
+
+@dataclass(frozen=True)
+class LabelledSpace:
+    """Neighbours among target examples, and how far the labels of the source bear the same space out.
+
+    Attributes:
+        neighbours: Of target examples.
+        trust: Agreement of the source's own labels between source neighbours in the same space: 0 by chance, at most 1.
+    """
+
+    neighbours: Neighbours
+    trust: float
+
+    @property
+    def can_be_trusted(self) -> bool:
+        return self.trust >= LEAST_TRUST
+
+    def save(self, file: IO[bytes]) -> None:
+        np.savez(file, allow_pickle=False, trust=self.trust, **vars(self.neighbours))
+
+    @classmethod
+    def load(cls, path: Path) -> "LabelledSpace":
+        with np.load(path, allow_pickle=False) as file:
+            return cls(Neighbours(file["rows"], file["nearest"]), float(file["trust"]))
+
+
+def at_most(num_classes: int, num_rows: int = ROWS) -> int:
+    """How many rows of a domain are looked at: more than `num_rows` only where that is too few for its classes."""
+    return max(num_rows, ROWS_A_CLASS * num_classes)
 
 
 def nearest_neighbours(features: NDArray[np.floating], rows: NDArray[np.int64]) -> Neighbours:

@@ -19,7 +19,7 @@ from ray_tl.data.domains import OracleLabels, UnlabelledDomain
 from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, load_pair, optdigits_oracle
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.home import shipped_file
-from ray_tl.observability.tables import best_first, trials_table
+from ray_tl.observability.tables import ended_table
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.search import SearchResult
 from ray_tl.on_ray.serve_app import deploy, require_free_port, undeploy
@@ -104,7 +104,7 @@ def _target_test(plan: Plan) -> UnlabelledDomain:
 
 def _show_leaderboard(result: SearchResult, accuracies: dict[int, float], output: Output) -> None:
     output.say("\nThe search is over. Only now are the target's labels read, to see how good the choice was:\n")
-    output.say(trials_table(best_first(result.trials), "leaderboard", result.champion.number, accuracies))
+    output.say(ended_table(result.trials, result.champion.number, result.choice.merits, accuracies))
 
 
 def _ask(url: str, oracle: OracleLabels) -> float:

@@ -8,7 +8,7 @@ from rich.live import Live
 
 from ray_tl.cli.output import Output
 from ray_tl.errors import Interrupted
-from ray_tl.observability.tables import best_first, ended_line, headline, progress_view, trials_table
+from ray_tl.observability.tables import ended_line, ended_table, headline, progress_view
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.search import SearchResult, run_search
 from ray_tl.planning import Plan
@@ -116,7 +116,7 @@ def run_with_progress(
 
 
 def _show_result(result: SearchResult, output: Output) -> None:
-    output.say(trials_table(best_first(result.trials), "best first, by label-free objective", result.champion.number))
+    output.say(ended_table(result.trials, result.champion.number, result.choice.merits))
     output.say(f"champion: trial {result.champion.number}: {result.choice.reason}")
     output.say(f"promote it with: ray-tl promote {result.study}")
     output.emit(result.summary())

@@ -9,7 +9,7 @@ from rich.text import Text
 from ray_tl.api import StudyStatus
 from ray_tl.cli.output import Output
 from ray_tl.errors import InvalidInput, RayTLError
-from ray_tl.observability.tables import best_first, headline, progress_view, trials_table
+from ray_tl.observability.tables import ended_table, headline, progress_view
 
 if TYPE_CHECKING:
     from ray_tl.promotion.predict import FilePrediction
@@ -28,7 +28,7 @@ def show_studies(rows: list[dict[str, object]], output: Output) -> None:
 def show_status(status: StudyStatus, output: Output) -> None:
     output.emit(status.summary())
     output.say(headline(status.spec, status.trials, status.seconds))
-    output.say(trials_table(best_first(status.trials), "best first, by label-free objective", status.champion))
+    output.say(ended_table(status.trials, status.champion, status.merits))
     for number, item in enumerate(status.spec.advice, len(status.spec.first)):
         output.say(f"trial {number} was advised: {item.reason}")
     for trial in status.trials:

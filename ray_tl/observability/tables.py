@@ -12,7 +12,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.study.records import StudySpec, TrialRecord, TrialState
 
 COLUMNS = ("trial", "state", "epoch", "objective", "source\naccuracy", "method, weighting", "frozen", "thaw", "augment")
-NUMBERS = ("trial", "epoch", "objective", "source\naccuracy", "frozen")
+NUMBERS = ("trial", "epoch", "merit", "objective", "source\naccuracy", "frozen")
 STYLES = {
     TrialState.RUNNING: "cyan",
     TrialState.COMPLETE: "green",
@@ -27,11 +27,32 @@ def best_first(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return sorted(trials, key=_rank)
 
 
+def ended_table(
+    trials: Sequence[TrialRecord],
+    champion: int | None,
+    merits: Mapping[int, float],
+    oracle: Mapping[int, float] | None = None,
+) -> Table:
+    """The trials of a search: in order of merit once there is a champion, the rest, or all, by objective.
+
+    Args:
+        trials: In any order.
+        champion: Number of the trial to mark.
+        merits: By number of the trial, the best first, of those that may win.
+        oracle: As for `trials_table`.
+    """
+    places = {number: place for place, number in enumerate(merits)}
+    order = sorted(best_first(trials), key=lambda trial: places.get(trial.number, len(places)))
+    title = "best first, by merit: what the winner is chosen by" if merits else "best first, by label-free objective"
+    return trials_table(order, title, champion, oracle, merits)
+
+
 def trials_table(
     trials: Sequence[TrialRecord],
     title: str,
     champion: int | None = None,
     oracle: Mapping[int, float] | None = None,
+    merits: Mapping[int, float] | None = None,
 ) -> Table:
     """One row a trial.
 
@@ -40,14 +61,17 @@ def trials_table(
         title: Above the table.
         champion: Number of the trial to mark.
         oracle: True accuracy on held-out target examples by trial, shown apart: the search never saw it.
+        merits: A column of its own, if there are any.
     """
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for name in COLUMNS:
+    for name in COLUMNS[:3] + (("merit",) if merits else ()) + COLUMNS[3:]:
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
     if oracle is not None:
         table.add_column("target\naccuracy\n(unseen)", justify="right", style="dim", no_wrap=True)
     for trial in trials:
         cells = _cells(trial, trial.number == champion)
+        if merits:
+            cells.insert(3, f"{merits[trial.number]:.3f}" if trial.number in merits else "–")
         shown = [] if oracle is None else [f"{oracle[trial.number]:.1%}" if trial.number in oracle else "–"]
         table.add_row(*cells, *shown, style="bold" if trial.number == champion else None)
     return table

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 
 from ray_tl.errors import RayTLError
 from ray_tl.models.memory import free_bytes
@@ -24,7 +22,7 @@ from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
-from ray_tl.selection.champion import Candidate, Choice, choose
+from ray_tl.selection.champion import Candidate, Choice, Evidence, choose
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.files import TrialFiles
@@ -168,8 +166,8 @@ def _slots(
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
-    evidence = None if store.spec.search.has_judge else partial(_evidence, store.folder)
-    choice = choose(store.trials(), store.spec.source_histogram, evidence)
+    evidence = partial(_evidence, store.folder)
+    choice = choose(store.trials(), store.spec.source_histogram, evidence, has_judge=store.spec.search.has_judge)
     if choice is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
@@ -185,8 +183,10 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
 
 
-def _evidence(folder: Path, number: int) -> dict[str, NDArray[np.float32]]:
-    return TrialFiles(folder, number).load_evidence()
+def _evidence(folder: Path, number: int) -> Evidence:
+    files = TrialFiles(folder, number)
+    outputs = files.load_evidence()
+    return Evidence(outputs["source_holdout"], outputs["target"], files.load_space())
 
 
 def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:

@@ -17,6 +17,7 @@ from ray_tl.on_ray.client_trial import ClientTrial, Result
 from ray_tl.on_ray.slots import SlotPool
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
+from ray_tl.training.files import TrialFiles
 
 Watcher = Callable[[TrialRecord], None]
 MANY_STAGES = 100  # of a network whose size nobody has asked for
@@ -64,6 +65,7 @@ class StudySearcher(Searcher):
         return {
             "number": trial.number,
             "is_raced": is_raced(trial),
+            "is_advised": trial.is_advised,
             "warm_up": warm_up_epochs(trial.config),
             "trial": config,
             "queue": self._queue,
@@ -79,6 +81,8 @@ class StudySearcher(Searcher):
             self._remember(trial.number, result)
         state, reason = _final_state(trial.config, result, error)
         self._store.finish(trial.number, state, reason)
+        if state is TrialState.PRUNED:  # it can neither win nor go on
+            TrialFiles(self._store.folder, trial.number).checkpoint.unlink(missing_ok=True)
         self._watch(self._store.trial(trial.number))
 
     def has_finished(self) -> bool:
@@ -117,8 +121,9 @@ class StudyASHA(ASHAScheduler):
     A trial keeps its number from process to process, so it is known to the rungs by that, not by Tune's name for it.
     Source-only is never stopped and never counted. Neither is a closed-form method: it has no value at a lower rung,
     and others should not be measured at theirs by its final one; the same holds for the last report of a trial that
-    stopped early. A trial in which the head trains alone first is not compared before its stages have trained for the
-    grace period, and at no rung that it has passed by then.
+    stopped early. Advised trials are counted but never stopped: the champion is chosen in the features of trials at
+    full fidelity, and these differ from one another on purpose. A trial in which the head trains alone first is not
+    compared before its stages have trained for the grace period, and at no rung that it has passed by then.
 
     Args:
         spec: Of the study.
@@ -146,7 +151,8 @@ class StudyASHA(ASHAScheduler):
     def on_trial_result(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> str:
         if not trial.config["is_raced"] or not self._compares(trial.config["warm_up"], int(result["epoch"])):
             return self.CONTINUE
-        return str(super().on_trial_result(tune_controller, _by_number(trial.config["number"]), result))
+        decision = str(super().on_trial_result(tune_controller, _by_number(trial.config["number"]), result))
+        return self.CONTINUE if trial.config["is_advised"] else decision
 
     def on_trial_complete(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> None:
         """Nothing: each epoch was counted when it came, and one that stopped early has no value at rungs between."""

@@ -20,7 +20,7 @@ from ray_tl.training.data import TrialData
 from ray_tl.training.doctor import domain_accuracy
 from ray_tl.training.evaluation import predict_features
 from ray_tl.training.network import build_model
-from ray_tl.training.randomness import generator
+from ray_tl.training.randomness import some_rows
 
 Recipe = tuple[dict[str, Preference], str]
 
@@ -78,7 +78,7 @@ def examine(config: TrialConfig, data: TrialData) -> Situation:
     """
     model, pair = build_model(config, data), data.pair
     features = {name: _features(model, data, name, config.seed) for name in ("source", "target")}
-    labels = data.labels[_some_rows(data, "source", config.seed)]
+    labels = data.labels[some_rows(len(data.labels), ROWS, config.seed, "advisor", "source")]
     few = data.target_labels
     return Situation(
         num_source=len(pair.source),
@@ -204,14 +204,10 @@ def _at_depth(share: float, stage_sizes: Sequence[int]) -> Preference:
     return distance
 
 
-def _some_rows(data: TrialData, domain: str, seed: int) -> torch.Tensor:
-    """Always the same, at random: folders are read class by class."""
-    return torch.randperm(len(data.rows[domain]), generator=generator(seed, "advisor", domain))[:ROWS]
-
-
 def _features(model: TransferModel, data: TrialData, domain: str, seed: int) -> torch.Tensor:
-    rows = data.rows[domain][_some_rows(data, domain, seed)]
-    return predict_features(model.to(data.device), rows, 0, data.device, domain_of(domain))
+    rows = data.rows[domain]
+    chosen = rows[some_rows(len(rows), ROWS, seed, "advisor", domain)]
+    return predict_features(model.to(data.device), chosen, 0, data.device, domain_of(domain))
 
 
 def _probe_accuracy(features: torch.Tensor, labels: torch.Tensor) -> float:

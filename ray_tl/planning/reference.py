@@ -11,37 +11,26 @@ from torch.nn import functional as F
 
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.domain_norm import Domain
-from ray_tl.neighbours import Neighbours, nearest_neighbours
+from ray_tl.neighbours import ROWS, LabelledSpace, at_most, nearest_neighbours
 from ray_tl.training.data import TrialData
 from ray_tl.training.evaluation import predict_features
 from ray_tl.training.network import build_model
-from ray_tl.training.randomness import generator
+from ray_tl.training.randomness import some_rows
 
-ROWS = 1000  # of the target, and half as many of the source: about a minute of a large network on a processor
-ROWS_A_CLASS = 10
 THUMBNAIL = 16  # pixels
-LEAST_TRUST = 0.3
 
 Space = Callable[[Tensor, Domain], NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Neighbours in the target, and how far they can be believed.
+class Reference(LabelledSpace):
+    """A space that is fixed before the search.
 
     Attributes:
-        neighbours: Of target examples.
-        space: What they are near in, in words.
-        trust: Agreement of the source's own labels between source neighbours in the same space: 0 by chance, at most 1.
+        space: What it is, in words.
     """
 
-    neighbours: Neighbours
     space: str
-    trust: float
-
-    @property
-    def can_be_trusted(self) -> bool:
-        return self.trust >= LEAST_TRUST
 
     def in_words(self) -> str:
         """What predictions on the target are held against, for a person."""
@@ -66,9 +55,8 @@ def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference
     pair = data.pair
     if min(len(pair.source), len(pair.target)) < 2:
         return None
-    least = ROWS_A_CLASS * pair.num_classes
-    source = _some_rows(data, "source", max(ROWS // 2, least), seed)
-    target = _some_rows(data, "target", max(ROWS, least), seed)
+    limits = {"source": at_most(pair.num_classes, ROWS // 2), "target": at_most(pair.num_classes)}
+    source, target = (some_rows(len(data.rows[name]), limit, seed, "reference", name) for name, limit in limits.items())
     spaces: dict[str, Space] = {
         f"features of {backbone.name} as it comes": _features_of(backbone, data, seed),
         "words" if pair.modality == "text" else "pixels": _words if pair.modality == "text" else _thumbnails,
@@ -81,12 +69,7 @@ def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference
     trusts = {name: trust(name) for name in spaces}
     best = max(trusts, key=trusts.__getitem__)
     found = nearest_neighbours(spaces[best](data.rows["target"][target], "target"), target.numpy())
-    return Reference(found, best, trusts[best])
-
-
-def _some_rows(data: TrialData, domain: str, limit: int, seed: int) -> Tensor:
-    """Always the same, at random: folders are read class by class."""
-    return torch.randperm(len(data.rows[domain]), generator=generator(seed, "reference", domain))[:limit]
+    return Reference(found, trusts[best], best)
 
 
 def _features_of(backbone: Component, data: TrialData, seed: int) -> Space:

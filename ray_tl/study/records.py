@@ -118,9 +118,11 @@ class TrialRecord:
 
     Attributes:
         number: Counted from 0 in the order of asking.
-        checkpoint: Path below the folder of the study; `None` before the first epoch.
+        checkpoint: Path below the folder of the study; `None` before the first epoch, and of a pruned trial.
         cost_s: Worker-seconds spent in its epochs.
         error: Why it failed.
+        is_baseline: Whether it is source-only as the study prepared it.
+        is_advised: Whether it was advised before the search.
     """
 
     number: int
@@ -131,6 +133,7 @@ class TrialRecord:
     cost_s: float = 0.0
     error: str | None = None
     is_baseline: bool = False
+    is_advised: bool = False
 
     @property
     def last(self) -> EpochRecord | None:

@@ -148,7 +148,7 @@ class StudyStore:
         if prepared:
             trial.set_user_attr("first", prepared[0])
         trial.set_user_attr("config", config.model_dump(mode="json"))
-        return TrialRecord(trial.number, TrialState.RUNNING, config, is_baseline=prepared[:1] == [0])
+        return self.trial(trial.number)
 
     def add_epoch(self, number: int, record: EpochRecord, num_workers: int) -> None:
         """Remember an epoch; one that is known already changes nothing.
@@ -234,10 +234,11 @@ class StudyStore:
             state=state,
             config=TrialConfig.model_validate(attributes["config"]),
             epochs=epochs,
-            checkpoint=f"checkpoints/{trial.number:04d}.pt" if epochs else None,
+            checkpoint=f"checkpoints/{trial.number:04d}.pt" if epochs and state is not TrialState.PRUNED else None,
             cost_s=sum(epoch.seconds for epoch in epochs) * attributes.get("num_workers", 1),
             error=attributes.get("error"),
             is_baseline=attributes.get("first") == 0,
+            is_advised="advised" in attributes,
         )
 
 

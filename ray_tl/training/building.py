@@ -11,7 +11,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
 from ray_tl.models.distributed_norm import convert_batch_norm
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, parameter_groups
-from ray_tl.models.transfer_model import TransferModel
+from ray_tl.models.transfer_model import TransferModel, stages_of
 from ray_tl.training.data import TrialData
 from ray_tl.training.feed import joining, num_labelled
 from ray_tl.training.multi_task import MULTI_TASKS, Auxiliary, MultiTaskContext
@@ -40,7 +40,7 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
     if world_size() > 1:
         convert_batch_norm(task)
     task = task.to(data.device)
-    if regulariser is not None and regulariser.examines:
+    if regulariser is not None and regulariser.examines and stages_of(config, model):
         regulariser.examine(model, data.rows["source"], data.labels, data.device)
     return task
 

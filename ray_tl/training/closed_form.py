@@ -15,6 +15,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import views_of
 from ray_tl.errors import InvalidInput
 from ray_tl.models.domain_norm import domain_of
+from ray_tl.neighbours import LabelledSpace
 from ray_tl.training.data import Inputs, TrialData
 from ray_tl.training.doctor import findings
 from ray_tl.training.evaluation import predict_features
@@ -22,6 +23,7 @@ from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
     domains_told_apart,
+    feature_space,
     gather_evidence,
     histogram_drift,
     scores_of,
@@ -55,6 +57,7 @@ class ClosedFormRun:
         self.method = CLOSED_FORM.create(config.method.name, config.method.params, context)
         self.first_epoch = config.epochs - 1
         self.evidence: Evidence = {}
+        self.space: LabelledSpace | None = None
 
     def epoch(self, epoch: int) -> EpochReport:
         """Fit the head and evaluate; raises `InvalidInput` if a parameter does not fit the domains."""
@@ -64,6 +67,7 @@ class ClosedFormRun:
         evaluated = self.data.evaluated(self.model, num_stages, views_of(self.config.test_time_augmentation))
         self.model.head = self._fitted_head(inputs).to(device)
         self.evidence = gather_evidence(self.model, evaluated, device)
+        self.space = feature_space(self.model, evaluated[0], self.data, self.config.seed)
         scores, histogram = scores_of(self.evidence, self.data, self.validators)
         apart = domains_told_apart(self.model, inputs, device, self.config.seed)
         health = {

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
+from ray_tl.neighbours import LabelledSpace, at_most, nearest_neighbours
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
 from ray_tl.training.evaluation import predict_features, predict_probabilities
-from ray_tl.training.randomness import generator
+from ray_tl.training.randomness import some_rows
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 
 Evidence = dict[str, NDArray[np.float32]]
@@ -49,6 +50,30 @@ def histogram_drift(histogram: Sequence[float], data: TrialData) -> float:
     return drift(histogram, (classes / classes.sum()).tolist())
 
 
+def feature_space(model: TransferModel, inputs: Inputs, data: TrialData, seed: int) -> LabelledSpace | None:
+    """Who is near whom in the features, in the same rows for every trial; `None` where a domain has fewer than two.
+
+    Ranks share the work and all get the whole.
+    """
+    pair = data.pair
+    limit = at_most(pair.num_classes)
+    rows = {
+        name: some_rows(len(inputs.rows[name]), limit, seed, "space", name) for name in ("source_holdout", "target")
+    }
+    if min(map(len, rows.values())) < 2:
+        return None
+    source, target = (
+        nearest_neighbours(
+            predict_features(model, inputs.rows[name][chosen], inputs.start, data.device, domain_of(name))
+            .float()
+            .numpy(),
+            chosen.numpy(),
+        )
+        for name, chosen in rows.items()
+    )
+    return LabelledSpace(target, source.agreement(pair.source_holdout.labels, pair.num_classes))
+
+
 def domains_told_apart(model: TransferModel, inputs: Inputs, device: torch.device, seed: int) -> float:
     """Accuracy of a linear classifier that tells the features of the domains apart, in [0, 1]."""
     source, target = (_some_features(model, inputs, name, device, seed) for name in ("source_holdout", "target"))
@@ -66,7 +91,6 @@ def _mean_probabilities(
 
 
 def _some_features(model: TransferModel, inputs: Inputs, domain: str, device: torch.device, seed: int) -> Tensor:
-    """Of a few rows, always the same; at random, because folders are read class by class."""
     rows = inputs.rows[domain]
-    order = torch.randperm(len(rows), generator=generator(seed, "doctor", domain))
-    return predict_features(model, rows[order[: 2 * ROWS_A_HALF]], inputs.start, device, domain_of(domain))
+    chosen = rows[some_rows(len(rows), 2 * ROWS_A_HALF, seed, "doctor", domain)]
+    return predict_features(model, chosen, inputs.start, device, domain_of(domain))

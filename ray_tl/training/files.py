@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ray_tl.neighbours import LabelledSpace
+
 State = dict[str, Any]
 
 
@@ -48,6 +50,18 @@ class TrialFiles:
     def save_evidence(self, arrays: dict[str, NDArray[np.float32]]) -> None:
         """Probabilities by domain: `source_holdout`, `target`, and `target_test` where there is one."""
         write_atomically(self.evidence, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+    @property
+    def space(self) -> Path:
+        return self.folder / "evidence" / f"{self.number:04d}-space.npz"
+
+    def save_space(self, space: LabelledSpace) -> None:
+        """Who is near whom in the features of the trained network."""
+        write_atomically(self.space, space.save)
+
+    def load_space(self) -> LabelledSpace | None:
+        """`None` if the trial left none, as one that has not run to its end."""
+        return LabelledSpace.load(self.space) if self.space.is_file() else None
 
     def load_evidence(self) -> dict[str, NDArray[np.float32]]:
         with np.load(self.evidence, allow_pickle=False) as file:

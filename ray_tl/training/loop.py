@@ -55,6 +55,8 @@ def train_trial(
         finished = run.epoch(epoch)
         if rank() == 0:
             files.save_evidence(run.evidence)
+            if run.space is not None:
+                files.save_space(run.space)
             files.save_checkpoint(run.state(finished))
         if _told_to_stop(report, finished):
             return finished.epoch == config.epochs

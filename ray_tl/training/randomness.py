@@ -3,6 +3,7 @@
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -14,3 +15,8 @@ def derive_seed(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator seeded with `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
+
+
+def some_rows(num_rows: int, limit: int, seed: int, *names: str | int) -> Tensor:
+    """At most so many of the rows, int64; always the same, and at random, because folders are read class by class."""
+    return torch.randperm(num_rows, generator=generator(seed, *names))[:limit]

@@ -18,6 +18,7 @@ from ray_tl.errors import TrialFailed
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import UNFREEZING, stages_at
 from ray_tl.models.transfer_model import stages_of
+from ray_tl.neighbours import LabelledSpace
 from ray_tl.training.averaging import AVERAGING, Weights, copies, renew_statistics
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.building import build_optimizer, build_task
@@ -29,6 +30,7 @@ from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
     domains_told_apart,
+    feature_space,
     gather_evidence,
     histogram_drift,
     scores_of,
@@ -81,6 +83,7 @@ class TrialRun:
         self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
         self.evidence: Evidence = {}
+        self.space: LabelledSpace | None = None
 
     def epoch(self, epoch: int) -> EpochReport:
         """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
@@ -95,6 +98,7 @@ class TrialRun:
         self._ending.remember(epoch + 1, scores, histogram, self.task.model)
         if has_ended := self._ending.has_come(epoch + 1):
             scores, histogram = self._end(epoch, scores, histogram)
+            self.space = feature_space(self.task.model, self._feed.evaluated[0], self.data, self.config.seed)
         health = self._examine(epoch, histogram)
         report = EpochReport(
             epoch=self.config.epochs if has_ended else epoch + 1,
@@ -115,15 +119,18 @@ class TrialRun:
         return replace(report, findings=[*self._feed.notes(), *self._ending.notes, *found])
 
     def state(self, report: EpochReport) -> State:
-        """All that `restore` needs; randomness and schedules are functions of seed and progress."""
-        task = self.task.state_dict()
-        state = {"task": task, "optimizer": self._optimizer.state_dict(), "report": asdict(report)}
-        state |= {"precision": self._precision.state()}
+        """All that `restore` needs; randomness and schedules are functions of seed and progress.
+
+        Of a trial that has ended, the network: what a next epoch would need is several times as large.
+        """
+        averaged = {f"{PREFIX}{name}": value for name, value in (self._evaluated or {}).items()}
+        task = {**self.task.state_dict(), **averaged}  # the evaluated network; what trains on is kept beside it
+        state: State = {"task": task, "report": asdict(report)}
+        if report.epoch == self.config.epochs:
+            return state
+        state |= {"optimizer": self._optimizer.state_dict(), "precision": self._precision.state()}
         state |= {"averaging": self._averaging.state_dict(), "ending": self._ending.state()}
-        if self._evaluated is not None:  # a checkpoint is the evaluated network; what trains on is kept beside it
-            averaged = {f"{PREFIX}{name}": value for name, value in self._evaluated.items()}
-            state |= {"task": {**task, **averaged}, "training": self.task.model.state_dict()}
-        return state
+        return state | ({"training": self.task.model.state_dict()} if averaged else {})
 
     def restore(self, state: State | None) -> EpochReport | None:
         """Take up a saved state; gives the report of its last epoch."""
@@ -132,7 +139,8 @@ class TrialRun:
         self.task.load_state_dict(state["task"])
         if "training" in state:
             self.task.model.load_state_dict(state["training"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            self._optimizer.load_state_dict(state["optimizer"])
         self._precision.restore(state.get("precision", {}))
         self._averaging.load_state_dict(state.get("averaging", {}))
         self._ending.restore(state.get("ending", {}))

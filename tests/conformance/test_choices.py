@@ -50,7 +50,6 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(choice, data,
     assert [*before, *after[1:]] == expected
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)
-    assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
 
 
 def finished(choice, data, files, stop_at=None):

@@ -110,5 +110,3 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(case, tmp_pat
     assert [*before, *after[1:]] == expected
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)
-    assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
-    assert left["optimizer"]["param_groups"] == right["optimizer"]["param_groups"]

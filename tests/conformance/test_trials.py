@@ -82,7 +82,6 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, tmp_p
     assert [*before, *after[1:]] == expected
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)
-    assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
 
 
 @every_method

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from ray_tl.config import Component
-from ray_tl.observability.tables import best_first, ended_line, headline, progress_view, trials_table
+from ray_tl.observability.tables import best_first, ended_line, ended_table, headline, progress_view, trials_table
 from ray_tl.study.records import TrialState
 from tests.examples import BASELINE, epoch, spec, trial
 
@@ -82,6 +82,26 @@ def test_order_is_complete_by_objective_then_the_rest_by_how_far_they_came():
         trial(5, TrialState.PRUNED, [0.95]),
     ]
     assert [record.number for record in best_first(trials)] == [4, 1, 3, 5, 0, 2]
+
+
+def test_once_there_is_a_champion_the_order_is_that_of_the_choice():
+    trials = [trial(number, objectives=[0.1 * number]) for number in range(3)]
+    trials += [trial(3, objectives=[0.8]), trial(4, TrialState.PRUNED, [0.9])]  # a guard has rejected 3
+    table = ended_table(trials, 1, {1: 0.75, 0: 0.5, 2: 0.25})
+    assert table.title == "best first, by merit: what the winner is chosen by"
+    assert [row[:5] for row in rows(table)] == [
+        ["★", "1", "complete", "1/1", "0.750"],
+        ["0", "complete", "1/1", "0.500", "0.000"],
+        ["2", "complete", "1/1", "0.250", "0.200"],
+        ["3", "complete", "1/1", "–", "0.800"],
+        ["4", "pruned", "1/1", "–", "0.900"],
+    ]
+
+
+def test_before_there_is_a_champion_the_order_is_that_of_the_objective():
+    table = ended_table([trial(0, objectives=[0.1]), trial(1, objectives=[0.2])], None, {})
+    assert table.title == "best first, by label-free objective"
+    assert [row[:4] for row in rows(table)] == [["1", "complete", "1/1", "0.200"], ["0", "complete", "1/1", "0.100"]]
 
 
 def test_headline_counts_states_and_cost():

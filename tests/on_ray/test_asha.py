@@ -11,6 +11,7 @@ from ray_tl.config import Component, TrialConfig
 from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced, warm_up_epochs
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
+from ray_tl.training.files import TrialFiles
 from tests.examples import BASELINE, epoch, spec, store
 
 EPOCHS = 9
@@ -31,8 +32,8 @@ class Pool:
         self.looked += 1
 
 
-def tune_trial(number: int, name: str = "tune", is_raced: bool = True, warm_up: int = 0) -> SimpleNamespace:
-    config = {"number": number, "is_raced": is_raced, "warm_up": warm_up}
+def tune_trial(number: int, name: str = "tune", **changes: object) -> SimpleNamespace:
+    config = {"number": number, "is_raced": True, "is_advised": False, "warm_up": 0, **changes}
     return SimpleNamespace(trial_id=f"{name}-{number}", config=config)
 
 
@@ -176,6 +177,15 @@ def test_baseline_is_never_stopped_and_never_counted():
     assert rungs(scheduler) == {9: {}, 3: {}, 1: {"1": 0.5, "2": 0.6}}
 
 
+def test_an_advised_trial_is_counted_but_never_stopped():
+    scheduler, advised = StudyASHA(spec(), []), tune_trial(0, is_advised=True)
+    scheduler.on_trial_add(None, advised)
+    decisions(scheduler, [(1, 1, 0.5), (2, 1, 0.6)])
+    for number in range(1, EPOCHS + 1):
+        assert scheduler.on_trial_result(None, advised, {"epoch": number, "objective": 0.01}) == "CONTINUE"
+    assert rungs(scheduler) == {9: {}, 3: {"0": 0.01}, 1: {"0": 0.01, "1": 0.5, "2": 0.6}}
+
+
 @pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.COMPLETE])
 def test_stored_baseline_is_not_counted_whether_it_has_ended_or_goes_on(tmp_path, state):
     opened = store(tmp_path)
@@ -290,6 +300,17 @@ def test_end_of_a_trial_has_a_state_and_a_reason(tmp_path, last, error, state, r
     search.on_trial_complete("a", last, error)
     assert (opened.trial(0).state, opened.trial(0).error) == (TrialState(state), reason)
     assert search.has_finished()
+
+
+@pytest.mark.parametrize(("last", "is_kept"), [(result(EPOCHS), True), (result(2), False)])
+def test_a_pruned_trial_leaves_no_checkpoint(tmp_path, last, is_kept):
+    opened = store(tmp_path, num_trials=1)
+    search, files = searcher(opened), TrialFiles(opened.folder, 0)
+    search.suggest("a")
+    files.save_checkpoint({"task": {}})
+    search.on_trial_complete("a", last)
+    assert files.checkpoint.exists() == is_kept
+    assert opened.trial(0).checkpoint == ("checkpoints/0000.pt" if is_kept else None)
 
 
 def rungs(scheduler: ASHAScheduler) -> dict[float, dict[str, float]]:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from ray_tl import api
 from ray_tl.config import Component
+from ray_tl.neighbours import LEAST_TRUST
 from ray_tl.planning import plan_resumption
-from ray_tl.planning.reference import LEAST_TRUST, find_reference
+from ray_tl.planning.reference import find_reference
 from ray_tl.search_space import SearchFile
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 from tests.training.tiny import tiny_data, tiny_pair

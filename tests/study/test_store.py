@@ -80,8 +80,11 @@ def test_study_of_another_format_is_refused_with_a_message(tmp_path, text):
 
 def test_what_is_advised_comes_after_the_prepared_and_counts_for_the_sampler(tmp_path):
     opened = advised_store(tmp_path)
-    assert [opened.ask().config.method.name for _ in range(3)] == ["source_only", "coral", "mcc"]
-    assert [trial.params for trial in optuna_view(opened.folder)] == [{}, {"method": "coral"}, {"method": "mcc"}]
+    asked = [opened.ask() for _ in range(4)]
+    assert [trial.config.method.name for trial in asked[:3]] == ["source_only", "coral", "mcc"]
+    assert [trial.is_advised for trial in asked] == [False, True, True, False]
+    assert [trial.is_advised for trial in opened.trials()] == [False, True, True, False]
+    assert [trial.params for trial in optuna_view(opened.folder)][:3] == [{}, {"method": "coral"}, {"method": "mcc"}]
 
 
 def test_what_is_advised_is_asked_once_even_if_a_search_dies_on_the_way(tmp_path, monkeypatch):

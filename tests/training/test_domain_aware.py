@@ -167,7 +167,6 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, choic
         train_trial(config, few_labels(), Reports(stop_at), files, VALIDATORS)
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)
-    assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
     assert evaluate_checkpoint(config, few_labels(), whole, VALIDATORS).agreement == 1.0
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ray_tl.neighbours import LabelledSpace, nearest_neighbours
 from ray_tl.training.files import TrialFiles, write_atomically
 
 
@@ -30,6 +31,18 @@ def test_evidence_comes_back_as_it_was_and_nothing_else_with_it(tmp_path):
     loaded = TrialFiles(tmp_path, 4).load_evidence()
     assert set(loaded) == set(arrays)
     assert all(np.array_equal(loaded[name], array) for name, array in arrays.items())
+
+
+def test_a_space_comes_back_as_it_was_and_without_a_file_there_is_none(tmp_path):
+    files = TrialFiles(tmp_path, 4)
+    assert files.load_space() is None
+    space = LabelledSpace(nearest_neighbours(np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) * 3), 0.25)
+    files.save_space(space)
+    again = files.load_space()
+    assert again.trust == 0.25
+    assert np.array_equal(again.neighbours.rows, space.neighbours.rows)
+    assert np.array_equal(again.neighbours.nearest, space.neighbours.nearest)
+    assert [path.name for path in files.space.parent.iterdir()] == ["0004-space.npz"]
 
 
 def test_without_a_file_there_is_no_checkpoint(tmp_path):

@@ -51,15 +51,15 @@ def test_a_learning_rate_not_above_0_is_refused(name, lr):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_rates_in_the_groups_are_the_scheduled_rate_times_the_multipliers(optimizer):
-    # One step of one epoch, at progress 0 without warm-up: the schedule's factor is 1.
-    rates = rates_after_an_epoch(optimizer={optimizer: {"lr": 0.01}}, lr_schedule="inverse_decay", epochs=1)
+    # One step an epoch, the first at progress 0 without warm-up: the schedule's factor is 1.
+    rates = rates_after_an_epoch(optimizer={optimizer: {"lr": 0.01}}, lr_schedule="inverse_decay")
     assert rates == pytest.approx({"conv1": 0.001, "conv2": 0.005, "pool": 0.01, "head": 0.1, "method": 0.01})
 
 
 def test_rates_follow_the_schedule_within_an_epoch():
-    # Three steps of one epoch: the last one is at progress 2/3.
-    rates = rates_after_an_epoch(lr_schedule={"linear": {"warmup": 0.0}}, batch_size=8, epochs=1)
-    assert rates["head"] == pytest.approx(1e-3 * 10 / 3)
+    # Three steps an epoch, two epochs: the last one of the first is at progress 1/3.
+    rates = rates_after_an_epoch(lr_schedule={"linear": {"warmup": 0.0}}, batch_size=8, epochs=2)
+    assert rates["head"] == pytest.approx(1e-3 * 10 * 2 / 3)
 
 
 def rates_after_an_epoch(**changes):

@@ -6,7 +6,7 @@ import pytest
 from torch.testing import assert_close
 
 from ray_tl.training.files import TrialFiles
-from ray_tl.training.loop import train_trial
+from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
 
 EXACT = {"rtol": 0, "atol": 0}
@@ -39,9 +39,30 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(config, stop_
     assert [*before, *after[1:]] == expected
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)
+    assert_close(parts.load_evidence(), whole.load_evidence(), **EXACT)
+
+
+def test_an_interrupted_trial_has_the_optimiser_of_an_uninterrupted_one(config, tmp_path):
+    whole, parts = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
+    run(config, whole, stop_at=3)
+    run(config, parts, stop_at=1)
+    run(config, parts, stop_at=3)  # epochs 1, again, 2 and 3
+    left, right = (files.load_checkpoint() for files in (parts, whole))
+    assert left["report"]["epoch"] == right["report"]["epoch"] == 3
     assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
     assert left["optimizer"]["param_groups"] == right["optimizer"]["param_groups"]
-    assert_close(parts.load_evidence(), whole.load_evidence(), **EXACT)
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema", "greedy_soup"])
+def test_a_trial_that_has_ended_keeps_its_network_alone(averaging, tmp_path):
+    config, files = tiny_config(optimizer="adamw", averaging=averaging), TrialFiles(tmp_path, 0)
+    run(config, files, stop_at=3)
+    before = files.load_checkpoint()
+    run(config, files)
+    state = files.load_checkpoint()
+    assert set(state) == {"task", "report"}
+    assert set(state["task"]) == set(before["task"])
+    assert evaluate_checkpoint(config, tiny_data(), files, VALIDATORS).agreement == 1.0
 
 
 def test_the_learned_discriminator_is_part_of_the_checkpoint(tmp_path):
