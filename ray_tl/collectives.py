@@ -10,8 +10,27 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class GroupLost(RuntimeError):
+    """The process group that this process trained in is gone."""
+
+
+_has_been_in_a_group = False
+
+
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Ranks of the process group; 1 without one.
+
+    Raises:
+        GroupLost: If there was a group and there is none any more. When a rank dies, Ray Train takes the group down in
+            the others from another thread, in the middle of whatever they do, and none of them may go on alone.
+    """
+    global _has_been_in_a_group
+    if dist.is_available() and dist.is_initialized():
+        _has_been_in_a_group = True
+        return dist.get_world_size()
+    if _has_been_in_a_group:
+        raise GroupLost("the process group of this rank was taken down; another rank has died")
+    return 1
 
 
 def rank() -> int:

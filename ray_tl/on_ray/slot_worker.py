@@ -50,7 +50,8 @@ def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task
     """One job; a trial that breaks down ends, and the slot lives on.
 
     Our own errors come on every rank alike. Any other may come on one rank alone, or because another rank has died,
-    while the rest wait in a collective: then the whole group starts anew, and takes the job up again.
+    while the rest wait in a collective: then the whole group starts anew, and takes the job up again. So it does where
+    the group is gone by now, and `world_size` raises.
     """
     try:
         outcome = _train(job, data, queue, slot, task) if job.kind == "train" else _evaluate(job, data, task)

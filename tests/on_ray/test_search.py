@@ -63,10 +63,6 @@ def space(tmp_path: Path) -> Path:
     return path
 
 
-def descendants(pid: int, title: str) -> list[psutil.Process]:
-    return [child for child in psutil.Process(pid).children(recursive=True) if title in " ".join(child.cmdline())]
-
-
 def epochs_of(trial: TrialRecord) -> list[int]:
     return [epoch.epoch for epoch in trial.epochs]
 
@@ -172,18 +168,58 @@ class Command:
         return started
 
 
+HELD = """
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+class Held(torch.nn.Flatten):
+    def __init__(self, folder):
+        super().__init__()
+        self.folder, self.steps = Path(folder), 0
+
+    def forward(self, x):
+        if dist.is_initialized() and dist.get_world_size() == 2:
+            self.steps += 1
+            while self.steps == 10 and not (self.folder / "go").exists():
+                (self.folder / f"waits-{os.getpid()}").touch()
+                time.sleep(0.05)
+        return super().forward(x)
+
+def build(folder):
+    stem = torch.nn.Sequential(Held(folder), torch.nn.Linear(3 * 16 * 16, 8))
+    return torch.nn.Sequential(stem, torch.nn.Linear(8, 8))
+"""
+
+
+def waiting_ranks(folder: Path, process: subprocess.Popen) -> list[psutil.Process]:
+    """Both ranks of a group, once they stand still in the middle of a trial."""
+    deadline = time.monotonic() + 300
+    while len(found := sorted(folder.glob("waits-*"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return [psutil.Process(int(path.name.removeprefix("waits-"))) for path in found]
+
+
 def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, space, tmp_path):
     source, target = map(str, folders)
-    long = {**SPACE, "search": {"num_trials": 4, "epochs": 40, "grace_epochs": 40}}  # none ends before it is killed
-    space.write_text(yaml.safe_dump(long))
+    (tmp_path / "held.py").write_text(HELD)
+    trial = {**SPACE["trial"], "backbone": {"held": {"folder": str(tmp_path)}}}
+    settings = {"num_trials": 4, "epochs": 12, "grace_epochs": 12}
+    backbones = {"held": "held.py:build"}
+    space.write_text(yaml.safe_dump({**SPACE, "backbones": backbones, "search": settings, "trial": trial}))
     first = Command(str(space), "--source", source, "--target", target, "--name", "cut", "--home", str(tmp_path))
     first.until("epoch", trial=1, epoch=3)
     orphans = first.kill()
     before = {trial.number: trial.epochs for trial in api.status("cut", tmp_path).trials}
 
     second = Command("--resume", "cut", "--home", str(tmp_path), "--workers-per-trial", "2")
-    second.until("epoch", trial=3, epoch=3)
-    descendants(second.process.pid, "ray::RayTrainWorker")[-1].kill()
+    waiting_ranks(tmp_path, second.process)[-1].kill()
+    (tmp_path / "go").touch()
     last = list(second.events())[-1]
     assert second.process.wait() == 0
 
@@ -193,7 +229,7 @@ def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, spac
     assert last["champion"]["trial"] == after.champion
     for number, epochs in before.items():
         assert after.trials[number].epochs[: len(epochs)] == epochs
-    hit = after.trials[3]
-    assert hit.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in hit.epochs))
+    by_two = after.trials[3]
+    assert by_two.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in by_two.epochs))
     _, alive = psutil.wait_procs(orphans, timeout=60)  # Ray's own agents take a minute or more to notice
     assert not alive
