@@ -18,6 +18,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 Scalar = bool | int | float | str | None
 Value = Scalar | list[float]
+ANY = "any"  # a parameter without annotation takes any value
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,8 @@ def did_you_mean(name: str, choices: list[str]) -> str:
 
 
 def _type_name(hint: object) -> str:
+    if hint in (object, typing.Any):
+        return ANY
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return " | ".join(_type_name(part) for part in typing.get_args(hint))
     if hint is type(None):
@@ -171,6 +174,8 @@ def _fits(value: object, type_name: str) -> bool:
 
 
 def _fits_one(value: object, type_name: str) -> bool:
+    if type_name == ANY:
+        return True
     if type_name == "bool":
         return isinstance(value, bool)
     if type_name == "int":

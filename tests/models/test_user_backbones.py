@@ -112,6 +112,13 @@ def test_its_parameters_are_what_a_search_may_choose(registered):
     ]
 
 
+def test_a_parameter_without_annotation_takes_any_value():
+    bare = SOURCE.replace("channels: int, *, width: int = 6, deep: bool = False", "channels, width=6, deep=False")
+    register_user_backbones({"my_net": function(bare)})
+    assert {value.type for value in BACKBONES.parameters("my_net").values()} == {"any"}
+    assert feature_dim(Component(name="my_net", params={"width": 4, "deep": "very"}), 1, 32) == 4
+
+
 def test_depth_and_width_follow_from_what_it_builds(registered):
     component = Component(name="my_net", params={"width": 4})
     assert (num_stages(component, 1, 32), feature_dim(component, 1, 32)) == (2, 4)
