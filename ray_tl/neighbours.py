@@ -73,7 +73,7 @@ class LabelledSpace:
             return cls(Neighbours(file["rows"], file["nearest"]), float(file["trust"]))
 
 
-def at_most(num_classes: int, num_rows: int = ROWS) -> int:
+def num_looked_at(num_classes: int, num_rows: int = ROWS) -> int:
     """How many rows of a domain are looked at: more than `num_rows` only where that is too few for its classes."""
     return max(num_rows, ROWS_A_CLASS * num_classes)
 

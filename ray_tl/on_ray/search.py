@@ -22,7 +22,7 @@ from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
-from ray_tl.selection.champion import Candidate, Choice, Evidence, choose
+from ray_tl.selection.champion import Candidate, Choice, TrialEvidence, choose
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.files import TrialFiles
@@ -183,10 +183,10 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
 
 
-def _evidence(folder: Path, number: int) -> Evidence:
+def _evidence(folder: Path, number: int) -> TrialEvidence:
     files = TrialFiles(folder, number)
     outputs = files.load_evidence()
-    return Evidence(outputs["source_holdout"], outputs["target"], files.load_space())
+    return TrialEvidence(outputs["source_holdout"], outputs["target"], files.load_space())
 
 
 def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.domain_norm import Domain
-from ray_tl.neighbours import ROWS, LabelledSpace, at_most, nearest_neighbours
+from ray_tl.neighbours import ROWS, LabelledSpace, num_looked_at, nearest_neighbours
 from ray_tl.training.data import TrialData
 from ray_tl.training.evaluation import predict_features
 from ray_tl.training.network import build_model
@@ -55,7 +55,7 @@ def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference
     pair = data.pair
     if min(len(pair.source), len(pair.target)) < 2:
         return None
-    limits = {"source": at_most(pair.num_classes, ROWS // 2), "target": at_most(pair.num_classes)}
+    limits = {"source": num_looked_at(pair.num_classes, ROWS // 2), "target": num_looked_at(pair.num_classes)}
     source, target = (some_rows(len(data.rows[name]), limit, seed, "reference", name) for name, limit in limits.items())
     spaces: dict[str, Space] = {
         f"features of {backbone.name} as it comes": _features_of(backbone, data, seed),

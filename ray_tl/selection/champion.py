@@ -15,7 +15,7 @@ from ray_tl.validation.objective import collapse
 
 
 @dataclass(frozen=True)
-class Evidence:
+class TrialEvidence:
     """What a trial left at its end.
 
     Attributes:
@@ -68,7 +68,7 @@ class Choice:
 def choose(
     trials: Sequence[TrialRecord],
     source_histogram: Sequence[float],
-    evidence: Callable[[int], Evidence],
+    evidence: Callable[[int], TrialEvidence],
     *,
     has_judge: bool = True,
 ) -> Choice | None:
@@ -119,7 +119,7 @@ def _candidate(trial: TrialRecord, baseline: TrialRecord | None, source_histogra
 
 
 def _crossed(
-    pool: Sequence[Candidate], evidence: Callable[[int], Evidence], num_classes: int
+    pool: Sequence[Candidate], evidence: Callable[[int], TrialEvidence], num_classes: int
 ) -> list[Candidate] | None:
     """With their merit in the features of others; those that are rejected neither count nor are measured."""
     classes, spaces = {}, {}

@@ -21,26 +21,15 @@ def source_loss(accuracy: float, baseline: float) -> str | None:
 def no_better_on_source(accuracy: float, baseline: float, num_examples: int) -> str | None:
     """Why the source does not say that a network is better than source-only; `None` if it does, beyond chance.
 
+    By a one-sided test at 5 %. The difference of two shares of N examples, as if they were other examples, has the
+    variance (a (1 - a) + b (1 - b)) / N; on the same examples it is less, so this errs towards staying.
+
     Args:
-        accuracy: On held-out source examples, in [0, 1].
-        baseline: The same of source-only.
-        num_examples: Held-out source examples.
+        accuracy: a, on held-out source examples, in [0, 1].
+        baseline: b, the same of source-only.
+        num_examples: N, held-out source examples.
     """
-    if is_higher(accuracy, baseline, num_examples):
+    variance = (accuracy * (1 - accuracy) + baseline * (1 - baseline)) / num_examples
+    if accuracy - baseline > ONE_SIDED_5_PERCENT * math.sqrt(variance):
         return None
     return f"source accuracy {accuracy:.1%} is not above source-only's {baseline:.1%} beyond chance"
-
-
-def is_higher(accuracy: float, other: float, num_examples: int) -> bool:
-    """Whether one of two accuracies on N examples is the higher one beyond chance, by a one-sided test at 5 %.
-
-    The difference of two shares of N examples, as if they were other examples, has the variance
-    (a (1 - a) + b (1 - b)) / N; on the same examples it is less, so this errs towards saying no.
-
-    Args:
-        accuracy: a, in [0, 1].
-        other: b, in [0, 1].
-        num_examples: N.
-    """
-    variance = (accuracy * (1 - accuracy) + other * (1 - other)) / num_examples
-    return accuracy - other > ONE_SIDED_5_PERCENT * math.sqrt(variance)

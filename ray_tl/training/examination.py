@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.neighbours import LabelledSpace, at_most, nearest_neighbours
+from ray_tl.neighbours import LabelledSpace, num_looked_at, nearest_neighbours
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
 from ray_tl.training.evaluation import predict_features, predict_probabilities
@@ -56,7 +56,7 @@ def feature_space(model: TransferModel, inputs: Inputs, data: TrialData, seed: i
     Ranks share the work and all get the whole.
     """
     pair = data.pair
-    limit = at_most(pair.num_classes)
+    limit = num_looked_at(pair.num_classes)
     rows = {
         name: some_rows(len(inputs.rows[name]), limit, seed, "space", name) for name in ("source_holdout", "target")
     }

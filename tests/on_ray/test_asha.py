@@ -167,23 +167,19 @@ def test_live_trial_counts_before_tune_has_taken_it_up_again(tmp_path):
     assert decisions(resumed, [(3, 1, 0.5)]) == {(3, 1, 0.5): "STOP"}
 
 
-def test_baseline_is_never_stopped_and_never_counted():
-    scheduler, baseline = StudyASHA(spec(), []), tune_trial(0, is_raced=False)
-    scheduler.on_trial_add(None, baseline)
+@pytest.mark.parametrize(
+    ("changes", "counted"),
+    [({"is_raced": False}, {}), ({"is_advised": True}, {"0": 0.01})],
+    ids=["baseline", "advised"],
+)
+def test_the_baseline_and_advised_trials_are_never_stopped_and_the_latter_alone_are_counted(changes, counted):
+    scheduler, safe = StudyASHA(spec(), []), tune_trial(0, **changes)
+    scheduler.on_trial_add(None, safe)
     decisions(scheduler, [(1, 1, 0.5), (2, 1, 0.6)])
     for number in range(1, EPOCHS + 1):
-        assert scheduler.on_trial_result(None, baseline, {"epoch": number, "objective": 0.01}) == "CONTINUE"
-    scheduler.on_trial_complete(None, baseline, {"epoch": EPOCHS, "objective": 9.0})
-    assert rungs(scheduler) == {9: {}, 3: {}, 1: {"1": 0.5, "2": 0.6}}
-
-
-def test_an_advised_trial_is_counted_but_never_stopped():
-    scheduler, advised = StudyASHA(spec(), []), tune_trial(0, is_advised=True)
-    scheduler.on_trial_add(None, advised)
-    decisions(scheduler, [(1, 1, 0.5), (2, 1, 0.6)])
-    for number in range(1, EPOCHS + 1):
-        assert scheduler.on_trial_result(None, advised, {"epoch": number, "objective": 0.01}) == "CONTINUE"
-    assert rungs(scheduler) == {9: {}, 3: {"0": 0.01}, 1: {"0": 0.01, "1": 0.5, "2": 0.6}}
+        assert scheduler.on_trial_result(None, safe, {"epoch": number, "objective": 0.01}) == "CONTINUE"
+    scheduler.on_trial_complete(None, safe, {"epoch": EPOCHS, "objective": 9.0})
+    assert rungs(scheduler) == {9: {}, 3: counted, 1: counted | {"1": 0.5, "2": 0.6}}
 
 
 @pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.COMPLETE])

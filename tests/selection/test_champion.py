@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ray_tl.neighbours import LabelledSpace, nearest_neighbours
-from ray_tl.selection.champion import Evidence, choose
+from ray_tl.selection.champion import TrialEvidence, choose
 from ray_tl.selection.cross_examination import cross_agreements
 from ray_tl.study.records import TrialState
 from tests.examples import BASELINE, epoch, trial
@@ -13,8 +13,8 @@ FORGETFUL = epoch(1, 0.8, source_accuracy=0.7)
 
 
 def no_space(number):
-    """Evidence of a trial of which nothing but its outputs is known."""
-    return Evidence(np.full((4, 2), 0.5), np.full((4, 2), 0.5))
+    """TrialEvidence of a trial of which nothing but its outputs is known."""
+    return TrialEvidence(np.full((4, 2), 0.5), np.full((4, 2), 0.5))
 
 
 def test_best_objective_wins_and_the_rest_follow_in_order():
@@ -106,7 +106,7 @@ def space(seed, trust=0.8):
 def evidence(errors, holdout=SURE_OF_SOURCE, trust=0.8):
     """By number of the trial, wrong in so many target examples."""
     return {
-        number: Evidence(holdout, wrong_in(count), space(number, trust)) for number, count in errors.items()
+        number: TrialEvidence(holdout, wrong_in(count), space(number, trust)) for number, count in errors.items()
     }.__getitem__
 
 
@@ -162,7 +162,7 @@ def small_shift(*accuracies, num_examples=400, errors=None):
     """Trials of these source accuracies, source-only first, as sure of the target as of the source."""
     holdout = np.linspace([0.5, 0.5], [1, 0], num_examples)
     found = evidence(errors or dict.fromkeys(range(len(accuracies)), 0), holdout)
-    source_only = Evidence(holdout, holdout, found(0).space if errors else None)
+    source_only = TrialEvidence(holdout, holdout, found(0).space if errors else None)
     return choose(
         of_accuracy(*accuracies), EVEN, lambda number: found(number) if number else source_only, has_judge=False
     )

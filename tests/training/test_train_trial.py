@@ -64,7 +64,7 @@ def test_checkpoint_gives_the_recorded_evidence_again(finished):
 
 
 def features(config, files, name):
-    """Of a domain, by the network that the checkpoint holds; the first of them is measured."""
+    """Of a domain, by the network that the checkpoint holds."""
     model = load_model(config, tiny_data(), files).eval()
     with torch.no_grad():
         return model(torch.from_numpy(getattr(tiny_pair(), name).inputs))[0].numpy()
