@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.neighbours import LabelledSpace, num_looked_at, nearest_neighbours
+from ray_tl.neighbours import LabelledSpace, nearest_neighbours, num_looked_at
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
 from ray_tl.training.evaluation import predict_features, predict_probabilities
