@@ -17,7 +17,7 @@ from ray_tl.errors import InvalidInput, UnknownName
 T = TypeVar("T")
 U = TypeVar("U")
 Scalar = bool | int | float | str | None
-Value = Scalar | list[float]
+Value = Scalar | list[int | float]
 ANY = "any"  # a parameter without annotation takes any value
 
 

@@ -209,7 +209,10 @@ def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
         ({"method": {"mcc": {"temperature": {"uniform": 3}}}}, "neither a value nor a range"),
         ({"method": {"mcc": {"temperature": {"unifrm": [1, 2]}}}}, "neither a value nor a range"),
         ({"method": {"mcc": {"temperature": {"choice": []}}}}, "choice is empty"),
-        ({"method": {"mcc": {"temperature": {"choice": [[1]]}}}}, "neither a value nor a range"),
+        (
+            {"method": {"mcc": {"temperature": {"choice": [[1]]}}}},
+            "is a choice between lists; give each element its",
+        ),
         ({"method": {"mcc": {"temperature": {"choice": [1], "int": [0, 1]}}}}, "neither a value nor a range"),
         ({"method": {"mcc": [2.5]}}, "trial.method.mcc=[2.5] must be a mapping of parameters"),
         ({"method": {"mcc": 0}}, "trial.method.mcc=0 must be a mapping of parameters"),

@@ -119,6 +119,33 @@ def test_a_parameter_without_annotation_takes_any_value():
     assert feature_dim(Component(name="my_net", params={"width": 4, "deep": "very"}), 1, 32) == 4
 
 
+LISTS = """
+from torch import nn
+
+def build(channels, image_size, widths=(8, 8), **others):
+    conv = nn.Conv2d(channels, widths[0], 3)
+    return nn.Sequential(conv, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[0], widths[1])))
+"""
+
+
+def test_whole_numbers_in_a_list_come_to_the_function_whole(tmp_path):
+    (tmp_path / "my_models.py").write_text(LISTS)
+    (tmp_path / "x.yaml").write_text(SEARCH.replace("{width: {choice: [4, 6]}}", "{widths: [4, {int: [5, 5]}]}"))
+    first, second, _ = api.plan(tmp_path / "x.yaml").layers
+    assert (first.num_parameters, second.num_parameters) == (3 * 4 * 9 + 4, 4 * 5 + 5)
+
+
+def test_arguments_that_have_no_name_of_their_own_are_not_asked_for():
+    register_user_backbones({"my_net": function(LISTS)})
+    assert list(BACKBONES.parameters("my_net")) == ["widths"]
+
+
+def test_a_function_that_breaks_down_is_named_with_what_it_was_given():
+    register_user_backbones({"my_net": function(LISTS)})
+    with pytest.raises(InvalidInput, match=r"my_net.*breaks down with \(channels=1, image_size=32, widths=3\): Type"):
+        feature_dim(Component(name="my_net", params={"widths": 3}), 1, 32)
+
+
 def test_depth_and_width_follow_from_what_it_builds(registered):
     component = Component(name="my_net", params={"width": 4})
     assert (num_stages(component, 1, 32), feature_dim(component, 1, 32)) == (2, 4)

@@ -70,12 +70,21 @@ def user_backbone(name: str, function: UserFunction) -> Callable[..., StagedBack
     @wraps(build)
     def factory(context: BackboneContext, **values: object) -> StagedBackbone:
         stated = {key: getattr(context, key) for key in FROM_DATA if key in inspect.signature(build).parameters}
-        return _staged(name, build(**stated, **values), context)
+        try:
+            built = build(**stated, **values)
+        except (InvalidInput, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of whatever a person has written
+            given = ", ".join(f"{key}={value!r}" for key, value in {**stated, **values}.items())
+            raise InvalidInput(
+                f"backbone {name!r}: its function breaks down with ({given}): {type(error).__name__}: {error}."
+            ) from error
+        return _staged(name, built, context)
 
     chosen = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for key, parameter in inspect.signature(build).parameters.items()
-        if key not in FROM_DATA
+        if key not in FROM_DATA and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     given = inspect.Parameter("context", inspect.Parameter.POSITIONAL_ONLY)
     factory.__signature__ = inspect.Signature([given, *chosen])  # type: ignore[attr-defined]
