@@ -6,7 +6,8 @@
 `emoji` is drawings of one vendor to those of another, `reviews` sentences about films to sentences about products. The
 search runs from the command line alone and is promoted; recipes (`fine_tuning_rivals.py`) get the same epochs and batch
 size, and the best of several learning rates by accuracy on held-out source examples. Nobody sees a target label until
-all is over. fastai comes with `pip install -e '.[bench]'`; recipes whose library is missing are left out, and named.
+all is over. With --home, a search that broke off goes on where it was. fastai comes with `pip install -e '.[bench]'`;
+recipes whose library is missing are left out, and named.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from ray_tl import api
 from ray_tl.config import Component, TrialConfig
 from ray_tl.data.images import list_images
 from ray_tl.data.load import load_pair
+from ray_tl.home import studies_folder
 from ray_tl.search_space import load_search_file
 from ray_tl.study.records import TrialRecord
 from ray_tl.training.files import TrialFiles
@@ -84,8 +86,12 @@ def searched(task: Task, trials: int, home: Path, seed: int) -> Iterator[dict[st
     """Accuracy of source-only, of the champion, and of the best trial at full fidelity, which nobody could know."""
     started, name = time.monotonic(), f"{task.name}-{seed}"
     tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
-    run("search", task.space, *tables, "--trials", trials, "--seed", seed, "--name", name, "--home", home)
+    if (studies_folder(home) / name).is_dir():
+        run("search", "--resume", name, "--home", home)
+    else:
+        run("search", task.space, *tables, "--trials", trials, "--seed", seed, "--name", name, "--home", home)
     seconds, study = time.monotonic() - started, api.status(name, home)
+    run("promote", name, "--home", home)
     classes, begun = study.spec.classes, [trial for trial in study.trials if trial.last is not None]
     found = {trial.number: _accuracy(task, classes, _evidence(study.folder, trial)) for trial in begun}
     champion = next(trial for trial in study.trials if trial.number == study.champion)
@@ -95,6 +101,7 @@ def searched(task: Task, trials: int, home: Path, seed: int) -> Iterator[dict[st
         "reason": study.reason,
         "trials": len(study.trials),
         "seconds": round(seconds),
+        "worker_seconds": round(sum(trial.cost_s for trial in study.trials)),
         "config": champion.config.model_dump(mode="json"),
     }
     yield {"row": "source_only of the search", "accuracy": found[0]}
