@@ -53,7 +53,10 @@ def read_columns(name: str, columns: Sequence[str], field: str) -> Columns:
     try:
         with files.open_input_file(path) as file:
             return _READERS[PurePosixPath(path).suffix.lower()](file, columns, f"{field}={name!r}")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        raise InvalidInput(f"{field}={name!r} has the byte {byte}, which is no UTF-8; save it as UTF-8.") from error
+    except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"{field}={name!r} can't be read as a table ({error}); mend the file.") from error
 
 

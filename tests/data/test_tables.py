@@ -118,7 +118,7 @@ def test_tables_that_can_train_nothing_are_refused(tmp_path, content, said):
         ("none.csv", "does not exist; give a file that ends in .csv, .tsv, .jsonl, .parquet"),
         ("folder", "is no table; give a file that ends in"),
         ("half.parquet", "can't be read as a table"),
-        ("latin.csv", "can't be read as a table .*utf-8"),
+        ("latin.csv", "has the byte 0xdf, which is no UTF-8; save it as UTF-8"),
         ("ftp9://host/t.csv", "can't be reached .*check the address"),
     ],
 )
