@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+# By name: to look for them among all tests takes each worker 15 seconds.
+RAY_TESTS = $(sort $(shell grep -rl --include='test_*.py' 'pytest\.mark\.ray' tests))
 QUIET := --quiet --disable-pip-version-check
 PACKAGES := -c .ci/constraints.txt -e '.[dev]'
 UV_CACHE := .venv/uv-cache
@@ -16,7 +18,7 @@ test: $(STAMP)
 	@# Types take one processor; on the other the first import of everything compiles it, once and not in each process.
 	@$(MAKE) --no-print-directory -j 2 check compile
 	$(BIN)/python -m pytest -m 'not ray' -n 2 --dist loadfile $(ARGS)
-	$(BIN)/python -m pytest -m ray -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m ray -n 2 --dist loadfile --no-loadscope-reorder $(RAY_TESTS) $(ARGS)
 
 check: $(STAMP)
 	@$(MAKE) --no-print-directory -j 2 types style
