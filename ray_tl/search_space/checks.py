@@ -51,11 +51,11 @@ def _value_problems(tree: Tree, place: Place) -> list[str]:
     if (bounds := as_range(tree)) is not None:
         return _range_problems(*bounds, place.path)
     choices = tree.get("choice")
-    if set(tree) == {"choice"} and isinstance(choices, list) and any(isinstance(item, list) for item in choices):
-        each = "[{choice: [4, 8]}, {int: [4, 16]}]"
-        return [f"{place.path}={tree!r} is a choice between lists; give each element its own range, such as {each}."]
     if set(tree) != {"choice"} or not isinstance(choices, list) or any(isinstance(item, dict) for item in choices):
         return [f"{place.path}={tree!r} is neither a value nor a range; use {', '.join(RANGES)}, choice: [...], or by."]
+    if any(isinstance(item, list) for item in choices):
+        each = "[{choice: [4, 8]}, {int: [4, 16]}]"
+        return [f"{place.path}={tree!r} is a choice between lists; give each element its own range, such as {each}."]
     return [] if choices else [f"{place.path}.choice is empty; give at least one value."]
 
 
