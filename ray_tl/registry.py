@@ -43,6 +43,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self._factories: dict[str, Callable[..., T]] = {}
         self._ranges: dict[str, Mapping[str, Mapping[str, object]]] = {}
+        self._parameters: dict[str, dict[str, Parameter]] = {}
 
     def register(
         self, name: str, ranges: Mapping[str, Mapping[str, object]] | None = None
@@ -58,6 +59,7 @@ class Registry(Generic[T]):
         def add(factory: Callable[..., T]) -> Callable[..., T]:
             self._factories[name] = factory
             self._ranges[name] = ranges or {}
+            self._parameters.pop(name, None)
             return factory
 
         return add
@@ -90,6 +92,11 @@ class Registry(Generic[T]):
     def parameters(self, name: str) -> dict[str, Parameter]:
         """The searchable parameters of a component, in the order of its signature."""
         factory = self.factory(name)
+        if name not in self._parameters:  # every check of every sample asks
+            self._parameters[name] = self._read_parameters(name, factory)
+        return dict(self._parameters[name])
+
+    def _read_parameters(self, name: str, factory: Callable[..., T]) -> dict[str, Parameter]:
         signature = inspect.signature(factory)
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
         return {

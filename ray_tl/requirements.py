@@ -1,6 +1,7 @@
 """Whether what is installed is what this version of ray_tl was made for."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -40,6 +41,7 @@ def _requirements(package: str) -> list[Requirement]:
     return [item for item in items if item.marker is None or item.marker.evaluate({"extra": ""})]
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

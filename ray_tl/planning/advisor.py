@@ -13,6 +13,7 @@ from ray_tl.models.backbones import is_pretrained
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.transfer_model import TransferModel
+from ray_tl.randomness import some_rows
 from ray_tl.registry import Scalar
 from ray_tl.search_space import Preference, Preferring, SearchSpace
 from ray_tl.study.records import Advice
@@ -20,7 +21,6 @@ from ray_tl.training.data import TrialData
 from ray_tl.training.doctor import domain_accuracy
 from ray_tl.training.evaluation import predict_features
 from ray_tl.training.network import build_model
-from ray_tl.training.randomness import some_rows
 
 Recipe = tuple[dict[str, Preference], str]
 

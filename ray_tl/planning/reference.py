@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.domain_norm import Domain
 from ray_tl.neighbours import ROWS, LabelledSpace, nearest_neighbours, num_looked_at
+from ray_tl.randomness import some_rows
 from ray_tl.training.data import TrialData
 from ray_tl.training.evaluation import predict_features
 from ray_tl.training.network import build_model
-from ray_tl.training.randomness import some_rows
 
 THUMBNAIL = 16  # pixels
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
-from ray_tl.training.randomness import generator
+from ray_tl.randomness import generator
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from ray_tl.errors import InvalidInput
 from ray_tl.models.distributed_norm import convert_batch_norm
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, parameter_groups
 from ray_tl.models.transfer_model import TransferModel, stages_of
+from ray_tl.randomness import derive_seed, seed_torch
 from ray_tl.training.data import TrialData
 from ray_tl.training.feed import joining, num_labelled
 from ray_tl.training.multi_task import MULTI_TASKS, Auxiliary, MultiTaskContext
 from ray_tl.training.network import build_model
 from ray_tl.training.optimisation import OptimizerChoice
-from ray_tl.training.randomness import derive_seed
 from ray_tl.training.regularisers import regulariser_of
 from ray_tl.training.task import AdaptationTask
 
@@ -26,7 +26,7 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
     """Network, method and loss weights on the device, their new parts initialised from the trial's seed."""
     model = build_model(config, data)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "method"))
+        seed_torch(derive_seed(config.seed, "method"))
         num_source = len(data.pair.source) + sum(len(domain) for _, domain in joining(config, data.pair))
         rows = num_source, len(data.pair.target), num_labelled(data.pair)
         words = data.pair.source.classes, model.backbone.embed_texts
@@ -47,7 +47,7 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
 
 def _auxiliary(config: TrialConfig, data: TrialData, model: TransferModel) -> Auxiliary | None:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "auxiliary"))
+        seed_torch(derive_seed(config.seed, "auxiliary"))
         classes = 0 if data.pair.auxiliary is None else len(data.pair.auxiliary.classes)
         context = MultiTaskContext(model.feature_dim, classes)
         return MULTI_TASKS.create(config.multi_task.name, config.multi_task.params, context)

@@ -16,6 +16,7 @@ from ray_tl.data.augmentation import views_of
 from ray_tl.errors import InvalidInput
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.neighbours import LabelledSpace
+from ray_tl.randomness import derive_seed
 from ray_tl.training.data import Inputs, TrialData
 from ray_tl.training.doctor import findings
 from ray_tl.training.evaluation import predict_features
@@ -30,7 +31,6 @@ from ray_tl.training.examination import (
 )
 from ray_tl.training.files import State
 from ray_tl.training.network import BARE, PREFIX, build_model, built, restore_model
-from ray_tl.training.randomness import derive_seed
 from ray_tl.training.report import EpochReport
 
 

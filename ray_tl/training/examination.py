@@ -10,10 +10,10 @@ from torch import Tensor
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.neighbours import LabelledSpace, nearest_neighbours, num_looked_at
+from ray_tl.randomness import some_rows
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
 from ray_tl.training.evaluation import predict_features, predict_probabilities
-from ray_tl.training.randomness import some_rows
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 
 Evidence = dict[str, NDArray[np.float32]]

@@ -15,9 +15,9 @@ from ray_tl.data.domains import DomainPair, LabelledDomain
 from ray_tl.data.mixing import MIXINGS, mixed_labels
 from ray_tl.models.domain_norm import Domain, domain_of
 from ray_tl.models.transfer_model import TransferModel
+from ray_tl.randomness import generator
 from ray_tl.training.batches import PairedBatches, Step, check_accumulation
 from ray_tl.training.data import Inputs, TrialData, intermediate
-from ray_tl.training.randomness import generator
 from ray_tl.training.transfer import TRANSFERS, TransferContext
 
 Views = dict[View, Tensor]

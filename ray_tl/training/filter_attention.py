@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ray_tl.adaptation.closed_form.linear import logistic_regression, standard_score
 from ray_tl.models.domain_norm import set_domains
 from ray_tl.models.stages import StagedBackbone
-from ray_tl.training.randomness import generator
+from ray_tl.randomness import generator
 
 NUM_EXAMPLES = 256  # half of them for the head, half to be looked at: a few seconds on a processor
 ROWS_AT_ONCE = 32

@@ -15,10 +15,10 @@ from ray_tl.errors import TrialFailed
 from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, network_of
+from ray_tl.randomness import derive_seed, seed_torch
 from ray_tl.search_space import DataOptions
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import State, TrialFiles
-from ray_tl.training.randomness import derive_seed
 
 PREFIX = "model."
 BARE = {"features": LAST_STAGE, "adaptor": NO_ADAPTOR, "domain_norm": SHARED_NORM, "parameter_efficient": ALL_WEIGHTS}
@@ -27,7 +27,7 @@ BARE = {"features": LAST_STAGE, "adaptor": NO_ADAPTOR, "domain_norm": SHARED_NOR
 def build_model(config: TrialConfig, data: TrialData, load_weights: bool = True) -> TransferModel:
     """The network of a trial, its new parts initialised from the trial's seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "model"))
+        seed_torch(derive_seed(config.seed, "model"))
         context = context_of(data.pair.preprocessing, load_weights)
         return network_of(built(config), data.pair.num_classes, context)
 

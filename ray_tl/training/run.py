@@ -19,6 +19,7 @@ from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import UNFREEZING, stages_at
 from ray_tl.models.transfer_model import stages_of
 from ray_tl.neighbours import LabelledSpace
+from ray_tl.randomness import derive_seed, seed_torch
 from ray_tl.training.averaging import AVERAGING, Weights, copies, renew_statistics
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.building import build_optimizer, build_task
@@ -43,7 +44,6 @@ from ray_tl.training.multi_task import AUXILIARY
 from ray_tl.training.network import PREFIX
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.precision import Precision, synchronised
-from ray_tl.training.randomness import derive_seed
 from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import EpochReport
 from ray_tl.training.task import StepLosses
@@ -186,7 +186,7 @@ class TrialRun:
         return predict_outputs(self.task.model, rows, self._feed.inputs.start, self.data.device, domain_of(name))
 
     def _train(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
-        torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))
+        seed_torch(derive_seed(self.config.seed, "dropout", epoch))
         self.task.train()
         totals: dict[str, Tensor] = {}
         weights: dict[str, float] = {}

@@ -28,9 +28,9 @@ from ray_tl.models.domain_norm import DOMAIN_NORMS, convert_norms
 from ray_tl.models.features import FEATURES, FeaturesContext
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
+from ray_tl.randomness import derive_seed, generator
 from ray_tl.training.batches import PairedBatches
 from ray_tl.training.evaluation import predict_outputs
-from ray_tl.training.randomness import derive_seed, generator
 from ray_tl.training.task import AdaptationTask
 
 # One setting for all methods and libraries: the defaults of `TrialConfig` and the epochs of image_folders.yaml, but a

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -115,6 +116,54 @@ def test_search_without_a_free_processor_ends_at_once_and_says_why(folders, spac
     assert not ray.is_initialized()
 
 
+HELD = """
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+class Held(torch.nn.Flatten):
+    def __init__(self, folder, world_size):
+        super().__init__()
+        self.folder, self.world_size, self.steps = Path(folder), world_size, 0
+
+    def forward(self, x):
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        if self.training and not x.is_meta and world_size == self.world_size:
+            self.steps += 1
+            while self.steps == 3 and not (self.folder / "go").exists():
+                (self.folder / f"waits-{os.getpid()}").touch()
+                time.sleep(0.05)
+        return super().forward(x)
+
+def build(folder, world_size):
+    stem = torch.nn.Sequential(Held(folder, world_size), torch.nn.Linear(3 * 16 * 16, 8))
+    return torch.nn.Sequential(stem, torch.nn.Linear(8, 8))
+"""
+
+
+def held_space(folder: Path, world_size: int, **search: int) -> Path:
+    """A space whose trials, where so many ranks train, stand still in the middle until there is a file `go`."""
+    (folder / "held.py").write_text(HELD)
+    backbone = {"held": {"folder": str(folder), "world_size": world_size}}
+    trial = {**SPACE["trial"], "backbone": backbone, "freeze_depth": 0}
+    path = folder / "held.yaml"
+    path.write_text(yaml.safe_dump({**SPACE, "backbones": {"held": "held.py:build"}, "search": search, "trial": trial}))
+    return path
+
+
+def two_that_wait(folder: Path, goes_on: Callable[[], bool] = lambda: True) -> list[psutil.Process]:
+    """Two processes, once they stand still in the middle of a trial."""
+    deadline = time.monotonic() + 300
+    while len(found := sorted(folder.glob("waits-*"))) < 2:
+        assert goes_on()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return [psutil.Process(int(path.name.removeprefix("waits-"))) for path in found]
+
+
 @pytest.fixture
 def small_cluster() -> Iterator[Cluster]:
     """A head node with one processor; more nodes may join."""
@@ -123,18 +172,27 @@ def small_cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_a_search_that_joins_a_cluster_takes_a_second_slot_when_a_node_is_added(
-    folders, space, tmp_path, small_cluster
-):
-    def add_node(trial: TrialRecord) -> None:
-        if len(small_cluster.list_all_nodes()) == 1 and len(trial.epochs) == 1:
+def test_a_search_that_joins_a_cluster_takes_a_second_slot_when_a_node_is_added(folders, tmp_path, small_cluster):
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:
             small_cluster.add_node(num_cpus=1)
 
-    settings = {"num_trials": 6, "epochs": 40, "grace_epochs": 40}
-    plan = api.plan_search(space, *map(str, folders), name="grows", settings=settings, home=tmp_path)
-    said: list[str] = []
-    result = run_search(plan, ClusterConfig(address=small_cluster.address), watch=add_node, say=said.append)
-    require_whole(result.trials, 6)
+    def let_go_when_both_slots_train() -> None:
+        try:
+            two_that_wait(tmp_path)
+        finally:
+            (tmp_path / "go").touch()
+
+    space = held_space(tmp_path, 1, num_trials=2, epochs=8, grace_epochs=8)
+    plan = api.plan_search(space, *map(str, folders), name="grows", home=tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        both_trained = pool.submit(let_go_when_both_slots_train)
+        result = run_search(plan, ClusterConfig(address=small_cluster.address), say=say)
+        both_trained.result()
+    require_whole(result.trials, 2)
     assert said[0].startswith("1 warm slots")
     assert result.slots == 2
     assert "the cluster has grown: 2 warm slots of 1 worker(s)" in said
@@ -168,57 +226,16 @@ class Command:
         return started
 
 
-HELD = """
-import os
-import time
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-
-class Held(torch.nn.Flatten):
-    def __init__(self, folder):
-        super().__init__()
-        self.folder, self.steps = Path(folder), 0
-
-    def forward(self, x):
-        if dist.is_initialized() and dist.get_world_size() == 2:
-            self.steps += 1
-            while self.steps == 10 and not (self.folder / "go").exists():
-                (self.folder / f"waits-{os.getpid()}").touch()
-                time.sleep(0.05)
-        return super().forward(x)
-
-def build(folder):
-    stem = torch.nn.Sequential(Held(folder), torch.nn.Linear(3 * 16 * 16, 8))
-    return torch.nn.Sequential(stem, torch.nn.Linear(8, 8))
-"""
-
-
-def waiting_ranks(folder: Path, process: subprocess.Popen) -> list[psutil.Process]:
-    """Both ranks of a group, once they stand still in the middle of a trial."""
-    deadline = time.monotonic() + 300
-    while len(found := sorted(folder.glob("waits-*"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return [psutil.Process(int(path.name.removeprefix("waits-"))) for path in found]
-
-
-def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, space, tmp_path):
+def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, tmp_path):
     source, target = map(str, folders)
-    (tmp_path / "held.py").write_text(HELD)
-    trial = {**SPACE["trial"], "backbone": {"held": {"folder": str(tmp_path)}}}
-    settings = {"num_trials": 4, "epochs": 12, "grace_epochs": 12}
-    backbones = {"held": "held.py:build"}
-    space.write_text(yaml.safe_dump({**SPACE, "backbones": backbones, "search": settings, "trial": trial}))
+    space = held_space(tmp_path, 2, num_trials=4, epochs=12, grace_epochs=12)
     first = Command(str(space), "--source", source, "--target", target, "--name", "cut", "--home", str(tmp_path))
     first.until("epoch", trial=1, epoch=3)
     orphans = first.kill()
     before = {trial.number: trial.epochs for trial in api.status("cut", tmp_path).trials}
 
     second = Command("--resume", "cut", "--home", str(tmp_path), "--workers-per-trial", "2")
-    waiting_ranks(tmp_path, second.process)[-1].kill()
+    two_that_wait(tmp_path, lambda: second.process.poll() is None)[-1].kill()
     (tmp_path / "go").touch()
     last = list(second.events())[-1]
     assert second.process.wait() == 0

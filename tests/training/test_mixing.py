@@ -7,10 +7,10 @@ from torch.testing import assert_close
 
 from ray_tl.data.mixing import MIXINGS
 from ray_tl.planning.checks import configuration_problems
+from ray_tl.randomness import generator
 from ray_tl.study.records import DataSource
 from ray_tl.training.batches import PairedBatches
 from ray_tl.training.loop import TrialRun
-from ray_tl.training.randomness import generator
 from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
 
 DIGITS = DataSource(source="digits:mnist", target="digits:optdigits")

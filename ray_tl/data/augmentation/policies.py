@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ray_tl.data.augmentation.base import AUGMENTATIONS, DrawnAugmentation, require_within
+from ray_tl.randomness import seed_torch
 
 Change = Callable[[Tensor], Tensor]
 
@@ -292,7 +293,7 @@ class Heavy(TorchvisionAugmentation):
 
 
 def _changed(image: Tensor, seed: int, change: Change) -> Tensor:
-    torch.manual_seed(seed)
+    seed_torch(seed)
     return change(image)
 
 
