@@ -91,7 +91,7 @@ class Lora:
             )
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # a number that is multiplied with, whatever it is declared
+            lora_alpha=self.alpha,
             target_modules="|".join(re.escape(name) for name in names),
         )
         with warnings.catch_warnings(action="ignore"):  # that GPT-2 stores its weights transposed

@@ -4,19 +4,13 @@ Every function takes softmax outputs [N, C] and true classes [N], N >= 1, and gi
 All raise `InvalidInput` for inputs that do not match and `TrialFailed` for predictions that are not finite.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.validation.checks import usable_with_labels
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Probabilities = NDArray[np.floating]
 Labels = NDArray[np.integer]
-_BELOW_ONE = 1 - 2**-24  # the float32 next to 1; torchmetrics would give a confidence of 1 a bin of its own
 
 
 def summary(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
@@ -33,19 +27,18 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
 
 def balanced_accuracy(probabilities: Probabilities, labels: Labels) -> float:
     """Mean recall of the classes that occur among the labels."""
-    from torchmetrics.functional.classification import multiclass_recall  # here: it takes seconds to import
-
-    predicted, classes, num_classes = _as_tensors(probabilities, labels)
-    recalls = multiclass_recall(predicted, classes, num_classes, average="none")
-    return float(recalls[classes.unique()].mean())
+    confusion = _confusion(probabilities, labels)
+    support = confusion.sum(axis=1)
+    occurs = support > 0
+    return float(np.mean(confusion.diagonal()[occurs] / support[occurs]))
 
 
 def macro_f1(probabilities: Probabilities, labels: Labels) -> float:
     """Mean F1 of the classes that occur among labels or predictions; 0 for a class that is never hit."""
-    from torchmetrics.functional.classification import multiclass_f1_score
-
-    predicted, classes, num_classes = _as_tensors(probabilities, labels)
-    return float(multiclass_f1_score(predicted, classes, num_classes, average="macro"))
+    confusion = _confusion(probabilities, labels)
+    named = confusion.sum(axis=0) + confusion.sum(axis=1)
+    occurs = named > 0
+    return float(np.mean(2 * confusion.diagonal()[occurs] / named[occurs]))
 
 
 def expected_calibration_error(probabilities: Probabilities, labels: Labels, num_bins: int = 15) -> float:
@@ -54,11 +47,11 @@ def expected_calibration_error(probabilities: Probabilities, labels: Labels, num
     Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599, eq. 3. Bin b of B
     holds confidences in ((b - 1) / B, b / B].
     """
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    predicted, classes, num_classes = _as_tensors(probabilities, labels)
-    predicted = predicted.clamp(max=_BELOW_ONE)
-    return float(multiclass_calibration_error(predicted, classes, num_classes, n_bins=num_bins, norm="l1"))
+    probabilities, labels = usable_with_labels(probabilities, labels)
+    confidences, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, num_bins + 1, dtype=confidences.dtype)[1:-1]
+    gaps = np.bincount(np.digitize(confidences, edges, right=True), weights=hits - confidences)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def brier(probabilities: Probabilities, labels: Labels) -> float:
@@ -81,11 +74,9 @@ def nll(probabilities: Probabilities, labels: Labels) -> float:
     return float(-np.log(np.maximum(of_truth, np.finfo(np.float32).eps)).mean())
 
 
-def _as_tensors(probabilities: Probabilities, labels: Labels) -> tuple["Tensor", "Tensor", int]:
-    """What torchmetrics takes: predictions, classes and their number, at least two, of which one may be impossible."""
-    import torch  # here: the driver of a search has no use for it
-
+def _confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.integer]:
+    """Rows of each true class, [C], that were given each class, [C]."""
     probabilities, labels = usable_with_labels(probabilities, labels)
-    if probabilities.shape[1] == 1:
-        probabilities = np.pad(probabilities, ((0, 0), (0, 1)))
-    return torch.from_numpy(probabilities), torch.from_numpy(labels.astype(np.int64)), probabilities.shape[1]
+    num_classes = probabilities.shape[1]
+    pairs = labels.astype(np.int64) * num_classes + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
