@@ -1,5 +1,6 @@
 """From a text to the row that a network takes: the same at training and at serving."""
 
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Self
@@ -13,6 +14,8 @@ from ray_tl.tokens import PAD, Vocabulary, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+_UNSEEN = "CZM"  # control and format characters, separators, marks that need a letter to stand on
 
 
 class TextPreprocessing(BaseModel):
@@ -45,8 +48,8 @@ class TextPreprocessing(BaseModel):
             text = data.decode()
         except UnicodeDecodeError as error:
             raise InvalidInput(f"not a text in UTF-8 ({error}); send text.") from error
-        if not text.strip():
-            raise InvalidInput("the text is empty; send at least a word.")
+        if reason := why_no_text(text):
+            raise InvalidInput(f"the text {reason}; send at least a word.")
         row: NDArray[np.int32] = self.encode([text])[0]
         return row
 
@@ -57,6 +60,17 @@ class TextPreprocessing(BaseModel):
         for row, encoding in zip(rows, encodings, strict=True):
             row[: len(encoding.ids)] = encoding.ids
         return rows
+
+
+def why_no_text(text: str) -> str | None:
+    """Why a string can't be read as a text, as the end of a sentence about it; `None` for a sound one."""
+    if not text.strip():
+        return "is empty"
+    if half := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
+        return f"holds half of a surrogate pair (\\u{ord(half):04x}), which is no character"
+    if all(unicodedata.category(letter)[0] in _UNSEEN for letter in text):
+        return "holds no visible character"
+    return None
 
 
 def load_text_preprocessing(tokenizer: str, max_length: int) -> TextPreprocessing:
