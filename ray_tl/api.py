@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_tl.config import TrialConfig
+from ray_tl.data.summary import BALANCE_FIELD, DataSummary
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
@@ -60,10 +61,31 @@ class StudyStatus:
             "champion": self.champion,
             "reason": self.reason,
             "merits": self.merits,
+            "data": self.spec.data_summary.model_dump(mode="json"),
             "advice": [item.model_dump(mode="json") for item in self.spec.advice],
             "states": dict(Counter(str(trial.state) for trial in self.trials)),
             "trials": [_plain(trial) for trial in self.trials],
         }
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What a search would read, and what it would be refused for.
+
+    Attributes:
+        data: Domains, classes, what is left out, and copies.
+        problems: Each of which ends a search before it begins.
+        is_balanced: Whether the search space says what to do about unequal classes.
+    """
+
+    data: DataSummary
+    problems: list[str]
+    is_balanced: bool = False
+
+    def summary(self) -> dict[str, object]:
+        """Plain values for `--json`."""
+        lines = self.data.lines(self.is_balanced)
+        return {**self.data.model_dump(mode="json"), "lines": lines, "problems": self.problems}
 
 
 def search(
@@ -149,6 +171,31 @@ def plan_search(
     data = DataSource.model_validate({**names, **further, "options": file.data})
     room = None if cluster is None else room_of(cluster)
     return plan_search(file, data, name, studies_folder(home), room=room)
+
+
+def check_data(
+    space: Path | str | SearchFile,
+    source: str,
+    target: str,
+    target_test: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    target_labelled: str | None = None,
+    intermediate: Sequence[str] = (),
+    auxiliary: str | None = None,
+) -> DataCheck:
+    """Read and compare the domains of a search without searching; arguments as for `search`.
+
+    Raises:
+        InvalidInput: If the search-space file is not sound, or a tokenizer can't be had.
+    """
+    from ray_tl.data.load import check_data
+    from ray_tl.data.places import Places
+
+    file = space if isinstance(space, SearchFile) else load_search_file(space)
+    file = _with_settings(file, settings or {})
+    places = Places(source, target, target_test, target_labelled, tuple(intermediate), auxiliary)
+    data, problems = check_data(places, file.data, file.search.seed)
+    return DataCheck(data, problems, BALANCE_FIELD in file.trial)
 
 
 def plan_resumption(study: str, settings: Mapping[str, object] | None = None, home: Home = None) -> "Plan":

@@ -16,7 +16,8 @@ from ray_tl import api
 from ray_tl.cli.live import run_with_progress
 from ray_tl.cli.output import Output
 from ray_tl.data.domains import OracleLabels, UnlabelledDomain
-from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, load_pair, optdigits_oracle
+from ray_tl.data.load import load_pair, optdigits_oracle
+from ray_tl.data.places import MNIST, OPTDIGITS, OPTDIGITS_TEST
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.home import shipped_file
 from ray_tl.observability.tables import ended_table

@@ -97,13 +97,17 @@ def run_with_progress(
     store = plan.store
     name = store.spec.name
     output.say(f"study {name} in {store.folder}   (Ctrl-C is safe: ray-tl search --resume {name})")
+    for line in store.spec.data_lines():
+        output.say(line)
     for number, item in enumerate(store.spec.advice, len(store.spec.first)):
         output.say(f"trial {number} is advised: {item.reason}")
     if store.spec.judge:
         output.say(f"trials are compared by source accuracy, and on the target by {store.spec.judge}.")
     advice = [item.model_dump(mode="json") for item in store.spec.advice]
+    data = store.spec.data_summary.model_dump(mode="json")
+    started = {"event": "study", "study": name, "folder": str(store.folder), "data": data}
     output.emit(
-        {"event": "study", "study": name, "folder": str(store.folder), "advice": advice, "judge": store.spec.judge}
+        {**started, "advice": advice, "judge": store.spec.judge}
     )
     try:
         with LiveSearch(store.spec, store.trials(), output) as live:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from ray_tl.api import StudyStatus
+from ray_tl.api import DataCheck, StudyStatus
 from ray_tl.cli.output import Output
 from ray_tl.errors import InvalidInput, RayTLError
 from ray_tl.observability.tables import ended_table, headline, progress_view
@@ -28,6 +28,8 @@ def show_studies(rows: list[dict[str, object]], output: Output) -> None:
 def show_status(status: StudyStatus, output: Output) -> None:
     output.emit(status.summary())
     output.say(headline(status.spec, status.trials, status.seconds))
+    for line in status.spec.data_lines():
+        output.say(line)
     output.say(ended_table(status.trials, status.champion, status.merits))
     for number, item in enumerate(status.spec.advice, len(status.spec.first)):
         output.say(f"trial {number} was advised: {item.reason}")
@@ -39,6 +41,17 @@ def show_status(status: StudyStatus, output: Output) -> None:
         for finding in trial.last.findings:
             output.say(Text(f"doctor: trial {trial.number}, epoch {trial.last.epoch}: {finding}", style="yellow"))
     output.say(_next_step(status))
+
+
+def show_data_check(check: DataCheck, output: Output) -> None:
+    """What was read, and what a search would be refused for."""
+    output.emit(check.summary())
+    for line in check.data.lines(check.is_balanced):
+        output.say(line)
+    for number, problem in enumerate(check.problems, 1):
+        output.say(Text(f"problem {number}: {problem}", style="red"))
+    if not check.problems:
+        output.say("nothing is wrong with these data")
 
 
 def follow(statuses: Iterable[StudyStatus], output: Output) -> None:

@@ -1,28 +1,35 @@
-"""Domains from folders of image files."""
+"""Domains from folders of image files, listed first and decoded later."""
 
-import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_tl.data.addresses import Address, require_folder
+from ray_tl.data.class_problems import class_problems
 from ray_tl.data.domains import LabelledDomain, UnlabelledDomain
+from ray_tl.data.files import THREADS, Found, find_images
+from ray_tl.data.formats import READ_FORMATS_IN_WORDS
+from ray_tl.data.labels import clean_name, read_labels
+from ray_tl.data.legacy import images_of_version_1
 from ray_tl.data.preprocessing import Preprocessing
-from ray_tl.errors import InvalidInput, all_at_once
+from ray_tl.data.reading import SHOWN, OnBroken, Reading, counted, require_none, set_aside
+from ray_tl.errors import InvalidInput
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
-SHOWN = 10
+IMAGES = "images"
+SPLIT_NAMES = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "holdout", "unlabeled"}
+)
 
-OnBroken = Literal["stop", "skip"]
-Check = Callable[[Sequence[str], Sequence[str]], list[str]]
 
-_log = logging.getLogger(__name__)
+def list_images(folder: Path) -> list[str]:
+    """Relative POSIX paths of all images in a folder, told by their content, sorted."""
+    return find_images(Address.of(str(folder), "folder")).images
 
 
 def read_labelled_folder(
@@ -34,7 +41,7 @@ def read_labelled_folder(
 ) -> LabelledDomain:
     """Images below `folder/CLASS/`, nested as deep as you like, in the order of their relative paths.
 
-    Hidden files and folders, and files with other suffixes than `SUFFIXES`, are left out.
+    `find_images` says which files count.
 
     Args:
         folder: Its first level names the classes.
@@ -46,17 +53,12 @@ def read_labelled_folder(
 
     Raises:
         InvalidInput: If the folder is missing or empty, has fewer than two classes, a class with fewer than two
-            images, images outside a class, or a class that is not in `classes`; or if images are broken.
+            images, images outside a class, classes of nearly one name, splits in the place of classes, or a class that
+            is not in `classes`; or if images are broken.
     """
-    found = [name for name in sorted(os.listdir(_existing(folder, field))) if _is_class(folder / name)]
-    check = _class_problems if classes is None else partial(_foreign_problems, classes)
-    ids = list_images(folder)
-    _require_sound(_layout_problems(ids, found, check), folder, field)
-    images, kept = _decode_all(folder, ids, preprocessing, on_broken, field)
-    _require_sound(_empty_problems(kept) or check(kept, found), folder, field)
-    classes = found if classes is None else classes
-    labels = np.array([classes.index(_class_of(id)) for id in kept], dtype=np.int64)
-    return LabelledDomain(folder.name, images, tuple(kept), labels, tuple(classes))
+    listed = LabelledFolder(Address.of(str(folder), field), preprocessing, on_broken, classes)
+    require_none(listed.address, listed.problems)
+    return listed.read().sound()
 
 
 def read_unlabelled_folder(
@@ -67,102 +69,184 @@ def read_unlabelled_folder(
     Raises:
         InvalidInput: If the folder is missing or has no images, or if images are broken.
     """
-    ids = list_images(_existing(folder, field))
-    _require_sound(_empty_problems(ids), folder, field)
-    images, kept = _decode_all(folder, ids, preprocessing, on_broken, field)
-    _require_sound(_empty_problems(kept), folder, field)
-    return UnlabelledDomain(folder.name, images, tuple(kept))
+    listed = UnlabelledFolder(Address.of(str(folder), field), preprocessing, on_broken)
+    require_none(listed.address, listed.problems)
+    return listed.read().sound()
 
 
-def _existing(folder: Path, field: str) -> Path:
-    if not folder.is_dir():
-        wrong = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise InvalidInput(f"{field}='{folder}' {wrong}; give the path of a folder of images.")
-    return folder
+@dataclass(frozen=True)
+class UnlabelledFolder:
+    """A folder of images, listed and not yet decoded.
+
+    Attributes:
+        address: Of the folder.
+        preprocessing: From file to array.
+        on_broken: As in `read_labelled_folder`.
+
+    Raises:
+        InvalidInput: If there is no such folder, or it can't be listed.
+    """
+
+    address: Address
+    preprocessing: Preprocessing
+    on_broken: OnBroken = "stop"
+
+    @cached_property
+    def found(self) -> Found:
+        require_folder(self.address, IMAGES)
+        if self.preprocessing.reader_version == 1 and self.address.local is not None:
+            return _found_by_version_1(self.address.local)
+        return find_images(self.address)
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """What can be wrong without a look into the images."""
+        return [*self.found.problems, *self._empty_problems(self.found.images)]
+
+    def read(self) -> Reading[UnlabelledDomain]:
+        """Decode the images."""
+        images, kept, problems, left_out = self._decoded()
+        domain = UnlabelledDomain(self.address.name, images, tuple(kept))
+        return Reading(self.address, domain, IMAGES, (*self.problems, *problems), left_out)
+
+    def _empty_problems(self, images: Sequence[str]) -> list[str]:
+        if images or (self.found.broken and self.on_broken == "stop"):
+            return []
+        return [f"has no images; put files into it that hold {READ_FORMATS_IN_WORDS}."]
+
+    def _decoded(self) -> tuple[NDArray[np.uint8], list[str], list[str], Counter[str]]:
+        """Images, their names, what is wrong with the others, and how many were left out."""
+        names = self.found.images
+        channels, side = self.preprocessing.channels, self.preprocessing.image_size
+        images = np.empty((len(names), channels, side, side), np.uint8)
+
+        def decode(row: int) -> str | None:
+            try:
+                images[row] = self.preprocessing.decode(self.address.below(names[row]).read())
+            except InvalidInput as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            outcomes = list(threads.map(decode, range(len(names))))
+        broken = self.found.broken | {name: why for name, why in zip(names, outcomes, strict=True) if why is not None}
+        named = {f"{name}:": why for name, why in sorted(broken.items())}
+        problems, skipped = set_aside(self.address, named, self.on_broken, IMAGES)
+        rows = [row for row, why in enumerate(outcomes) if why is None]
+        kept = [names[row] for row in rows]
+        if names and not kept:
+            problems += self._empty_problems(kept) if self.on_broken == "skip" else []
+        return images[rows] if len(rows) < len(names) else images, kept, problems, self.found.left_out + skipped
 
 
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
+@dataclass(frozen=True)
+class LabelledFolder(UnlabelledFolder):
+    """A folder of class folders, listed and not yet decoded.
 
+    Attributes:
+        classes: Those of another domain; `None` for the folders' own.
+    """
 
-def list_images(folder: Path) -> list[str]:
-    """Relative POSIX paths of all images, sorted."""
-    found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            (Path(here) / name).relative_to(folder).as_posix()
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+    classes: Sequence[str] | None = None
+
+    @cached_property
+    def problems(self) -> list[str]:
+        if layout := self._layout_problems():
+            return [*self.found.problems, *layout]
+        if empty := self._empty_problems([*self.found.images, *self.found.folders]):
+            return [*self.found.problems, *empty]
+        names = [*self.found.images, *self.found.broken]
+        return [
+            *self.found.problems,
+            *self._loose_problems(names),
+            *self._unnamed_problems(),
+            *self._class_problems([name for name in names if "/" in name]),
         ]
-    return sorted(found)
 
+    def read(self) -> Reading[LabelledDomain]:  # type: ignore[override]
+        """Decode the images."""
+        images, kept, problems, left_out = self._decoded()
+        rows = [row for row, name in enumerate(kept) if self._class_of(name) is not None]
+        if not self.problems and not problems:
+            problems = self._class_problems([kept[row] for row in rows])
+        names = self.names
+        labels = np.array([names.index(self._class_of(kept[row])) for row in rows], dtype=np.int64)
+        ids = tuple(kept[row] for row in rows)
+        domain = LabelledDomain(self.address.name, images[rows], ids, labels, names)
+        return Reading(self.address, domain, IMAGES, (*self.problems, *problems), left_out)
 
-def _class_of(id: str) -> str:
-    return id.split("/", 1)[0]
+    @cached_property
+    def _labels(self) -> dict[str, str | None]:
+        """The class of each folder; `None` where its name stands for none."""
+        folders = self.found.folders
+        if self.preprocessing.reader_version == 1:
+            return dict(zip(folders, folders, strict=True))
+        return dict(zip(folders, read_labels(folders)[0], strict=True))
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes: those of the other domain, and then the folder's own."""
+        own = tuple(sorted({label for label in self._labels.values() if label is not None}))
+        if self.classes is None:
+            return own
+        return (*self.classes, *(name for name in own if name not in self.classes))
 
-def _layout_problems(ids: Sequence[str], classes: Sequence[str], check: Check) -> list[str]:
-    if not ids:
-        return _empty_problems(ids)
-    loose = [id for id in ids if "/" not in id]
-    outside = [f"has {_listed(loose)} outside any class; move them into class folders."] if loose else []
-    return outside + check(ids, classes)
+    def _class_of(self, name: str) -> str | None:
+        return self._labels.get(name.split("/", 1)[0]) if "/" in name else None
 
+    def _class_problems(self, names: Sequence[str]) -> list[str]:
+        labels = [label for name in names if (label := self._class_of(name)) is not None]
+        own = [label for label in self._labels.values() if label is not None]
+        written = own if self.preprocessing.reader_version == 1 else list(self._labels)
+        if len(own) < 2 and self.classes is None:
+            few = counted(len(own), "class folders")
+            return [f"has {few}, but a classifier needs 2; give one folder for each class."]
+        return class_problems(written, labels, self.classes, IMAGES, own)
 
-def _empty_problems(ids: Sequence[str]) -> list[str]:
-    return [] if ids else [f"has no images; put files with the suffix {', '.join(sorted(SUFFIXES))} into it."]
+    def _loose_problems(self, names: Sequence[str]) -> list[str]:
+        loose = [name for name in names if "/" not in name]
+        if not loose:
+            return []
+        more = ", ..." if len(loose) > SHOWN else ""
+        listed = f"({', '.join(loose[:SHOWN])}{more})"
+        return [f"has {counted(len(loose), IMAGES)} {listed} outside any class; move them into class folders."]
 
+    def _unnamed_problems(self) -> list[str]:
+        return [
+            f"has a folder {name!r}, whose name stands for a missing label; rename or remove it."
+            for name, label in self._labels.items()
+            if label is None
+        ]
 
-def _class_problems(ids: Sequence[str], classes: Sequence[str]) -> list[str]:
-    if len(classes) < 2:
-        return [f"has {len(classes)} class folders, but a classifier needs 2; give one folder for each class."]
-    sizes = Counter(map(_class_of, ids))
-    return [
-        f"class {name!r} has {sizes[name]} images, but training and hold-out need 2; add some or remove the folder."
-        for name in classes
-        if sizes[name] < 2
-    ]
-
-
-def _foreign_problems(known: Sequence[str], ids: Sequence[str], classes: Sequence[str]) -> list[str]:
-    foreign = [name for name in classes if name not in known]
-    if not foreign:
+    def _layout_problems(self) -> list[str]:
+        """Whether the classes are one level further down."""
+        if self.preprocessing.reader_version == 1:
+            return []
+        folders = self.found.folders
+        splits = [name for name in folders if clean_name(name).casefold() in SPLIT_NAMES]
+        if len(splits) > 1 or (splits and len(folders) == 1):
+            return [
+                f"has the folders {', '.join(folders[:SHOWN])}: {' and '.join(splits)} look like parts of a data set, "
+                f"not like classes; give {self.address.stated.rstrip('/')}/{_for_training(splits)}."
+            ]
+        inside = self._folders_below(folders[0]) if len(folders) == 1 else []
+        if len(inside) > 1 and self.classes is None:
+            return [
+                f"has one folder, {folders[0]!r}, which holds the folders {', '.join(inside[:SHOWN])}; if these are "
+                f"the classes, give {self.address.stated.rstrip('/')}/{folders[0]}."
+            ]
         return []
-    return [f"has the classes {', '.join(foreign[:SHOWN])}, which the source lacks; rename or remove these folders."]
+
+    def _folders_below(self, folder: str) -> list[str]:
+        paths = (PurePosixPath(name).parts for name in (*self.found.images, *self.found.broken))
+        return sorted({parts[1] for parts in paths if parts[0] == folder and len(parts) > 2})
 
 
-def _require_sound(problems: Sequence[str], folder: Path, field: str) -> None:
-    if problems:
-        raise all_at_once(f"{field}='{folder}'", problems)
+def _for_training(splits: Sequence[str]) -> str:
+    return next((name for name in splits if name.casefold().startswith("train")), splits[0])
 
 
-def _decode_all(
-    folder: Path, ids: Sequence[str], preprocessing: Preprocessing, on_broken: OnBroken, field: str
-) -> tuple[NDArray[np.uint8], list[str]]:
-    images = np.empty((len(ids), preprocessing.channels, preprocessing.image_size, preprocessing.image_size), np.uint8)
-
-    def decode(row: int) -> str | None:
-        try:
-            images[row] = preprocessing.decode((folder / ids[row]).read_bytes())
-        except (InvalidInput, OSError) as error:
-            return f"{ids[row]}: {error}"
-        return None
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
-        outcomes = list(threads.map(decode, range(len(ids))))
-    broken = [outcome for outcome in outcomes if outcome is not None]
-    if broken and on_broken == "stop":
-        raise InvalidInput(
-            f"{field}='{folder}' has {_listed(broken)} that can't be read; mend them or set on_broken: skip."
-        )
-    for reason in broken:
-        _log.warning("%s: left out %s", field, reason)
-    kept = [row for row, outcome in enumerate(outcomes) if outcome is None]
-    return images[kept] if broken else images, [ids[row] for row in kept]
-
-
-def _listed(items: Sequence[str]) -> str:
-    """How many images, and the first of them by name."""
-    more = ", ..." if len(items) > SHOWN else ""
-    return f"{len(items)} images ({', '.join(items[:SHOWN])}{more})"
+def _found_by_version_1(folder: Path) -> Found:
+    images = images_of_version_1(folder)
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return Found(images, folders)

@@ -1,5 +1,9 @@
 """Parts of a domain, the same for the same seed."""
 
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from typing import TypeVar
 
 import numpy as np
@@ -33,6 +37,71 @@ def stratified_split(domain: LabelledDomain, fraction: float, seed: int) -> tupl
     return domain.take(np.flatnonzero(~held_out)), domain.take(np.flatnonzero(held_out))
 
 
+def grouped_split(
+    domain: LabelledDomain, groups: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[LabelledDomain, LabelledDomain]:
+    """As `stratified_split`, with examples of one group on one side.
+
+    Groups are held out in random order as long as that brings the classes nearer to their share; a class keeps at
+    least one example in the rest.
+
+    Args:
+        domain: What is split.
+        groups: A number for each example, [N].
+        fraction: In (0, 1).
+        seed: Decides which groups are held out.
+
+    Raises:
+        InvalidInput: If `fraction` is out of range, or all examples are of one group.
+    """
+    numbers, members = np.unique(groups, return_inverse=True)
+    if len(numbers) == len(domain):
+        return stratified_split(domain, fraction, seed)
+    if len(numbers) < 2:
+        raise InvalidInput(f"{domain.name!r} has a single group, so nothing can be held out; split by something else.")
+    counts = np.zeros((len(numbers), len(domain.classes)), dtype=np.int64)
+    np.add.at(counts, (members, domain.labels), 1)
+    left = counts.sum(axis=0)
+    missing = np.where(left > 1, np.clip(np.round(left * fraction), 1, None), 0)
+    held_out = np.zeros(len(numbers), dtype=bool)
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    for group in order:
+        count = counts[group]
+        if np.abs(missing - count).sum() < np.abs(missing).sum() and (left - count)[count > 0].min() > 0:
+            held_out[group] = True
+            missing, left = missing - count, left - count
+    if not held_out.any():
+        held_out[_smallest_spare(counts, order, domain)] = True
+    chosen = held_out[members]
+    return domain.take(np.flatnonzero(~chosen)), domain.take(np.flatnonzero(chosen))
+
+
+def temporal_split(
+    domain: LabelledDomain, times: Sequence[object], fraction: float
+) -> tuple[LabelledDomain, LabelledDomain]:
+    """The earlier examples, and about `fraction` of them that are the latest; of one time all are on one side.
+
+    Args:
+        domain: What is split.
+        times: Of the examples, [N]: numbers, dates, or texts of either (ISO 8601).
+        fraction: In (0, 1).
+
+    Raises:
+        InvalidInput: If a time can't be read, all are the same, or a class has none but the latest examples.
+    """
+    order = np.array([_time(value, row) for value, row in zip(times, domain.ids, strict=True)])
+    first_late = np.sort(order)[len(order) - max(1, round(len(order) * fraction))]
+    late = order >= first_late
+    if late.all():
+        late = order > first_late
+    if not late.any():
+        raise InvalidInput(f"{domain.name!r} has one time for all examples; split by something else than time.")
+    if lost := sorted(set(domain.labels[late].tolist()) - set(domain.labels[~late].tolist())):
+        names = ", ".join(domain.classes[label] for label in lost[:10])
+        raise InvalidInput(f"the classes {names} are among the latest examples alone; hold out a smaller fraction.")
+    return domain.take(np.flatnonzero(~late)), domain.take(np.flatnonzero(late))
+
+
 def few_shots(domain: LabelledDomain, shots: int, seed: int) -> LabelledDomain:
     """`shots` examples of each class that occurs, drawn at random, in the domain's order.
 
@@ -62,6 +131,39 @@ def random_halves(domain: Domain, seed: int) -> tuple[Domain, Domain]:
     order = np.random.default_rng(seed).permutation(len(domain))
     middle = (len(domain) + 1) // 2
     return domain.take(np.sort(order[:middle])), domain.take(np.sort(order[middle:]))
+
+
+def _smallest_spare(counts: NDArray[np.int64], order: NDArray[np.int64], domain: LabelledDomain) -> int:
+    """The smallest group without which every class is still there, where groups are larger than what is to be held out.
+
+    Raises:
+        InvalidInput: If there is none.
+    """
+    left = counts.sum(axis=0)
+    spare = [int(group) for group in order if (left - counts[group])[counts[group] > 0].min() > 0]
+    if not spare:
+        raise InvalidInput(f"{domain.name!r} has no group that other groups could do without; split by something else.")
+    return min(spare, key=lambda group: int(counts[group].sum()))
+
+
+def _time(value: object, row: str) -> float:
+    """Seconds, or whatever a number counts; a time without a zone is one of UTC."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, datetime):
+        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise InvalidInput(f"row {row} has no time ({value!r}); give each a number, or a date such as 2026-01-31T12:00.")
+
+
+def _parsed(text: str) -> object:
+    for parse in (float, datetime.fromisoformat):
+        with suppress(ValueError):
+            return parse(text.strip())
+    return text
 
 
 def _counted(sizes: dict[str, int]) -> str:

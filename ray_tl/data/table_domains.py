@@ -1,26 +1,28 @@
-"""Domains from tables of texts, of paths of images, or of images themselves."""
+"""Domains from tables of texts, of paths of images, or of images themselves; columns first, examples later."""
 
-import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_tl.data.addresses import Address
+from ray_tl.data.class_problems import class_problems
 from ray_tl.data.domains import Inputs, LabelledDomain, UnlabelledDomain
+from ray_tl.data.files import THREADS
+from ray_tl.data.labels import raw_names, read_labels
+from ray_tl.data.legacy import label_of_version_1
 from ray_tl.data.preprocessing import AnyPreprocessing, Preprocessing
-from ray_tl.data.tables import Columns, locate, read_columns
-from ray_tl.data.text import TextPreprocessing
-from ray_tl.errors import InvalidInput, all_at_once
+from ray_tl.data.reading import Reading, require_none, set_aside
+from ray_tl.data.tables import Columns, read_columns
+from ray_tl.data.text import TextPreprocessing, why_no_text
+from ray_tl.errors import InvalidInput
 from ray_tl.search_space import DataOptions
 
-SHOWN = 10
-
-_log = logging.getLogger(__name__)
+ROWS = "rows"
 
 
 def read_labelled_table(
@@ -42,141 +44,185 @@ def read_labelled_table(
 
     Raises:
         InvalidInput: For a missing file or column, and, all at once, for unreadable rows unless they are skipped, fewer
-            than two classes, a class with fewer than two rows, or one that is not in `classes`.
+            than two classes, a class with fewer than two rows, classes of nearly one name, or one that is not in
+            `classes`.
     """
-    columns = read_columns(name, [_content(options), options.label_column], field)
-    labels = [None if cell in (None, "") else str(cell) for cell in columns.cells[options.label_column]]
-    unlabelled = {at: f"has no {options.label_column!r}" for at, label in enumerate(labels) if label is None}
-    inputs, kept, problems = _read(columns, unlabelled, name, preprocessing, options, field)
-    found = [str(labels[at]) for at in kept]
-    problems += _class_problems(found) if classes is None else _foreign_problems(found, classes)
-    _require_sound(problems, name, field)
-    names = sorted(set(found)) if classes is None else list(classes)
-    numbers = np.array([names.index(label) for label in found], dtype=np.int64)
-    return LabelledDomain(_short(name), inputs, _ids(columns, kept), numbers, tuple(names))
+    listed = LabelledTable(Address.of(name, field), preprocessing, options, classes)
+    require_none(listed.address, listed.problems)
+    return listed.read().sound()
 
 
 def read_unlabelled_table(
     name: str, preprocessing: AnyPreprocessing, options: DataOptions, field: str = "target"
 ) -> UnlabelledDomain:
     """Rows of a table, of which no column but that of the texts or images is read; otherwise `read_labelled_table`."""
-    columns = read_columns(name, [_content(options)], field)
-    inputs, kept, problems = _read(columns, {}, name, preprocessing, options, field)
-    _require_sound(problems, name, field)
-    return UnlabelledDomain(_short(name), inputs, _ids(columns, kept))
+    return UnlabelledTable(Address.of(name, field), preprocessing, options).read().sound()
 
 
-def _content(options: DataOptions) -> str:
-    return options.text_column if options.modality == "text" else options.image_column
+@dataclass(frozen=True)
+class UnlabelledTable:
+    """A table whose cells are still to be made examples of.
 
+    Attributes:
+        address: Of the table.
+        preprocessing: From a cell to a row.
+        options: As in `read_labelled_table`.
+    """
 
-def _read(
-    columns: Columns,
-    unusable: dict[int, str],
-    name: str,
-    preprocessing: AnyPreprocessing,
-    options: DataOptions,
-    field: str,
-) -> tuple[Inputs, list[int], list[str]]:
-    """Inputs of the usable rows, where in the columns these stand, and what is wrong with the table so far."""
-    cells = columns.cells[_content(options)]
-    if isinstance(preprocessing, TextPreprocessing):
-        reasons = {at: why for at, cell in enumerate(cells) if (why := _why_no_text(cell))} | unusable
-        kept = [at for at in range(len(cells)) if at not in reasons]
-        inputs: Inputs = preprocessing.encode([str(cells[at]) for at in kept])
-    else:
-        images, found = _decode_all(cells, _opener(name, field), preprocessing)
+    address: Address
+    preprocessing: AnyPreprocessing
+    options: DataOptions
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Raises `InvalidInput` if there is no such table, or it lacks a column."""
+        return read_columns(self.address, [self._content], self.address.field)
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """What can be wrong without a look at the examples: whether the table can be read."""
+        return [] if self.columns.rows or self.columns.broken else [_EMPTY]
+
+    def read(self) -> Reading[UnlabelledDomain]:
+        """Make examples of the cells."""
+        inputs, kept, reasons = self._examples({})
+        problems, left_out = self._set_aside(reasons)
+        domain = UnlabelledDomain(self.address.name, inputs, self._ids(kept))
+        found = problems + self._nothing(kept)
+        return Reading(self.address, domain, ROWS, tuple(found), left_out, self._texts(kept))
+
+    @property
+    def _content(self) -> str:
+        return self.options.text_column if self.options.modality == "text" else self.options.image_column
+
+    def _examples(self, unusable: dict[int, str]) -> tuple[Inputs, list[int], dict[int, str]]:
+        """Inputs of the usable rows, where in the columns these stand, and why others can't be used."""
+        cells = self.columns.cells[self._content]
+        if isinstance(self.preprocessing, TextPreprocessing):
+            reasons = {at: why for at, cell in enumerate(cells) if (why := _why_no_text(cell))} | unusable
+            kept = [at for at in range(len(cells)) if at not in reasons]
+            return self.preprocessing.encode([str(cells[at]) for at in kept]), kept, reasons
+        images, found = self._decoded(cells, self.preprocessing, unusable)
         reasons = found | unusable
         kept = [at for at in range(len(cells)) if at not in reasons]
-        inputs = images[kept]
-    broken = columns.broken | {columns.rows[at]: why for at, why in reasons.items()}
-    problems = _broken_problems(broken, options, field)
-    return inputs, kept, problems + ([] if kept else ["has no usable rows; give a row for each example."])
+        return images[kept], kept, reasons
+
+    def _decoded(
+        self, cells: Sequence[object], preprocessing: Preprocessing, unusable: dict[int, str]
+    ) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        side = preprocessing.image_size
+        images = np.zeros((len(cells), preprocessing.channels, side, side), np.uint8)
+
+        def decode(at: int) -> str | None:
+            try:
+                if at not in unusable:
+                    images[at] = self._image(cells[at], preprocessing)
+            except InvalidInput as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            outcomes = list(threads.map(decode, range(len(cells))))
+        return images, {at: why for at, why in enumerate(outcomes) if why is not None}
+
+    def _image(self, cell: object, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        """Of a cell that holds an image, the path of one, or both, as `datasets` writes them."""
+        if isinstance(cell, dict):
+            cell = cell.get("bytes") or cell.get("path")
+        if isinstance(cell, np.ndarray):
+            return preprocessing.from_array(cell)
+        if isinstance(cell, bytes):
+            return preprocessing.decode(cell)
+        if isinstance(cell, str) and cell:
+            return preprocessing.decode(self._read_beside(cell))
+        raise InvalidInput("is empty" if not cell else f"holds {type(cell).__name__}, neither a path nor an image")
+
+    def _read_beside(self, path: str) -> bytes:
+        try:
+            return (Address.of(path, "image") if "://" in path else self.address.beside(path)).read()
+        except InvalidInput as error:
+            raise InvalidInput(f"{path} {error}") from error
+
+    def _set_aside(self, reasons: dict[int, str]) -> tuple[list[str], Counter[str]]:
+        by_row = self.columns.broken | {self.columns.rows[at]: why for at, why in reasons.items()}
+        named = {f"row {row}": why for row, why in sorted(by_row.items())}
+        return set_aside(self.address, named, self.options.on_broken, ROWS)
+
+    def _nothing(self, kept: Sequence[int]) -> list[str]:
+        return [] if kept else [_EMPTY]
+
+    def _ids(self, kept: Sequence[int]) -> tuple[str, ...]:
+        return tuple(str(self.columns.rows[at]) for at in kept)
+
+    def _texts(self, kept: Sequence[int]) -> tuple[str, ...] | None:
+        if self.options.modality != "text":
+            return None
+        cells = self.columns.cells[self._content]
+        return tuple(str(cells[at]) for at in kept)
+
+
+@dataclass(frozen=True)
+class LabelledTable(UnlabelledTable):
+    """A table with labels, whose cells are still to be made examples of.
+
+    Attributes:
+        classes: Those of another domain; `None` for the table's own.
+        further: Other columns that are read with them; those in `wanted` where they are there.
+        wanted: As in `read_columns`.
+    """
+
+    classes: Sequence[str] | None = None
+    further: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+
+    @cached_property
+    def columns(self) -> Columns:
+        needed = dict.fromkeys((self._content, self.options.label_column, *self.further))
+        return read_columns(self.address, list(needed), self.address.field, self.wanted)
+
+    def read(self) -> Reading[LabelledDomain]:  # type: ignore[override]
+        """Make examples of the cells."""
+        labels, unlabelled = self._labels
+        inputs, kept, reasons = self._examples(unlabelled)
+        problems, left_out = self._set_aside(reasons)
+        found, names = [str(labels[at]) for at in kept], self.names
+        problems += self._nothing(kept) or class_problems(self._written(kept), found, self.classes, ROWS, names)
+        place = {name: number for number, name in enumerate(names)}
+        numbers = np.array([place[label] for label in found], dtype=np.int64)
+        domain = LabelledDomain(self.address.name, inputs, self._ids(kept), numbers, names)
+        asked = (*self.further, *self.wanted)
+        columns = {name: [self.columns.cells[name][at] for at in kept] for name in asked if name in self.columns.cells}
+        return Reading(self.address, domain, ROWS, tuple(problems), left_out, self._texts(kept), columns)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes: those of the other domain, and then the table's own."""
+        own = sorted({label for label in self._labels[0] if label is not None})
+        known = tuple(self.classes or ())
+        return (*known, *(name for name in own if name not in known))
+
+    @cached_property
+    def _labels(self) -> tuple[list[str | None], dict[int, str]]:
+        column = self.options.label_column
+        cells = self.columns.cells[column]
+        if self.options.reader_version == 1:
+            labels = [label_of_version_1(cell) for cell in cells]
+            return labels, {at: f"has no {column!r}" for at, label in enumerate(labels) if label is None}
+        return read_labels(cells, self.columns.class_names.get(column))
+
+    def _written(self, kept: Sequence[int]) -> list[str]:
+        """Class names as the table, or the description of its numbers, has them."""
+        column = self.options.label_column
+        if self.options.reader_version == 1:
+            return []
+        cells = self.columns.cells[column]
+        return list(self.columns.class_names.get(column) or raw_names(cells[at] for at in kept))
+
+
+_EMPTY = "has no usable rows; give a row for each example."
 
 
 def _why_no_text(cell: object) -> str | None:
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if cell is None:
         return "is empty"
-    return None if isinstance(cell, str) else f"holds {type(cell).__name__}, not text"
-
-
-def _opener(name: str, field: str) -> Callable[[str], bytes]:
-    """Reads files whose paths are relative to the table."""
-    files, path = locate(name, field)
-
-    def read(relative: str) -> bytes:
-        with files.open_input_file(str(PurePosixPath(path).parent / relative)) as file:
-            return file.read()
-
-    return read
-
-
-def _decode_all(
-    cells: Sequence[object], read: Callable[[str], bytes], preprocessing: Preprocessing
-) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    side = preprocessing.image_size
-    images = np.zeros((len(cells), preprocessing.channels, side, side), np.uint8)
-
-    def decode(at: int) -> str | None:
-        try:
-            images[at] = preprocessing.decode(_bytes_of(cells[at], read))
-        except (InvalidInput, OSError, pa.ArrowException) as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
-        outcomes = list(threads.map(decode, range(len(cells))))
-    return images, {at: why for at, why in enumerate(outcomes) if why is not None}
-
-
-def _bytes_of(cell: object, read: Callable[[str], bytes]) -> bytes:
-    """Of a cell that holds an image, the path of one, or both, as `datasets` writes them."""
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes):
-        return cell
-    if isinstance(cell, str) and cell:
-        return read(cell)
-    raise InvalidInput("is empty" if not cell else f"holds {type(cell).__name__}, neither a path nor an image")
-
-
-def _broken_problems(broken: dict[int, str], options: DataOptions, field: str) -> list[str]:
-    lines = [f"row {row} {why}" for row, why in sorted(broken.items())]
-    if options.on_broken == "skip":
-        for line in lines:
-            _log.warning("%s: left out %s", field, line)
-        return []
-    more = "; ..." if len(lines) > SHOWN else ""
-    shown = "; ".join(lines[:SHOWN])
-    return [f"{len(lines)} rows can't be used ({shown}{more}); mend them or set on_broken: skip."] if lines else []
-
-
-def _class_problems(labels: Sequence[str]) -> list[str]:
-    sizes = Counter(labels)
-    if len(sizes) < 2:
-        return [f"has {len(sizes)} classes, but a classifier needs 2; check the column of the labels."] if sizes else []
-    return [
-        f"class {name!r} has 1 row, but training and hold-out need 2; add some or remove it."
-        for name, size in sorted(sizes.items())
-        if size < 2
-    ]
-
-
-def _foreign_problems(labels: Sequence[str], known: Sequence[str]) -> list[str]:
-    foreign = sorted(set(labels) - set(known))
-    if not foreign:
-        return []
-    return [f"has the classes {', '.join(foreign[:SHOWN])}, which the source lacks; rename or remove their rows."]
-
-
-def _require_sound(problems: Sequence[str], name: str, field: str) -> None:
-    if problems:
-        raise all_at_once(f"{field}={name!r}", problems)
-
-
-def _ids(columns: Columns, kept: Sequence[int]) -> tuple[str, ...]:
-    return tuple(str(columns.rows[at]) for at in kept)
-
-
-def _short(name: str) -> str:
-    return PurePosixPath(name).name
+    return why_no_text(cell) if isinstance(cell, str) else f"holds {type(cell).__name__}, not text"

@@ -1,13 +1,15 @@
 """Everything that can be wrong with the configurations of a search, found without training any of them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TypeVar
+
+from pyarrow.fs import FileType
 
 from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.closed_form import CLOSED_FORM, is_closed_form
 from ray_tl.components import catalogue
 from ray_tl.config import TrialConfig
+from ray_tl.data.addresses import Address
 from ray_tl.data.augmentation import augmentation_for
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import preprocessing_of
@@ -125,14 +127,22 @@ def _fit_words(config: TrialConfig, data: DataSource) -> None:
 
 
 def _missing(data: DataSource) -> list[str]:
-    """Paths on this machine that do not exist; what is in them shows when they are read."""
+    """Places where there is nothing; what is in them shows when they are read."""
     named = {name: getattr(data, name) for name in ("source", "target", "target_test", "target_labelled", "auxiliary")}
     stated = [*named.items(), *(("intermediate", name) for name in data.intermediate)]
-    return [
-        f"{field}={name!r} does not exist; give the path of a folder or table."
-        for field, name in stated
-        if name is not None and ":" not in name and not Path(name).exists()
-    ]
+    found = [_why_missing(field, name) for field, name in stated if name is not None]
+    return [why for why in found if why is not None]
+
+
+def _why_missing(field: str, name: str) -> str | None:
+    if name.startswith("digits:"):
+        return None
+    try:
+        if Address.of(name, field).kind() is not FileType.NotFound:
+            return None
+    except InvalidInput as error:
+        return str(error)
+    return f"{field}={name!r} does not exist; give the path of a folder or table."
 
 
 def _unused(configs: Sequence[TrialConfig], data: DataSource) -> list[str]:

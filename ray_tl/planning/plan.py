@@ -11,9 +11,10 @@ import torch
 
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
+from ray_tl.data.addresses import absolute
 from ray_tl.data.domains import DomainPair
-from ray_tl.data.further_domains import with_further_domains
-from ray_tl.data.load import load_pair
+from ray_tl.data.load import LoadedData, load_data
+from ray_tl.data.places import Places
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
@@ -74,7 +75,8 @@ def plan_search(
     zero_shot = tuple(_zero_shot(corners, data))
     configs = [*corners, *zero_shot, *(first or [])]
     _require_none([*data_problems(configs, data), *_network_and_weight_problems(configs, data, room)])
-    pair = _load(data, file.search.seed)
+    loaded = load_places(data, file.search.seed)
+    pair = loaded.pair
     _require_none(row_problems(configs, pair))
     baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
@@ -82,6 +84,7 @@ def plan_search(
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
+        data_summary=loaded.summary,
         search=file.search if reference is not None and reference.can_be_trusted else _without_judge(file.search),
         trees=space.trees,
         backbones=file.backbones,
@@ -111,7 +114,7 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
     """
     store = StudyStore(find_study(root, name))
     register_user_backbones(store.spec.backbones)
-    pair = _load(store.spec.data, store.spec.search.seed)
+    pair = load_places(store.spec.data, store.spec.search.seed).pair
     if pair.fingerprint() != store.spec.data_fingerprint:
         raise InvalidInput(
             f"study={name!r} was begun on other data than {store.spec.data.source!r} and {store.spec.data.target!r} "
@@ -215,15 +218,18 @@ def _shares(pair: DomainPair) -> list[float]:
     return [float(share) for share in counts / counts.sum()]
 
 
+def load_places(data: DataSource, seed: int) -> LoadedData:
+    """The domains of a study; raises `InvalidInput` as `load_data`."""
+    return load_data(places_of(data), data.options, seed)
+
+
+def places_of(data: DataSource) -> Places:
+    return Places(data.source, data.target, data.target_test, data.target_labelled, data.intermediate, data.auxiliary)
+
+
 def _anywhere(data: DataSource) -> DataSource:
     """With absolute paths: a study may go on, or be promoted, from another folder than it was begun in."""
     keys = ("source", "target", "target_test", "target_labelled", "auxiliary")
     names = {key: name for key in keys if (name := getattr(data, key)) is not None}
-    folders = {key: str(Path(name).absolute()) for key, name in names.items() if not name.startswith("digits:")}
-    between = tuple(str(Path(name).absolute()) for name in data.intermediate)
-    return data.model_copy(update={**folders, "intermediate": between})
-
-
-def _load(data: DataSource, seed: int) -> DomainPair:
-    pair = load_pair(data.source, data.target, data.target_test, data.options, seed, data.target_labelled)
-    return with_further_domains(pair, data.intermediate, data.auxiliary, data.options)
+    folders = {key: absolute(name) for key, name in names.items() if not name.startswith("digits:")}
+    return data.model_copy(update={**folders, "intermediate": tuple(map(absolute, data.intermediate))})

@@ -1,18 +1,19 @@
 """Predict files on this machine, without Ray."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ray_tl.data.addresses import Address
+from ray_tl.data.files import find_images
+from ray_tl.data.formats import READ_FORMATS_IN_WORDS
 from ray_tl.data.tables import is_table, read_columns
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.promotion.bundle import BATCH_SIZE, Bundle, load_bundle
 from ray_tl.promotion.prediction import Prediction
 from ray_tl.promotion.versions import resolve
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,26 @@ def images_of(files: Iterable[Path]) -> list[Path]:
     Raises:
         InvalidInput: If files are missing or folders have no image; all of them are named.
     """
-    found = {path: list(_images_in(path)) for path in files}
+    found = {path: _images_in(path) for path in files}
     problems = [_why_empty(path) for path, images in found.items() if not images]
     if problems:
         raise all_at_once("files", problems)
     return [image for images in found.values() for image in images]
 
 
-def _images_in(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    else:
-        yield from sorted(inside for inside in path.rglob("*") if inside.suffix.lower() in SUFFIXES)
+def _images_in(path: Path) -> list[Path]:
+    """The file itself, or what a search would read of a folder; what a search calls broken is an error here too."""
+    if not path.is_dir():
+        return [path] if path.exists() else []
+    found = find_images(Address.of(str(path), "files"))
+    if problems := [*found.problems, *(f"{path / name}: {why}." for name, why in found.broken.items())]:
+        raise all_at_once(str(path), problems)
+    return [path / name for name in found.images]
 
 
 def _why_empty(path: Path) -> str:
     if path.is_dir():
-        return f"{path} has no image in it; images end in {', '.join(sorted(SUFFIXES))}."
+        return f"{path} has no image in it; images are {READ_FORMATS_IN_WORDS}."
     return f"{path} does not exist; give images, or folders with images."
 
 
@@ -158,7 +162,7 @@ def _predict_chunk(bundle: Bundle, files: Sequence[Path]) -> list[FilePrediction
 
 def _decode(bundle: Bundle, file: Path) -> np.ndarray:
     try:
-        return bundle.spec.preprocessing.decode(file.read_bytes())
+        return bundle.spec.preprocessing.decode(Address.of(str(file), "files").read())
     except InvalidInput as error:
         raise InvalidInput(f"{file}: {error}") from error
 

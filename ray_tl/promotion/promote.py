@@ -58,7 +58,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     register_user_backbones(spec.backbones)
     data = spec.data
     names = data.source, data.target, data.target_test
-    pair = load_pair(*names, data.options, spec.search.seed, data.target_labelled)
+    pair = load_pair(*names, data.options, spec.search.seed, data.target_labelled, data.intermediate, data.auxiliary)
     files = TrialFiles(store.folder, trial.number)
     evidence = files.load_evidence()
     model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()

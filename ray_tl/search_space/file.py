@@ -32,6 +32,14 @@ class DataOptions(BaseModel):
         holdout_fraction: Share of the source that is never trained on, for source accuracy.
         on_broken: What to do with an unreadable image or row.
         target_shots: k, labelled target examples a class that are drawn from those given; `null` for all of them.
+        split_by: What stays on one side of the hold-out: `group` for copies, near ones too, and rows that are equal in
+            a column `group`; `folder` for images of one folder; else the name of a column of equal rows. `null` for
+            exact copies alone.
+        split_by_time: Column by which the latest rows are held out; `null` for rows at random.
+        on_overlap: What to do with training examples of which `target_test` has a copy: end with an error, or leave
+            them out.
+        reader_version: Rules by which files become examples; 1 are those of studies that were begun before there was a
+            choice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +55,16 @@ class DataOptions(BaseModel):
     holdout_fraction: float = Field(default=0.2, gt=0, lt=1)
     on_broken: Literal["stop", "skip"] = "stop"
     target_shots: int | None = Field(default=None, ge=1)
+    split_by: str | None = Field(default=None, min_length=1)
+    split_by_time: str | None = Field(default=None, min_length=1)
+    on_overlap: Literal["stop", "skip"] = "stop"
+    reader_version: Literal[1, 2] = 2
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> Self:
+        if self.split_by is not None and self.split_by_time is not None:
+            raise ValueError("split_by and split_by_time are two ways to hold out; leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _of_one_modality(self) -> Self:

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_tl.config import TrialConfig, UserFunction
+from ray_tl.data.summary import BALANCE_FIELD, DataSummary
 from ray_tl.registry import Scalar
 from ray_tl.search_space import DataOptions, SearchOptions
 
@@ -44,6 +45,15 @@ class DataSource(BaseModel):
     auxiliary: str | None = None
     options: DataOptions = DataOptions()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_recorded(cls, value: object) -> object:
+        """A record that does not say by which rules its files were read was written when there was one set of them."""
+        options = value.get("options") if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(options, dict):
+            return value
+        return {**value, "options": {"reader_version": 1, **options}}
+
 
 class Advice(BaseModel):
     """A point of the search space that is tried before the sampler is asked.
@@ -68,6 +78,7 @@ class StudySpec(BaseModel):
         first: Configurations that run before the sampler is asked; the first is the source-only baseline.
         advice: Points of the space that run next, of which the sampler learns as of its own.
         judge: What predictions on the target are held against when trials are compared, in words.
+        data_summary: What was read, as it was shown before the search; empty in older studies.
         source_histogram: Share of each class among the source labels, [C].
         num_target: Rows of the target.
         data_fingerprint: Of the domains, so that a resumed search can't silently run on other data.
@@ -85,11 +96,16 @@ class StudySpec(BaseModel):
     first: tuple[TrialConfig, ...] = Field(default=())
     advice: tuple[Advice, ...] = ()
     judge: str = ""
+    data_summary: DataSummary = DataSummary()
     data_fingerprint: str
     classes: tuple[str, ...]
     source_histogram: tuple[float, ...]
     num_target: int
     created_at: str
+
+    def data_lines(self) -> list[str]:
+        """What was read, for people."""
+        return self.data_summary.lines(is_balanced=BALANCE_FIELD in self.trees)
 
 
 class EpochRecord(BaseModel):

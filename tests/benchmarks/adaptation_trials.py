@@ -10,7 +10,8 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.digits import load_mnist_5k, load_optdigits
 from ray_tl.data.domains import DomainPair, LabelledDomain, OracleLabels, UnlabelledDomain
 from ray_tl.data.images import list_images
-from ray_tl.data.load import HALVES_SEED, load_pair
+from ray_tl.data.load import load_pair
+from ray_tl.data.places import HALVES_SEED
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.data.splits import random_halves, stratified_split
 from ray_tl.search_space import DataOptions

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair
-from ray_tl.data.load import MNIST, OPTDIGITS
+from ray_tl.data.places import MNIST, OPTDIGITS
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.search import run_search
 from ray_tl.on_ray.session import ray_session

@@ -174,12 +174,12 @@ def test_wrong_argument_is_refused(run, folders, changed, said):
 
 def test_single_class_is_refused(run, folders):
     (folders / "source" / "dog").rename(folders / "elsewhere")
-    assert_refused(run(*SEARCH), 2, "has 1 class folders, but a classifier needs 2", folders / "home")
+    assert_refused(run(*SEARCH), 2, "has 1 class folder, but a classifier needs 2", folders / "home")
 
 
 def test_broken_image_is_named(run, folders):
     (folders / "target" / "2.png").write_bytes(b"no image")
-    assert_refused(run(*SEARCH), 2, "target='target' has 1 images (2.png", folders / "home")
+    assert_refused(run(*SEARCH), 2, "target='target': 1 image can't be used (2.png", folders / "home")
 
 
 @pytest.mark.parametrize(

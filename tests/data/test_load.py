@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_tl.data.load import MNIST, OPTDIGITS, OPTDIGITS_TEST, load_pair
+from ray_tl.data.load import load_pair
+from ray_tl.data.places import MNIST, OPTDIGITS, OPTDIGITS_TEST
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import DataOptions
 
@@ -45,6 +46,7 @@ def folders(tmp_path):
         write(tmp_path / "source" / name, "0.png", shade)
         write(tmp_path / "source" / name, "1.png", 10 + shade)
     write(tmp_path / "target", "0.png", 50)
+    write(tmp_path / "target", "1.png", 51)
     write(tmp_path / "test", "0.png", 60)
     write(tmp_path / "few" / "eel", "0.png", 70)
     write(tmp_path / "few" / "dog", "0.png", 80)
@@ -75,7 +77,9 @@ def test_more_shots_than_there_are_images_are_refused(folders):
 
 def test_an_image_may_not_be_trained_on_with_its_label_and_scored_on(folders):
     write(folders / "few" / "dog", "same.png", 60)
-    with pytest.raises(InvalidInput, match=r"target_test has 1 examples that target_labelled has too \(0.png\)"):
+    with pytest.raises(
+        InvalidInput, match=r"1 image of target_labelled is in target_test too, 1 exact copy \(dog/same.png is 0.png\)"
+    ):
         pair_of(folders)
 
 

@@ -79,10 +79,8 @@ def test_missing_columns_are_named_at_once_with_the_nearest(tmp_path):
 
 def test_everything_that_is_wrong_with_the_rows_is_said_at_once(tmp_path):
     (tmp_path / "t.csv").write_text('text,label\nfine,good\n" ",good\nfine,\nfine,good,more\n')
-    said = (
-        r"2 problems\n.*3 rows can't be used \(row 2 is empty; row 3 has no 'label'; row 4 has 3 cells, the header 2\)"
-    )
-    with pytest.raises(InvalidInput, match=rf"{said}; mend them or set on_broken: skip\.\n.*has 1 classes"):
+    said = r"2 problems\n.*3 rows can't be used \(row 2 is empty; row 3 has no label; row 4 has 3 cells, the header 2\)"
+    with pytest.raises(InvalidInput, match=rf"{said}; mend them or set on_broken: skip\.\n.*has 1 class,"):
         labelled(str(tmp_path / "t.csv"))
 
 
@@ -103,7 +101,7 @@ def test_broken_rows_are_left_out_under_the_numbers_that_the_others_have(tmp_pat
         ("", "has no rows; give a table with a header"),
         ("text,label\n", "has no usable rows"),
         ("text,label\na,good\nb,bad\n", r"2 problems\n.*class 'bad' has 1 row.*\n.*class 'good' has 1 row"),
-        ("text,label\na,good\nb,good\n", "has 1 classes, but a classifier needs 2"),
+        ("text,label\na,good\nb,good\n", "has 1 class, but a classifier needs 2"),
     ],
 )
 def test_tables_that_can_train_nothing_are_refused(tmp_path, content, said):
@@ -115,10 +113,10 @@ def test_tables_that_can_train_nothing_are_refused(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("none.csv", "does not exist; give a file that ends in .csv, .tsv, .jsonl, .parquet"),
-        ("folder", "is no table; give a file that ends in"),
+        ("none.csv", "does not exist; give a file that ends in .csv, .tsv, .jsonl, .csv.gz"),
+        ("folder", "is not a table; give a file that ends in"),
         ("half.parquet", "can't be read as a table"),
-        ("latin.csv", "has the byte 0xdf, which is no UTF-8; save it as UTF-8"),
+        ("latin.csv", "has the byte 0xdf in line 2, which is not UTF-8; save it as UTF-8"),
         ("ftp9://host/t.csv", "can't be reached .*check the address"),
     ],
 )
@@ -146,8 +144,9 @@ def options(tmp_path):
 
 def test_all_domains_are_as_wide_as_the_longest_text_of_any(tmp_path, options):
     source = write(tmp_path / "source.csv")
-    target = write(tmp_path / "target.csv", [("the battery was weak and the box dull",)], ("text",))
-    pair = load_pair(source, target, target, options, 0)
+    target = write(tmp_path / "target.csv", [("the battery was weak and the box dull",), ("good",)], ("text",))
+    test = write(tmp_path / "test.csv", [("bad",)], ("text",))
+    pair = load_pair(source, target, test, options, 0)
     widths = {domain.inputs.shape[1] for domain in (pair.source, pair.source_holdout, pair.target, pair.target_test)}
     assert widths == {10}  # eight words between [CLS] and [SEP]
     assert pair.modality == "text"
@@ -155,7 +154,7 @@ def test_all_domains_are_as_wide_as_the_longest_text_of_any(tmp_path, options):
 
 def test_a_text_may_not_be_trained_on_with_its_label_and_scored_on(tmp_path, options):
     source, few = write(tmp_path / "source.csv"), write(tmp_path / "few.csv", ROWS[:1])
-    with pytest.raises(InvalidInput, match=r"target_test has 1 examples that target_labelled has too \(1\)"):
+    with pytest.raises(InvalidInput, match=r"1 row of target_labelled is in target_test too, 1 exact copy \(1 is 1\)"):
         load_pair(source, source, source, options, 0, few)
 
 

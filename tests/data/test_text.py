@@ -55,7 +55,9 @@ def test_a_spec_tells_images_from_texts(preprocessing):
 
 def test_a_spec_from_before_there_were_texts_is_one_of_images():
     old = '{"backbone": {"name": "resnet18"}, "preprocessing": {"image_size": 64, "channels": 1}, "classes": ["a"]}'
-    assert ModelSpec.model_validate_json(old).preprocessing == Preprocessing(image_size=64, channels=1)
+    assert ModelSpec.model_validate_json(old).preprocessing == Preprocessing(
+        image_size=64, channels=1, reader_version=1
+    )
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

@@ -57,7 +57,6 @@ def test_weights_from_a_folder_fit_their_own_tokenizer(tables, tmp_path):
         ({"mixing": "mixup"}, "mixing='mixup' is for images, and data.modality is 'text'; choose none"),
         ({"test_time_augmentation": "flips"}, "test_time_augmentation='flips' is for images, and data.modality is"),
         ({"data": {"max_length": 600}}, "data.max_length=600 is more than 'tiny_bert' has positions; choose 512"),
-        ({"data": {"text_column": "txt"}}, "has no column 'txt'; did you mean 'text'"),
         ({"data": {"tokenizer": "/no/such"}}, "data.tokenizer='/no/such' is no folder"),
     ],
 )
@@ -66,6 +65,12 @@ def test_a_mistake_is_one_line_and_nothing_is_written(tables, tmp_path, trees, s
         plan(tables, tmp_path, **trees)
     (line,) = str(raised.value).splitlines()
     assert said in line
+    assert not (tmp_path / "studies" / "planned").exists()
+
+
+def test_a_column_that_both_tables_lack_is_named_for_both(tables, tmp_path):
+    with pytest.raises(InvalidInput, match=r"source=.*no column 'txt'; did you mean 'text'.*\n.*target=.*no column"):
+        plan(tables, tmp_path, data={"text_column": "txt"})
     assert not (tmp_path / "studies" / "planned").exists()
 
 

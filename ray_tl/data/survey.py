@@ -1,0 +1,126 @@
+"""All domains of a study together: listed, read, and compared with one another."""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+from ray_tl.data.class_problems import class_problems
+from ray_tl.data.copies import Overlap, overlap
+from ray_tl.data.domains import LabelledDomain
+from ray_tl.data.places import (
+    AUXILIARY,
+    SOURCE,
+    TARGET,
+    TARGET_TEST,
+    Listing,
+    Places,
+    is_between,
+    list_domain,
+    nested_problems,
+)
+from ray_tl.data.preprocessing import AnyPreprocessing
+from ray_tl.data.reading import Reading
+from ray_tl.errors import InvalidInput
+from ray_tl.search_space import DataOptions
+
+Report = Callable[[Sequence[str]], None]
+"""Is told what is wrong after each step; raises, or goes on to find more."""
+
+Listings = dict[str, Listing]
+Readings = dict[str, Reading]
+
+IN_THE_TEST = "of which target_test has a copy"
+
+
+def list_domains(places: Places, preprocessing: AnyPreprocessing, options: DataOptions, report: Report) -> Listings:
+    """What is at each place, by field; fields of which nothing can be listed are not there."""
+    found: Listings = {}
+    problems: list[str] = []
+    for field, stated in places.stated():
+        classes = getattr(found.get(SOURCE), "names", None)
+        if field not in (SOURCE, TARGET, TARGET_TEST) and classes is None:
+            continue  # of the source there is nothing to compare classes with, which is said
+        try:
+            listing = list_domain(field, stated, preprocessing, options, classes)
+            problems += [f"{listing.address}: {line}" for line in listing.problems]
+            found[field] = listing
+        except InvalidInput as error:
+            problems.append(str(error))
+    report([*problems, *nested_problems(list(found.values()))])
+    return found
+
+
+def read_domains(listings: Listings, report: Report) -> Readings:
+    """The examples of each domain."""
+    found: Readings = {}
+    problems: list[str] = []
+    for field, listing in listings.items():
+        reading = listing.read()
+        told = set(listing.problems)
+        problems += [f"{reading.address}: {line}" for line in reading.problems if line not in told]
+        problems += _size_problems(field, reading)
+        found[field] = reading
+    report(problems)
+    return {field: reading for field, reading in found.items() if len(reading.domain)}
+
+
+def compare_domains(readings: Readings, options: DataOptions, report: Report) -> tuple[Readings, list[str]]:
+    """Copies of one example in two domains.
+
+    No example that is trained on may be one that is scored on; elsewhere copies are counted.
+
+    Returns:
+        The domains, without what `options.on_overlap` leaves out, and a sentence for each two that overlap.
+    """
+    kept, problems, sentences = dict(readings), [], []
+    for field in [field for field in readings if field != TARGET_TEST and TARGET_TEST in readings]:
+        found = _overlap(readings, field, TARGET_TEST)
+        if found is not None and options.on_overlap == "skip":
+            kept[field] = readings[field].without(found.rows, IN_THE_TEST)
+            problems += _left_problems(kept[field])
+        elif found is not None:
+            problems.append(
+                f"{found}; remove them from one of the two, or leave them out of training: --on-overlap skip."
+            )
+    for one, other in combinations([field for field in readings if field != TARGET_TEST], 2):
+        found = _overlap(kept, other, one)
+        if found is not None and _gives_labels_away(kept, found):
+            problems.append(
+                f"{found}; remove them, or give the labels that you have of the target with --target-labelled."
+            )
+        elif found is not None:
+            sentences.append(str(found))
+    report(problems)
+    return kept, sentences
+
+
+def _overlap(readings: Readings, field: str, other: str) -> Overlap | None:
+    return overlap(readings[field].contents, readings[other].contents, (field, other), readings[field].noun)
+
+
+def _gives_labels_away(readings: Readings, found: Overlap) -> bool:
+    """Whether labelled examples of another domain than the source are examples of the target."""
+    labelled = isinstance(readings[found.domain].domain, LabelledDomain)
+    return (
+        found.other == TARGET
+        and labelled
+        and (found.domain == AUXILIARY or is_between(found.domain))
+        and len(found.exact) > 0
+    )
+
+
+def _size_problems(field: str, reading: Reading) -> list[str]:
+    if (field == TARGET or is_between(field)) and len(reading.domain) == 1:
+        one = reading.noun.removesuffix("s")
+        return [f"{reading.address} has 1 {one} that can be used, and adapting to a domain needs 2 or more; give more."]
+    return []
+
+
+def _left_problems(reading: Reading) -> list[str]:
+    """Whether enough is left after examples were left out."""
+    domain, address = reading.domain, reading.address
+    if not len(domain):
+        return [f"{address} has nothing but copies of target_test; hold out other examples for that."]
+    if reading.address.field != SOURCE:
+        return []
+    labels = [domain.classes[label] for label in domain.labels]
+    return [f"{address}: {line}" for line in class_problems((), labels, None, reading.noun, domain.classes)]
