@@ -1,4 +1,4 @@
-"""Classes of the source evened out: which rows are drawn, what they weigh, which are made, against imblearn and NumPy."""
+"""Classes of the source evened out: which rows are drawn, what they weigh, which are made."""
 
 import numpy as np
 import pytest
@@ -295,15 +295,14 @@ def test_a_first_phase_with_frozen_features_has_new_rows_and_the_second_has_not(
 
 
 def test_new_rows_that_would_take_too_much_memory_are_not_made():
-    data = tiny_data(SKEWED)
-    data.cache = ActivationCache(60 * 8 * 4 * 2)  # both domains, but no 48 rows in half of it
-    data.cache.inputs(build_model(tiny_config(), data), 3, data.rows, data.device)
-    data.cache.capacity_bytes = 47 * 8 * 4
+    data = tiny_data(skewed_pair(60, 2, 2))
+    data.cache = ActivationCache(120 * 8 * 4)  # room for the 112 rows that there are, and not for 3 * 60
     run = TrialRun(tiny_config(class_balance="smote", freeze_depth=3), data, VALIDATORS)
     run._enter_phase(0.0)
-    (line,) = run._feed._balance.notes()
+    (line,) = run._feed.notes()
     assert "needs frozen features that fit into memory with the new ones; classes were sampled evenly" in line
-    assert numbers(run) == [8, 8, 8]
+    assert run._feed.inputs.start == 3
+    assert sum(numbers(run)) == len(run._feed.labels("source")) == 64
 
 
 # heads that are solved for
@@ -396,17 +395,20 @@ def test_a_configuration_from_before_is_one_without():
 # what it is for
 
 
+def recalls(balance):
+    """Of each class in the even hold-out, after a head was trained on a source of 60, 6 and 6 rows."""
+    config = tiny_config(class_balance=balance, freeze_depth=3, epochs=12, optimizer={"adamw": {"lr": 0.1}})
+    run = TrialRun(config, tiny_data(skewed_pair(60, 6, 6, num_holdout=90)), VALIDATORS)
+    for epoch in range(config.epochs):
+        run.epoch(epoch)
+    predicted = run.evidence["source_holdout"].argmax(axis=1)
+    return np.array([(predicted[number::3] == number).mean() for number in range(3)])  # classes take turns
+
+
+def test_without_balance_rare_classes_are_given_up():
+    assert recalls("none")[1:].max() < 0.3
+
+
 @pytest.mark.parametrize("balance", ["sampling", "weights", "smote"])
-def test_rare_classes_are_found_in_the_hold_out_where_they_were_not(balance):
-    recalls = {}
-    for stated in ("none", balance):
-        changes = {"class_balance": stated, "epochs": 6, "seed": 1, "optimizer": {"adamw": {"lr": 0.01}}}
-        changes |= {"freeze_depth": 3} if balance == "smote" else {}
-        run = TrialRun(tiny_config(**changes), tiny_data(skewed_pair(60, 6, 6, num_holdout=90)), VALIDATORS)
-        for epoch in range(6):
-            run.epoch(epoch)
-        predicted = run.evidence["source_holdout"].argmax(axis=1)
-        recalls[stated] = [(predicted[number::3] == number).mean() for number in range(3)]  # classes take turns
-    print(recalls)
-    assert np.mean(recalls[balance]) > np.mean(recalls["none"]) + 0.1
-    assert np.mean(recalls[balance][1:]) > np.mean(recalls["none"][1:]) + 0.2
+def test_with_balance_every_class_is_found(balance):
+    assert recalls(balance).min() > 0.8
