@@ -147,7 +147,9 @@ class Feed:
         source = self._balance.balanced(rows["source"], self._given_labels, num_source)
         self.inputs = replace(self._entered, rows={**rows, "source": source.rows, "target": played})
         self._source_labels = source.labels
-        self.class_weights = None if source.weights is None else source.weights.to(data.device)
+        self.class_weights = (
+            None if source.weights is None else source.weights.to(data.device, torch.get_default_dtype())
+        )
         self.batches = PairedBatches(
             num_source,
             len(played),

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS, Reports, skewed_pair, tiny_config, tiny_data
+from tests.training.tiny import VALIDATORS, Reports, further, skewed_pair, tiny_config, tiny_data
 
 STOPS_AT_2 = {"patience": {"epochs": 1, "min_improvement": 5.0}}  # nothing improves that much
 SOME_DECAY = {"optimizer": {"nadam": {"weight_decay": 0.5, "decay_all": False}}, "max_gradient_norm": None}
@@ -28,6 +28,7 @@ CASES: dict[str, dict] = {
     "weights of rows": {"class_balance": "weights", "method": "importance_weighting"},
     "smote": {"class_balance": {"smote": {"k": 3}}, "mixing": "mixup", **HEAD_ALONE},
     "smote at first": {"class_balance": "smote", "augmentation": "none", **PROBE},
+    "smote where domains join": {"class_balance": "smote", "transfer": {"staged": {"share": 0.3}}, **HEAD_ALONE},
     "smote of rows that are matched": {"class_balance": "smote", "method": "kernel_mean_matching", **HEAD_ALONE},
 }
 HALF: dict[str, dict] = {name: {"precision": name, "optimizer": {"sgd": {"lr": 0.002}}} for name in ("bf16", "fp16")}
@@ -48,7 +49,7 @@ def config_of(changes):
 
 def data():
     """Of classes that are not equally frequent."""
-    return tiny_data(skewed_pair(14, 7, 3))
+    return tiny_data(further(skewed_pair(14, 7, 3)))
 
 
 def train_all(cases: dict[str, dict]) -> dict[str, dict]:

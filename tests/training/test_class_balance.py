@@ -1,5 +1,8 @@
 """Classes of the source evened out: which rows are drawn, what they weigh, which are made."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,7 @@ from ray_tl.errors import InvalidInput
 from ray_tl.planning.checks import configuration_problems
 from ray_tl.randomness import generator
 from ray_tl.study.records import DataSource
+from ray_tl.training.batches import PairedBatches
 from ray_tl.training.class_balance import (
     CLASS_BALANCES,
     LARGEST_SEED,
@@ -33,6 +37,7 @@ from ray_tl.training.network import build_model
 from ray_tl.training.run import TrialRun
 from tests.tiny_clip import tiny_clip
 from tests.training.tiny import SIDE, VALIDATORS, further, skewed_pair, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny_text import tiny_text_config, tiny_text_data, tiny_text_pair
 
 DIGITS = DataSource(source="digits:mnist", target="digits:optdigits", target_labelled="digits:optdigits")
 SKEWED = skewed_pair(16, 6, 2)
@@ -94,13 +99,12 @@ def test_every_epoch_draws_other_rows_of_the_frequent_class():
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_joint_batches_are_the_same_on_any_number_of_ranks(world_size, monkeypatch):
-    alone = list(begun(class_balance="sampling")._batches.epoch(1))
-    monkeypatch.setattr("ray_tl.training.feed.world_size", lambda: world_size)
-    ranks = []
-    for number in range(world_size):
-        monkeypatch.setattr("ray_tl.training.feed.rank", lambda number=number: number)
-        ranks.append(list(begun(class_balance="sampling")._batches.epoch(1)))
+def test_joint_batches_are_the_same_on_any_number_of_ranks(world_size):
+    draw = partial(drawn_rows, torch.tensor(SKEWED.source.labels), torch.full((3,), 1 / 3))
+    alone, *ranks = (
+        list(PairedBatches(24, 30, 8, rank, size, seed=3, draw_source=draw).epoch(1))
+        for rank, size in [(0, 1), *((rank, world_size) for rank in range(world_size))]
+    )
     joint = [torch.cat([step.source_rows for step in steps]) for steps in zip(*ranks, strict=True)]
     assert_close(joint, [step.source_rows for step in alone], **EXACT)
 
@@ -268,6 +272,16 @@ def test_new_rows_are_mixed_like_any_others():
     assert views["source"].shape == (24, 8)
     assert_close(labels.sum(dim=1), torch.ones(24))
     assert labels.sum(dim=0).tolist() == pytest.approx([8, 8, 8], abs=4)
+
+
+def test_frozen_features_of_texts_get_new_rows_too():
+    pair = tiny_text_pair()
+    few = np.flatnonzero((pair.source.labels == 0) | (np.arange(24) < 8))
+    config = tiny_text_config(class_balance="smote", freeze_depth="head_only")
+    run = TrialRun(config, tiny_text_data(replace(pair, source=pair.source.take(few))), VALIDATORS)
+    run._enter_phase(0.0)
+    assert np.bincount(run._feed.labels("source")).tolist() == [12, 12]
+    assert run._feed.inputs.rows["source"].shape == (24, 16)
 
 
 def test_new_rows_are_made_of_what_has_joined_the_source():
