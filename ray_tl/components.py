@@ -13,6 +13,7 @@ from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT
 from ray_tl.registry import Registry
 from ray_tl.training.averaging import AVERAGING
+from ray_tl.training.class_balance import CLASS_BALANCES
 from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.multi_task import MULTI_TASKS
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
@@ -44,6 +45,7 @@ def catalogue() -> dict[str, Registry]:
         "early_stopping": EARLY_STOPPING,
         "augmentation": AUGMENTATIONS,
         "mixing": MIXINGS,
+        "class_balance": CLASS_BALANCES,
         "test_time_augmentation": TEST_TIME_AUGMENTATIONS,
     }
 

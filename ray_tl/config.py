@@ -106,6 +106,7 @@ class TrialConfig(BaseModel):
         gradient_masking: What becomes of adaptation gradients that oppose the task's.
         loss_weighting: Weights of the losses `task`, `domain`, `consistency`, `reconstruction` over progress.
         mixing: Of source examples with one another, in training.
+        class_balance: What is done about classes of the source that are much rarer than others.
         test_time_augmentation: Views over which predictions are averaged, in validation and when served.
         transfer: Way from source to target: at once, or over intermediate domains.
         multi_task: Another labelled task that trains the same layers.
@@ -144,6 +145,7 @@ class TrialConfig(BaseModel):
     max_gradient_norm: float | None = Field(default=1.0, gt=0)
     augmentation: Component = Component(name="none")
     mixing: Component = Component(name="none")
+    class_balance: Component = Component(name="none")
     test_time_augmentation: Component = Component(name="none")
     accumulation: int = Field(default=1, ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

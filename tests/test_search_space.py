@@ -183,7 +183,7 @@ def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
     (path,) = [path for path in SHIPPED if path.stem == "image_folders"]
     suggested = load(tmp_path, re.sub(r"(?m)^  # ( *[a-z_]+:)", r"  \1", path.read_text())).space()
     assert suggested.problems(catalogue()) == []
-    hidden = {"features", "domain_norm", "mixing", "test_time_augmentation", "transfer", "multi_task"}
+    hidden = {"features", "domain_norm", "mixing", "class_balance", "test_time_augmentation", "transfer", "multi_task"}
     assert hidden <= set(suggested.trees) - set(load_search_file(path).trial)
     own = {"affine_resolution", "strong", "word_dropout"}
     assert set(suggested.trees["augmentation"]["choice"]) == set(catalogue()["augmentation"].names()) - own
@@ -349,7 +349,15 @@ def test_the_space_of_every_method_holds_every_method_that_needs_no_target_label
     assert set(methods) == set(catalogue()["method"].names()) - needing_labels - {"zero_shot"}
 
 
-STRATEGIES = ["lr_multipliers", "unfreezing", "optimizer", "lr_schedule", "averaging", "early_stopping"]
+STRATEGIES = [
+    "lr_multipliers",
+    "unfreezing",
+    "optimizer",
+    "lr_schedule",
+    "averaging",
+    "early_stopping",
+    "class_balance",
+]
 
 
 @pytest.mark.parametrize("field", STRATEGIES)

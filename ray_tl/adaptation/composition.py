@@ -48,6 +48,7 @@ class Composed(AdaptationMethod):
         self.needs = _union(first.needs, second.needs)
         self.takes_target_labels = first.takes_target_labels and second.takes_target_labels
         self.takes_mixed_source = first.takes_mixed_source and second.takes_mixed_source
+        self.takes_new_source_rows = first.takes_new_source_rows and second.takes_new_source_rows
         self.sets_statistics = first.sets_statistics or second.sets_statistics
         self.needs_domains = _union(first.needs_domains, second.needs_domains)
         self.aligns_features = first.aligns_features or second.aligns_features

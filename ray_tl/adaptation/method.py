@@ -43,6 +43,7 @@ class StepOutputs:
         target_labels: Of the rows of `target_labelled`, int64 [N]; `None` if there are none.
         label_smoothing: Share of each label that the task loss spreads over all classes, in [0, 1): Szegedy et al.,
             "Rethinking the Inception Architecture", 2016, https://arxiv.org/abs/1512.00567, section 7.
+        class_weights: Of each class in the task loss on the source, [C]; `None` where all weigh 1.
     """
 
     views: Mapping[View, Outputs]
@@ -51,6 +52,7 @@ class StepOutputs:
     start: int = 0
     target_labels: Tensor | None = None
     label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
 
     @property
     def source(self) -> Outputs:
@@ -120,6 +122,7 @@ class AdaptationMethod(nn.Module):
         sets_statistics: Whether `before_evaluation` sets statistics from the target; it is not called otherwise.
         takes_target_labels: Whether labelled examples of the target, where there are some, join its task loss.
         takes_mixed_source: Whether source examples may be mixtures of two, with labels to match.
+        takes_new_source_rows: Whether rows may join the source, and leave it, between two epochs.
         loss_names: The losses that it gives, from `LOSS_NAMES`.
         aligns_features: Whether it means to make the features of both domains alike; then the doctor expects it.
         needs_words: Whether the classes are described to it in words, which the backbone must know.
@@ -134,6 +137,7 @@ class AdaptationMethod(nn.Module):
     sets_statistics: bool = False
     takes_target_labels: bool = True
     takes_mixed_source: bool = True
+    takes_new_source_rows: bool = True
     loss_names: tuple[str, ...] = ("task", "domain")
     aligns_features: bool = False
     needs_words: bool = False
@@ -190,8 +194,18 @@ class AdaptationMethod(nn.Module):
 
 
 def task_loss(step: StepOutputs) -> Tensor:
-    """Cross-entropy of the source batch."""
-    return F.cross_entropy(step.source.logits, step.labels, label_smoothing=step.label_smoothing)
+    """Cross-entropy of the source batch; with weights of classes still over the number of its rows."""
+    if step.class_weights is None:  # summed otherwise, a trial of before would differ in its last digit
+        return F.cross_entropy(step.source.logits, step.labels, label_smoothing=step.label_smoothing)
+    return source_losses(step).mean()
+
+
+def source_losses(step: StepOutputs) -> Tensor:
+    """Cross-entropy of each row of the source batch, [N]: -sum w q log p over classes of weight w, for a label q."""
+    weights = None if step.class_weights is None else step.class_weights.to(step.source.logits)
+    return F.cross_entropy(
+        step.source.logits, step.labels, weights, reduction="none", label_smoothing=step.label_smoothing
+    )
 
 
 METHODS: Registry[AdaptationMethod] = Registry("adaptation method")

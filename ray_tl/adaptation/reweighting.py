@@ -17,7 +17,14 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.adversarial import domain_classification_loss
 from ray_tl.adaptation.conditional import entropy_weights
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs
+from ray_tl.adaptation.method import (
+    METHODS,
+    AdaptationMethod,
+    DomainOutputs,
+    MethodContext,
+    StepOutputs,
+    source_losses,
+)
 from ray_tl.adaptation.numerics import full_precision, require_positive
 from ray_tl.collectives import rank, sum_over_ranks, world_size
 from ray_tl.errors import InvalidInput
@@ -37,6 +44,16 @@ def weighted_task_loss(logits: Tensor, weights: Tensor, *, labels: Tensor, smoot
         smoothing: Share of each label that is spread over all classes, in [0, 1).
     """
     return (weights.detach() * F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)).mean()
+
+
+def weighted_source_loss(step: StepOutputs, weights: Tensor) -> Tensor:
+    """`weighted_task_loss` of the source batch, in which the weights of the classes, if there are any, count too.
+
+    Args:
+        step: With N source rows.
+        weights: [N], of mean 1 over all rows of which this batch is a part; detached.
+    """
+    return (weights.detach() * source_losses(step)).mean()
 
 
 @full_precision
@@ -125,7 +142,7 @@ class ImportanceWeighting(AdaptationMethod):
         logits = self.classifier(features).squeeze(1)
         source_logits, target_logits = logits.tensor_split([len(step.source.features)])
         weights = importance_weights(source_logits, largest_ratio=self.largest_ratio)
-        task = weighted_task_loss(step.source.logits, weights, labels=step.labels, smoothing=step.label_smoothing)
+        task = weighted_source_loss(step, weights)
         return {"task": task, "domain": domain_classification_loss(source_logits, target_logits)}
 
 
@@ -166,7 +183,7 @@ class KernelMeanMatching(AdaptationMethod):
 
     @torch.no_grad()
     def begin_epoch(self, domains: Mapping[str, DomainOutputs], progress: float) -> None:
-        weights = torch.zeros_like(self.weights)
+        weights = self.weights.new_zeros(len(domains["source"].features))
         # Solvers on machines of different make may differ in the last digit: one rank solves for all.
         if rank() == 0:
             weights += torch.as_tensor(self._matched(domains)).to(weights)
@@ -175,9 +192,7 @@ class KernelMeanMatching(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         assert step.source.rows is not None
         weights = self.weights[step.source.rows]
-        return {
-            "task": weighted_task_loss(step.source.logits, weights, labels=step.labels, smoothing=step.label_smoothing)
-        }
+        return {"task": weighted_source_loss(step, weights)}
 
     def _matched(self, domains: Mapping[str, DomainOutputs]) -> NDArray[np.float64]:
         source, target = (domains[name].features.double().cpu().numpy() for name in ("source", "target"))
@@ -203,9 +218,7 @@ class EntropyWeighting(AdaptationMethod):
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         weights = entropy_weights(F.softmax(step.source.logits, dim=1))
-        return {
-            "task": weighted_task_loss(step.source.logits, weights, labels=step.labels, smoothing=step.label_smoothing)
-        }
+        return {"task": weighted_source_loss(step, weights)}
 
 
 def _over_joint_mean(weights: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision
-from ray_tl.adaptation.reweighting import weighted_task_loss
+from ray_tl.adaptation.reweighting import weighted_source_loss, weighted_task_loss
 from ray_tl.errors import InvalidInput
 
 LARGEST_ERROR = 0.49  # a round of boosting needs to be better than chance
@@ -116,6 +116,7 @@ class TrAdaBoost(AdaptationMethod):
     needs = ("source", "target_labelled")
     needs_domains = ("source", "target_labelled")
     takes_mixed_source = False  # a weight belongs to one source row
+    takes_new_source_rows = False
     loss_names = ("task",)
     source_weights: Tensor
     target_weights: Tensor
@@ -145,8 +146,7 @@ class TrAdaBoost(AdaptationMethod):
         assert step.source.rows is not None
         # A batch holds equally many rows of both: a row's weight counts in relation to the mean of its domain.
         source = self.source_weights[step.source.rows] * len(self.source_weights)
-        of_source = weighted_task_loss(step.source.logits, source, labels=step.labels, smoothing=step.label_smoothing)
-        return {"task": of_source + self.target_task(step)}
+        return {"task": weighted_source_loss(step, source) + self.target_task(step)}
 
     def target_task(self, step: StepOutputs) -> Tensor:
         assert step.target_labelled.rows is not None

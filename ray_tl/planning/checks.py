@@ -20,7 +20,7 @@ from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.study.records import DataSource
 from ray_tl.training.batches import check_accumulation
-from ray_tl.training.building import check_mixing
+from ray_tl.training.building import check_class_balance, check_mixing
 from ray_tl.training.multi_task import MultiTaskContext
 from ray_tl.training.network import context_of, expected_context
 from ray_tl.training.regularisers import regulariser_of
@@ -32,9 +32,10 @@ Data = TypeVar("Data", DataSource, DomainPair)
 def configuration_problems(configs: Sequence[TrialConfig], data: DataSource) -> list[str]:
     """Every rule that a component of these configurations would break when it is built."""
     mixed = [config for config in configs if _mixes(config)]
+    balanced = [config for config in configs if _balances(config)]
     spoken = {str((config.backbone, config.method)): config for config in configs}
     checks = [(_build_components, configs), (_require_mixable, mixed), (_fit_words, list(spoken.values()))]
-    checks += [(_fit_backbone, configs)]
+    checks += [(_require_balanceable, balanced), (_fit_backbone, configs)]
     return _problems((check, config, data) for check, each in checks for config in each)
 
 
@@ -105,6 +106,14 @@ def _mixes(config: TrialConfig) -> bool:
 
 def _require_mixable(config: TrialConfig, data: DataSource) -> None:
     check_mixing(config, METHODS.create(config.method.name, config.method.params, _method_context(config, data)))
+
+
+def _balances(config: TrialConfig) -> bool:
+    return config.class_balance.name != "none" and not is_closed_form(config.method.name)
+
+
+def _require_balanceable(config: TrialConfig, data: DataSource) -> None:
+    check_class_balance(config, METHODS.create(config.method.name, config.method.params, _method_context(config, data)))
 
 
 def _fit_rows(config: TrialConfig, pair: DomainPair) -> None:

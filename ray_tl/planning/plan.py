@@ -200,6 +200,7 @@ def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
         {*isolated, "trained_stages"},
         {"parameter_efficient", "regulariser"},
         {"method", "mixing"},
+        {"method", "class_balance"},
         {"batch_size", "accumulation"},
     ]
     together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]

@@ -46,6 +46,7 @@ class SearchSpace:
             "multi_task": Component(name="none"),
             "augmentation": Component(name="none"),
             "mixing": Component(name="none"),
+            "class_balance": Component(name="none"),
             "test_time_augmentation": Component(name="none"),
         }
         return middle.model_copy(update=plain)

@@ -1,6 +1,6 @@
 """Which rows make which step: the same joint batches on any number of ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -53,6 +53,7 @@ class PairedBatches:
         num_labelled: Labelled examples of the target; repeated as often as needed.
         num_auxiliary: Examples of another task; repeated as often as needed.
         accumulation: K, micro-batches of a step. Each is a joint batch of its own, the same on any number of ranks.
+        draw_source: So many rows of the source for an epoch, drawn otherwise than in passes over it.
     """
 
     num_source: int
@@ -64,6 +65,7 @@ class PairedBatches:
     num_labelled: int = 0
     num_auxiliary: int = 0
     accumulation: int = 1
+    draw_source: Callable[[int, torch.Generator], Tensor] | None = None
 
     @property
     def per_rank(self) -> int:
@@ -104,6 +106,8 @@ class PairedBatches:
             return torch.empty(0, dtype=torch.int64)
         random = generator(self.seed, "batches", domain, epoch)
         needed = self.steps_per_epoch * total
+        if domain == "source" and self.draw_source is not None:
+            return self.draw_source(needed, random)
         passes = -(-needed // num_rows)
         return torch.cat([torch.randperm(num_rows, generator=random) for _ in range(passes)])[:needed]
 

@@ -33,6 +33,7 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
         context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words)
         method = METHODS.create(config.method.name, config.method.params, context)
     check_mixing(config, method)
+    check_class_balance(config, method)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
     share, smoothing = config.target_label_weight, config.label_smoothing
     regulariser, auxiliary = regulariser_of(config), _auxiliary(config, data, model)
@@ -59,6 +60,22 @@ def check_mixing(config: TrialConfig, method: AdaptationMethod) -> None:
         raise InvalidInput(
             f"mixing={config.mixing.name!r} does not go with method {config.method.name!r}, which takes each source "
             "example on its own or none at all; choose mixing by method, with the case none for this one."
+        )
+
+
+def check_class_balance(config: TrialConfig, method: AdaptationMethod) -> None:
+    """Raise `InvalidInput` if classes of the source are to be evened out for a method to which that means nothing."""
+    stated = config.class_balance.name
+    remedy = "choose class_balance by method, with the case none for this one"
+    if stated != "none" and "source" not in method.needs:
+        raise InvalidInput(
+            f"class_balance={stated!r} does not go with method {config.method.name!r}, which looks at no source "
+            f"example; {remedy}."
+        )
+    if stated == "smote" and not method.takes_new_source_rows:
+        raise InvalidInput(
+            f"class_balance='smote' does not go with method {config.method.name!r}, which remembers something of each "
+            f"source example from epoch to epoch; {remedy}, or sampling."
         )
 
 

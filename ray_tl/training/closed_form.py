@@ -17,6 +17,7 @@ from ray_tl.errors import InvalidInput
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.neighbours import LabelledSpace
 from ray_tl.randomness import derive_seed
+from ray_tl.training.class_balance import CLASS_BALANCES, balanced_domain
 from ray_tl.training.data import Inputs, TrialData
 from ray_tl.training.doctor import findings
 from ray_tl.training.evaluation import predict_features
@@ -55,6 +56,7 @@ class ClosedFormRun:
             embed_texts=self.model.backbone.embed_texts,
         )
         self.method = CLOSED_FORM.create(config.method.name, config.method.params, context)
+        self._balance = CLASS_BALANCES.create(config.class_balance.name, config.class_balance.params)
         self.first_epoch = config.epochs - 1
         self.evidence: Evidence = {}
         self.space: LabelledSpace | None = None
@@ -106,13 +108,9 @@ class ClosedFormRun:
 
     def _fitted_head(self, inputs: Inputs) -> nn.Module:
         """The same on every rank, to the bit: rank 0 solves, all learn the answer or what was wrong."""
-        features = {name: self._features(name, inputs) for name in ("source", "target")}
-        labels = self.data.labels
-        if self._takes_target_labels():
-            assert self.data.target_labels is not None
-            features["source"] = torch.cat([features["source"], self._features("target_labelled", inputs)])
-            labels = torch.cat([labels, self.data.target_labels])
-        answer = [self._solved(features["source"], labels, features["target"]) if rank() == 0 else None]
+        names = ("source", "target", *(("target_labelled",) if self._takes_target_labels() else ()))
+        features = {name: self._features(name, inputs) for name in names}
+        answer = [self._solved(features) if rank() == 0 else None]
         if world_size() > 1:
             dist.broadcast_object_list(answer, 0)
         if isinstance(answer[0], InvalidInput):
@@ -120,12 +118,27 @@ class ClosedFormRun:
         assert answer[0] is not None
         return self.method.restore(answer[0])
 
-    def _solved(self, source: Tensor, labels: Tensor, target: Tensor) -> dict[str, Tensor] | InvalidInput:
+    def _solved(self, features: dict[str, Tensor]) -> dict[str, Tensor] | InvalidInput:
+        source, labels = self._balanced(features["source"], self.data.labels)
+        if "target_labelled" in features:
+            assert self.data.target_labels is not None
+            source = torch.cat([source, features["target_labelled"]])
+            labels = torch.cat([labels, self.data.target_labels])
         try:
             seed = derive_seed(self.config.seed, "method")
-            return self.method.fit(source, labels, target, seed).state_dict()
+            return self.method.fit(source, labels, features["target"], seed).state_dict()
         except InvalidInput as error:
             return error
+
+    def _balanced(self, source: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The source before target rows join it, whose classes count for nothing here."""
+        if not self._sees_source:
+            return source, labels
+        return balanced_domain(self._balance, source, labels, self.config.seed)
+
+    @property
+    def _sees_source(self) -> bool:
+        return "source" in self.method.needs_domains
 
     def _takes_target_labels(self) -> bool:
         given = self.data.target_labels is not None and self.config.target_label_weight > 0
@@ -136,6 +149,8 @@ class ClosedFormRun:
 
     def _left_out(self) -> list[str]:
         taken = built(self.config)
+        unused = {"transfer": "direct", "multi_task": "none", "mixing": "none"}
+        unused |= {} if self._sees_source else {"class_balance": "none"}
         return [
             f"{field} {stated.name!r} was left out: {self.config.method.name!r} trains nothing and takes the features "
             "of the backbone."
@@ -143,6 +158,6 @@ class ClosedFormRun:
             if (stated := getattr(self.config, field)) != getattr(taken, field)
         ] + [
             f"{field} {stated!r} was left out: {self.config.method.name!r} trains nothing."
-            for field, usual in (("transfer", "direct"), ("multi_task", "none"), ("mixing", "none"))
+            for field, usual in unused.items()
             if (stated := getattr(self.config, field).name) != usual
         ]

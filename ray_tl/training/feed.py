@@ -17,6 +17,7 @@ from ray_tl.models.domain_norm import Domain, domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.randomness import generator
 from ray_tl.training.batches import PairedBatches, Step, check_accumulation
+from ray_tl.training.class_balance import SourceBalance
 from ray_tl.training.data import Inputs, TrialData, intermediate
 from ray_tl.training.transfer import TRANSFERS, TransferContext
 
@@ -35,6 +36,7 @@ class Feed:
         inputs: Of every domain in the role that it has on this leg, at the stage at which they enter now.
         evaluated: The same for each view over which predictions are averaged.
         batches: Of this rank.
+        class_weights: Of each class in the task loss on the source, [C], on the device; `None` where all weigh 1.
     """
 
     def __init__(self, config: TrialConfig, data: TrialData) -> None:
@@ -44,7 +46,8 @@ class Feed:
         )
         self._joining = joining(config, data.pair)
         few = [torch.as_tensor(domain.labels) for _, domain in self._joining]
-        self._source_labels = torch.cat([data.labels, *few]) if few else data.labels
+        self._given_labels = torch.cat([data.labels, *few]) if few else data.labels
+        self._balance = SourceBalance(config, data.pair.num_classes, data.cache.capacity_bytes)
         self._has_auxiliary = config.multi_task.name != "none"
         self._entered = self.inputs = Inputs(data.rows, 0)
         self.evaluated: Sequence[Inputs] = [self.inputs]
@@ -70,6 +73,7 @@ class Feed:
             rows = self._entered.rows
             joined = torch.cat([rows["source"], *(rows[intermediate(number)] for number, _ in self._joining)])
             self._entered = replace(self._entered, rows={**rows, "source": joined})
+        self._balance.begin_phase(is_frozen=self._entered.start == model.backbone.num_stages)
         self._assign()
 
     def views(
@@ -131,17 +135,23 @@ class Feed:
 
     def notes(self) -> list[str]:
         """What became of the batch size that was asked for, and what a method sees of it."""
-        return [*self._size_notes(), *self._accumulation_notes()]
+        return [*self._size_notes(), *self._accumulation_notes(), *self._balance.notes()]
 
     def _assign(self) -> None:
         """Rows and batches for the roles of this leg."""
         place, data = self.leg.target, self.data
         rows = self._entered.rows
         played = rows["target"] if place is None else rows[intermediate(place)]
-        self.inputs = replace(self._entered, rows={**rows, "target": played})
         joined = (len(domain) for number, domain in self._joining if number < self.leg.num_joined)
+        num_source = len(data.pair.source) + sum(joined)
+        source = self._balance.balanced(rows["source"], self._given_labels, num_source)
+        self.inputs = replace(self._entered, rows={**rows, "source": source.rows, "target": played})
+        self._source_labels = source.labels
+        self.class_weights = (
+            None if source.weights is None else source.weights.to(data.device, torch.get_default_dtype())
+        )
         self.batches = PairedBatches(
-            len(data.pair.source) + sum(joined),
+            num_source,
             len(played),
             self.config.batch_size,
             rank(),
@@ -150,6 +160,7 @@ class Feed:
             num_labelled(data.pair),
             len(data.auxiliary_labels) if self._has_auxiliary else 0,
             self.config.accumulation,
+            source.draw,
         )
 
     def _views(

@@ -242,7 +242,8 @@ class TrialRun:
         """The arguments of `AdaptationTask.forward`, on the device."""
         views, rows, labels, few = self._feed.views(step, self.task.method, progress, epoch, index)
         other, adapts = self._feed.auxiliary_labels(step), self._feed.leg.adapts
-        return views, rows, labels, self._feed.inputs.start, progress, self._gap, few, other, adapts
+        start, class_weights = self._feed.inputs.start, self._feed.class_weights
+        return views, rows, labels, start, progress, self._gap, few, other, adapts, class_weights
 
     def _mean_over_ranks(self, totals: dict[str, Tensor], steps: int) -> dict[str, float]:
         means = torch.stack(list(totals.values())) / steps

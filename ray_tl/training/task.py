@@ -106,6 +106,7 @@ class AdaptationTask(nn.Module):
         target_labels: Tensor | None = None,
         auxiliary_labels: Tensor | None = None,
         adapts: bool = True,
+        class_weights: Tensor | None = None,
     ) -> StepLosses:
         """The losses of one step.
 
@@ -119,6 +120,7 @@ class AdaptationTask(nn.Module):
             target_labels: Of the rows of the view `target_labelled`, if it is there, [N], int64.
             auxiliary_labels: Of the rows of the view `auxiliary`, [N], int64; given if there is another task.
             adapts: Whether other losses of the method than `task` count; else their weight is 0.
+            class_weights: Of each class in the task loss on the source, [C]; `None` where all weigh 1.
         """
         domains = [domain_of(view) for view in views]
         with self._watched() as stages, self.autocast() if self.training else nullcontext():
@@ -127,7 +129,7 @@ class AdaptationTask(nn.Module):
         sizes = [len(view) for view in views.values()]
         parts = zip(views, features.split(sizes), logits.split(sizes), strict=True)
         outputs = {name: Outputs(part, scores, views[name], rows[name]) for name, part, scores in parts}
-        step = StepOutputs(outputs, labels, progress, start, target_labels, self.label_smoothing)
+        step = StepOutputs(outputs, labels, progress, start, target_labels, self.label_smoothing, class_weights)
         losses = self.method.losses(step)
         of_target = self.method.target_task(step)
         if target_labels is not None and "target_labelled" not in self.method.needs:

@@ -9,19 +9,27 @@ from torch.testing import assert_close
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import VALIDATORS, Reports, further, skewed_pair, tiny_config, tiny_data
 
 STOPS_AT_2 = {"patience": {"epochs": 1, "min_improvement": 5.0}}  # nothing improves that much
 SOME_DECAY = {"optimizer": {"nadam": {"weight_decay": 0.5, "decay_all": False}}, "max_gradient_norm": None}
 EMA, SOUP = {"averaging": {"ema": {"decay": 0.8}}}, {"averaging": {"greedy_soup": {"size": 3}}}
 PROBE = {"unfreezing": {"probe_then_fine_tune": {"until": 0.3, "rate_after": 0.1}}}
 PLATEAU = {"lr_schedule": {"plateau": {"patience": 0, "min_improvement": 5.0}}}
+HEAD_ALONE = {"freeze_depth": "head_only", "augmentation": "none"}
 CASES: dict[str, dict] = {
     "block": {"trained_stages": 1, **EMA, **SOME_DECAY},
     "preset": {"freeze_depth": "last_1", "domain_norm": "separate", "averaging": {"swa": {"start": 0.3}}},
     "probe": {**PROBE, **SOUP, **PLATEAU},
     "stopped": {"early_stopping": STOPS_AT_2},
     "accumulation": {"accumulation": 3, "adaptor": {"bottleneck": {"width": 6, "dropout": 0.3}}},
+    "sampling": {"class_balance": {"sampling": {"share": 0.8}}},
+    "weights": {"class_balance": "weights", "label_smoothing": 0.1, "mixing": "mixup", "accumulation": 3},
+    "weights of rows": {"class_balance": "weights", "method": "importance_weighting"},
+    "smote": {"class_balance": {"smote": {"k": 3}}, "mixing": "mixup", **HEAD_ALONE},
+    "smote at first": {"class_balance": "smote", "augmentation": "none", **PROBE},
+    "smote where domains join": {"class_balance": "smote", "transfer": {"staged": {"share": 0.3}}, **HEAD_ALONE},
+    "smote of rows that are matched": {"class_balance": "smote", "method": "kernel_mean_matching", **HEAD_ALONE},
 }
 HALF: dict[str, dict] = {name: {"precision": name, "optimizer": {"sgd": {"lr": 0.002}}} for name in ("bf16", "fp16")}
 INTERRUPTED: dict[str, dict] = {
@@ -39,6 +47,11 @@ def config_of(changes):
     return tiny_config(**{"method": "dann", "batch_size": 12, "epochs": 3, "augmentation": "affine", **changes})
 
 
+def data():
+    """Of classes that are not equally frequent."""
+    return tiny_data(further(skewed_pair(14, 7, 3)))
+
+
 def train_all(cases: dict[str, dict]) -> dict[str, dict]:
     """In float64, but for what autocast is to lower: that leaves float64 alone."""
     torch.set_default_dtype(torch.float64)
@@ -51,7 +64,7 @@ def train_all(cases: dict[str, dict]) -> dict[str, dict]:
 
 def train(changes: dict) -> dict:
     """What a trial reports, and what its checkpoint holds at its end."""
-    run, reports = TrialRun(config_of(changes), tiny_data(), VALIDATORS), []
+    run, reports = TrialRun(config_of(changes), data(), VALIDATORS), []
     start = {name: value.detach().clone() for name, value in run.task.model.named_parameters()}
     while not reports or reports[-1].epoch < run.config.epochs:
         reports.append(run.epoch(len(reports)))
@@ -98,7 +111,7 @@ def test_in_fp16_all_ranks_skip_the_same_steps(on_ranks):
 def finished(changes, files, stop_at=None):
     """A fresh process, as far as a trial can tell."""
     reports = Reports(stop_at)
-    train_trial(config_of(changes), tiny_data(), reports, files, VALIDATORS)
+    train_trial(config_of(changes), data(), reports, files, VALIDATORS)
     return [replace(report, seconds=0.0) for report in reports]
 
 

@@ -66,6 +66,11 @@ def test_mixing_by_method_is_sound(folders, tmp_path):
     assert space.baseline().mixing.name == "none"
 
 
+def test_evening_out_classes_is_sound_and_no_part_of_the_baseline(folders, tmp_path):
+    space = plan(folders, tmp_path, METHODS, class_balance={"choice": ["smote", "weights"]}).store.space
+    assert space.baseline().class_balance.name == "none"
+
+
 STAGED = {"choice": {"direct": None, "staged": {"share": {"uniform": [0.1, 0.4]}}}}
 OTHER = {"choice": {"none": None, "auxiliary": None}}
 

@@ -39,6 +39,14 @@ def tiny_pair(num_source: int = 24, num_target: int = 30, target_seed: int = 2, 
     return DomainPair(source, holdout, target, Preprocessing(image_size=SIDE, channels=1), target_test, few)
 
 
+def skewed_pair(*counts: int, num_holdout: int = 12, num_labelled: int = 0) -> DomainPair:
+    """The pair with so many source rows of each class; all classes are as frequent as ever in the hold-out."""
+    labels = np.repeat(np.arange(NUM_CLASSES), counts)
+    images = _stripes(labels, bright=200, noise=40, shift=0, seed=0)
+    source = LabelledDomain("source", images, _ids(len(labels)), labels, ("a", "b", "c"))
+    return replace(tiny_pair(num_labelled=num_labelled), source=source, source_holdout=_labelled(num_holdout, seed=1))
+
+
 def further(pair: DomainPair, rows: int = 20) -> DomainPair:
     """The pair with a labelled and then an unlabelled domain on its way, and a task of two classes."""
     steps = _labelled(rows, seed=7), replace(_target(rows + 4, seed=8), name="halfway")
