@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 dashboards_app = typer.Typer(no_args_is_help=True, help="Grafana dashboards of searches and served models.")
 app.add_typer(dashboards_app, name="dashboards")
+data_app = typer.Typer(no_args_is_help=True, help="The data of a search, without the search.")
+app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, everything else on stderr.")]
 Home = Annotated[
@@ -35,6 +37,52 @@ Home = Annotated[
 ]
 Study = Annotated[str, typer.Argument(help="Name of a study; see them all with: ray-tl status", metavar="STUDY")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        help="Labelled domain: a folder with one folder of images for each class, or a table; also at an address that "
+        "pyarrow.fs knows, such as s3://bucket/photos."
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Unlabelled domain: a folder of images, whose folders mean nothing, or a table; also an address."
+    ),
+]
+TargetTest = Annotated[
+    str | None,
+    typer.Option(help="Target examples that no trial trains on; every trial's predictions on them are recorded."),
+]
+TargetLabelled = Annotated[
+    str | None, typer.Option(help="Class folders with a few target examples: trials may train on these labels.")
+]
+Intermediate = Annotated[
+    list[str] | None,
+    typer.Option(help="Folder of a domain between source and target; again for the next. For transfer: staged."),
+]
+Auxiliary = Annotated[
+    str | None, typer.Option(help="Class folders of another task that trains the same layers, for multi_task.")
+]
+Shots = Annotated[
+    int | None, typer.Option(min=1, help="Use this many labelled target examples for each class; default: all.")
+]
+OnBroken = Annotated[str | None, typer.Option(help="Unreadable images or rows: stop or skip.", metavar="stop|skip")]
+OnOverlap = Annotated[
+    str | None,
+    typer.Option(help="Training examples that --target-test has too: stop, or skip them.", metavar="stop|skip"),
+]
+SplitBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep together, on one side of the hold-out: group (near copies, and equal values in a column of this "
+        "name), folder (images of one folder), or equal values in the COLUMN of a table; default: exact copies alone.",
+        metavar="group|folder|COLUMN",
+    ),
+]
+SplitByTime = Annotated[
+    str | None, typer.Option(help="Hold out the latest rows by this column of the source.", metavar="COLUMN")
+]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port of the HTTP address, on 127.0.0.1.")]
 
 
@@ -69,36 +117,22 @@ def search(
     space: Annotated[
         Path | None, typer.Argument(help="Search-space file, for example search_spaces/image_folders.yaml.")
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Labelled domain: a folder with one folder of images for each class.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Unlabelled domain: a folder of images; names of class folders are ignored.")
-    ] = None,
-    target_test: Annotated[
-        str | None,
-        typer.Option(help="Images that no trial trains on; every trial's predictions on them are recorded."),
-    ] = None,
-    target_labelled: Annotated[
-        str | None,
-        typer.Option(help="Class folders with a few target examples: trials may train on these labels."),
-    ] = None,
-    intermediate: Annotated[
-        list[str] | None,
-        typer.Option(help="Folder of a domain between source and target; again for the next. For transfer: staged."),
-    ] = None,
-    auxiliary: Annotated[
-        str | None, typer.Option(help="Class folders of another task that trains the same layers, for multi_task.")
-    ] = None,
-    shots: Annotated[
-        int | None, typer.Option(min=1, help="Take so many labelled target examples a class; default: all.")
-    ] = None,
+    source: Source = None,
+    target: Target = None,
+    target_test: TargetTest = None,
+    target_labelled: TargetLabelled = None,
+    intermediate: Intermediate = None,
+    auxiliary: Auxiliary = None,
+    shots: Shots = None,
     name: Annotated[str | None, typer.Option(help="Of the study; default: space, date and time.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this study, where it was.", metavar="STUDY")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.num_trials.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.epochs.")] = None,
     time_budget_s: Annotated[float | None, typer.Option(min=1, help="Start no new trial after so long.")] = None,
-    on_broken: Annotated[str | None, typer.Option(help="Unreadable images: stop or skip.")] = None,
+    on_broken: OnBroken = None,
+    on_overlap: OnOverlap = None,
+    split_by: SplitBy = None,
+    split_by_time: SplitByTime = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's search.seed.")] = None,
     pruning: Annotated[bool, typer.Option(help="Stop weak trials early (ASHA).")] = True,
     cluster: Annotated[Path | None, typer.Option(help="Cluster file, for example cluster/local.yaml.")] = None,
@@ -139,6 +173,9 @@ def search(
         "epochs": epochs,
         "time_budget_s": time_budget_s,
         "on_broken": on_broken,
+        "on_overlap": on_overlap,
+        "split_by": split_by,
+        "split_by_time": split_by_time,
         "seed": seed,
         "target_shots": shots,
     }
@@ -332,6 +369,51 @@ def components(
     from ray_tl.cli import views
 
     views.show_components(api.components(kind), Output(as_json))
+
+
+@data_app.command("check")
+def data_check(
+    space: Annotated[Path, typer.Argument(help="Search-space file; its section data says how to read.")],
+    source: Source = None,
+    target: Target = None,
+    target_test: TargetTest = None,
+    target_labelled: TargetLabelled = None,
+    intermediate: Intermediate = None,
+    auxiliary: Auxiliary = None,
+    shots: Shots = None,
+    on_broken: OnBroken = None,
+    on_overlap: OnOverlap = None,
+    split_by: SplitBy = None,
+    split_by_time: SplitByTime = None,
+    as_json: Json = False,
+) -> None:
+    """Read the data as a search would, and report everything that is wrong with them at once.
+
+    ray-tl data check search_spaces/image_folders.yaml --source photos/labelled --target photos/new
+
+    Shows how many examples and classes there are, what is left out and why, copies within and between the domains,
+    and how unequal the classes are. Exit code 2 if a search would be refused.
+    """
+    from ray_tl import api
+    from ray_tl.cli import views
+
+    missing = [key for key, value in (("--source", source), ("--target", target)) if value is None]
+    if missing:
+        raise InvalidInput(f"{', '.join(missing)} is missing; a check needs two domains (--help).")
+    output = Output(as_json)
+    settings: dict[str, object] = {
+        "target_shots": shots,
+        "on_broken": on_broken,
+        "on_overlap": on_overlap,
+        "split_by": split_by,
+        "split_by_time": split_by_time,
+    }
+    further = target_labelled, intermediate or (), auxiliary
+    with output.working("reading the data ..."):
+        check = api.check_data(space, str(source), str(target), target_test, settings, *further)
+    views.show_data_check(check, output)
+    if check.problems:
+        raise typer.Exit(InvalidInput.exit_code)
 
 
 @dashboards_app.command("push")

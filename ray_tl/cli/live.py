@@ -106,9 +106,7 @@ def run_with_progress(
     advice = [item.model_dump(mode="json") for item in store.spec.advice]
     data = store.spec.data_summary.model_dump(mode="json")
     started = {"event": "study", "study": name, "folder": str(store.folder), "data": data}
-    output.emit(
-        {**started, "advice": advice, "judge": store.spec.judge}
-    )
+    output.emit({**started, "advice": advice, "judge": store.spec.judge})
     try:
         with LiveSearch(store.spec, store.trials(), output) as live:
             result = run_search(plan, where, live.watch, output.say, pruning, dashboard)

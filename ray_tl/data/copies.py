@@ -15,11 +15,12 @@ from scipy.sparse.csgraph import connected_components
 from ray_tl.data.domains import Inputs
 
 THUMBNAIL = 16  # pixels a side
+COARSE = 8  # pixels a side, at which colours are compared: JPEG keeps few of them
 HASH_SIDE = 8  # of the low frequencies that make 64 bits
 BANDS = 4  # of 16 bits: pairs that differ in less than 4 bits share one
 MAX_BUCKET = 64  # rows of a bucket of the hash that are held against one another
 MAX_DIFFERENCE = 0.14  # of the range of a thumbnail, at any of its pixels; at 0.18 digits of one writer begin to agree
-MIN_RANGE = 16  # levels; in flatter images only exact copies count
+MIN_RANGE = 8  # levels; in flatter images only exact copies count
 SHOWN = 3
 
 Pairs = NDArray[np.int64]
@@ -144,8 +145,12 @@ def normalised_text(text: str) -> str:
 
 def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Means over equal parts of images, [N, C, S, S] to [N, C, `THUMBNAIL`, `THUMBNAIL`]; smaller ones stay."""
+    return _means(images, THUMBNAIL)
+
+
+def _means(images: NDArray[np.generic], parts: int) -> NDArray[np.float32]:
     side = images.shape[-1]
-    cuts = np.unique(np.linspace(0, side, min(side, THUMBNAIL) + 1).astype(int))
+    cuts = np.unique(np.linspace(0, side, min(side, parts) + 1).astype(int))
     sums = np.add.reduceat(np.add.reduceat(images, cuts[:-1], axis=2, dtype=np.float32), cuts[:-1], axis=3)
     sizes = np.diff(cuts).astype(np.float32)
     means: NDArray[np.float32] = sums / (sizes[:, None] * sizes[None, :])
@@ -180,10 +185,16 @@ def near_pairs(first: Contents, second: Contents) -> Pairs:
 
 
 def _agree(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether two thumbnails agree everywhere: brightness at each pixel, colours at each of a few."""
+    bright = _close(one.mean(axis=1, keepdims=True), other.mean(axis=1, keepdims=True))
+    return bright & _close(_means(one, COARSE), _means(other, COARSE))
+
+
+def _close(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
     axes = (1, 2, 3)
     spread = np.minimum(np.ptp(one, axis=axes), np.ptp(other, axis=axes))
-    agree: NDArray[np.bool_] = (np.abs(one - other).max(axis=axes) <= MAX_DIFFERENCE * spread) & (spread >= MIN_RANGE)
-    return agree
+    close: NDArray[np.bool_] = (np.abs(one - other).max(axis=axes) <= MAX_DIFFERENCE * spread) & (spread >= MIN_RANGE)
+    return close
 
 
 def _parts(pairs: Pairs) -> Iterator[Pairs]:

@@ -19,7 +19,7 @@ from ray_tl.errors import InvalidInput
 THREADS = min(8, os.cpu_count() or 1)
 
 HIDDEN_FILES, HIDDEN_FOLDERS = "hidden files", "hidden folders"
-SEEN_FOLDERS = "links to folders that are read already"
+SEEN_FOLDERS = "links to folders that are read already, or that this one is in"
 DANGLING = "links to nothing"
 SPECIAL = "pipes, sockets and devices"
 OTHER_FILES = "other files"
@@ -63,7 +63,7 @@ def find_images(folder: Address) -> Found:
     broken = {name: why for name, (kind, why) in verdicts.items() if kind == "broken"}
     for name, (kind, _) in verdicts.items():
         if kind == "other":
-            walk.left_out[f"{OTHER_FILES} ({_suffix(name) or 'no suffix'})"] += 1
+            walk.left_out[f"{OTHER_FILES} {_suffix(name) or 'without a suffix'}"] += 1
     return Found(images, walk.folders, broken, walk.left_out, walk.problems)
 
 
@@ -105,7 +105,8 @@ def _walk_remote(folder: Address) -> Found:
 def _walk_local(top: Path) -> Found:
     """Every file of a folder on this machine; folders that are really there come before those that links lead to."""
     found = Found([], [])
-    seen = {_identity(os.stat(top))}
+    # A link that leads back up would bring in all that lies beside the folder.
+    seen = {_identity(folder.stat()) for folder in (top, *top.resolve().parents)}
     here, linked = deque([top]), deque[Path]()
     while here or linked:
         folder = here.popleft() if here else linked.popleft()

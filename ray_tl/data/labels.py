@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 
 import numpy as np
@@ -46,7 +46,7 @@ def clean_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-def alike_problems(raw: Iterable[str], others: Iterable[str] = ()) -> list[str]:
+def alike_problems(raw: Collection[str], others: Collection[str] = ()) -> list[str]:
     """Class names that differ by blanks, case, Unicode form or notation of a number alone, a line for each group.
 
     Args:
@@ -56,10 +56,11 @@ def alike_problems(raw: Iterable[str], others: Iterable[str] = ()) -> list[str]:
     groups: dict[str, dict[str, None]] = {}
     for name in (*raw, *others):
         groups.setdefault(_key(name), {})[name] = None
+    new = set(raw) - set(others)
     return [
         f"classes {' and '.join(map(repr, names))} differ by case, blanks or notation alone; write them in one way."
         for names in groups.values()
-        if len(names) > 1
+        if len(names) > 1 and not new.isdisjoint(names)
     ]
 
 

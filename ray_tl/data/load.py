@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_tl.data.copies import groups_of_copies, joined_groups, overlap
+from ray_tl.data.copies import SHOWN, groups_of_copies, joined_groups, overlap
 from ray_tl.data.digits import load_optdigits
 from ray_tl.data.domains import DomainPair, LabelledDomain, OracleLabels, UnlabelledDomain
 from ray_tl.data.places import (
@@ -24,7 +24,7 @@ from ray_tl.data.places import (
     is_between,
 )
 from ray_tl.data.preprocessing import AnyPreprocessing, Preprocessing
-from ray_tl.data.reading import Reading
+from ray_tl.data.reading import Reading, counted
 from ray_tl.data.splits import few_shots, grouped_split, stratified_split, temporal_split
 from ray_tl.data.summary import ClassSize, DataSummary, DomainSummary
 from ray_tl.data.survey import Readings, compare_domains, list_domains, read_domains
@@ -64,6 +64,7 @@ def load_data(places: Places, options: DataOptions, seed: int) -> LoadedData:
     preprocessing = preprocessing_of(options)
     readings = read_domains(list_domains(places, preprocessing, options, _raise), _raise)
     readings, sentences = compare_domains(readings, options, _raise)
+    sentences += _in_two_classes(readings[SOURCE])
     training, holdout = split_source(readings[SOURCE], options, seed)
     few = readings.get(TARGET_LABELLED)
     pair = DomainPair(
@@ -111,6 +112,8 @@ def check_data(places: Places, options: DataOptions, seed: int) -> tuple[DataSum
     readings = read_domains(list_domains(places, preprocessing, options, problems.extend), problems.extend)
     readings, sentences = compare_domains(readings, options, problems.extend)
     num_held_out: int | None = None
+    if SOURCE in readings:
+        sentences += _in_two_classes(readings[SOURCE])
     if SOURCE in readings and not problems:
         with _collected(problems):
             training, holdout = split_source(readings[SOURCE], options, seed)
@@ -204,6 +207,18 @@ def _joined_by(groups: NDArray[np.int64], values: Sequence[object]) -> NDArray[n
         if value not in (None, "") and value == value
     ]
     return joined_groups(groups, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+
+
+def _in_two_classes(reading: Reading[LabelledDomain]) -> list[str]:
+    """Exact copies of one example under different labels."""
+    groups = groups_of_copies(reading.contents, with_near=False)
+    labelled = np.unique(np.stack([groups, reading.domain.labels]), axis=1)
+    twice = np.flatnonzero(np.bincount(labelled[0]) > 1)
+    if not len(twice):
+        return []
+    rows = np.flatnonzero(np.isin(groups, twice))
+    named = ", ".join(reading.domain.ids[row] for row in rows[groups[rows] == groups[rows[0]]][:SHOWN])
+    return [f"{counted(len(rows), reading.noun)} of the source are copies with different labels ({named}, ...)."]
 
 
 def _across_the_split(

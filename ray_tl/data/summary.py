@@ -61,7 +61,7 @@ class DomainSummary(BaseModel):
         line = f"{self.field}: {', '.join(parts)}"
         if not self.left_out:
             return line
-        return f"{line}; left out: {', '.join(f'{count} {reason}' for reason, count in self.left_out.items())}"
+        return f"{line}; left out: {', '.join(f'{reason} ({count})' for reason, count in self.left_out.items())}"
 
 
 class DataSummary(BaseModel):
