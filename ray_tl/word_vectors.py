@@ -5,11 +5,11 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +91,8 @@ def read_word_vectors(name: str, field: str) -> WordVectors:
 def _read(path: Path, changed_ns: int, size_bytes: int) -> WordVectors:
     words, parts = [UNKNOWN], []
     try:
-        with _opened(path) as file:
-            entries = islice(_first_of_each(_entries(path, file)), MAX_WORDS)
+        with _opened(path) as lines:
+            entries = islice(_first_of_each(_entries(path, lines)), MAX_WORDS)
             while chunk := list(islice(entries, _LINES)):
                 words += [entry.word for entry in chunk]
                 parts.append(_numbers(path, chunk))
@@ -104,15 +104,16 @@ def _read(path: Path, changed_ns: int, size_bytes: int) -> WordVectors:
     return WordVectors(tuple(words), np.concatenate([zero, *parts]))
 
 
-def _opened(path: Path) -> IO[bytes]:
-    with path.open("rb") as raw:
-        is_gzip = raw.read(len(_GZIP)) == _GZIP
-    file = cast(IO[bytes], gzip.open(path) if is_gzip else path.open("rb"))
-    if b"\0" in file.read(_HEAD_BYTES):
-        file.close()
-        raise InvalidInput(f"{path} is binary, and word vectors are read from text; {_CONVERT}.")
-    file.seek(0)
-    return file
+@contextmanager
+def _opened(path: Path) -> Iterator[Iterable[bytes]]:
+    """The lines of a text, unpacked."""
+    with path.open("rb") as packed:
+        is_gzip = packed.read(len(_GZIP)) == _GZIP
+    with gzip.open(path) if is_gzip else path.open("rb") as file:
+        if b"\0" in file.read(_HEAD_BYTES):
+            raise InvalidInput(f"{path} is binary, and word vectors are read from text; {_CONVERT}.")
+        file.seek(0)
+        yield file
 
 
 def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[_Entry]:
@@ -159,7 +160,7 @@ def _numbers(path: Path, entries: Sequence[_Entry]) -> NDArray[np.float32]:
         rows = np.array([_parsed_slowly(path, entry) for entry in entries], np.float64).astype(np.float32)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
-        raise _wrong_line(path, entries[finite.argmin()].line, "holds a number that is not finite")
+        raise _wrong_line(path, entries[int(finite.argmin())].line, "holds a number that is not finite")
     return rows
 
 
