@@ -28,7 +28,8 @@ def word_vectors(context: BackboneContext, *, weights: str, pooling: Pooling = "
 
     Two stages, the vectors and the pooling. They are meant to stay frozen (`freeze_depth: head_only`): words of the
     target that the source lacks would stay where they are while others move. Words that the file lacks count nothing,
-    and a text without any known word is all zeros. Only the first 200,000 words of the file are read.
+    and a text without any known word is all zeros. Only the first 200,000 words of the file are read; a checkpoint and
+    a promoted version hold them all, so that the file is needed for training alone.
 
     Args:
         weights: The file, in text, compressed by gzip or not: lines of a word and its numbers. `data.tokenizer` must
