@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ray_tl.errors import InvalidInput
 from ray_tl.hub import model_folder
+from ray_tl.word_vectors import UNKNOWN, WordVectors, is_vectors_file, read_word_vectors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,18 +53,37 @@ def resolve_missing(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
     return torch.where((tokens < PAD) & ~special, vocabulary.mask_id, numbers)
 
 
-@lru_cache(maxsize=4)
 def load_tokenizer(name: str, field: str = "data.tokenizer") -> tuple[str, Vocabulary]:
-    """A pretrained tokenizer in the format of the library `tokenizers`, and its vocabulary.
+    """A tokenizer in the format of the library `tokenizers`, and its vocabulary.
 
     Args:
-        name: `minilm`, a folder, or a name on the hub.
+        name: `minilm`, a folder, a name on the hub, or a file of word vectors, whose words are the tokens.
         field: What was named, for messages.
 
     Raises:
         InvalidInput: If it can't be had, is none that the library `tokenizers` can run, or knows no token for a missing
-            word.
+            word; as `read_word_vectors`.
     """
+    if is_vectors_file(name):
+        return tokenizer_of_words(read_word_vectors(name, field))
+    return _pretrained(name, field)
+
+
+@lru_cache(maxsize=1)
+def tokenizer_of_words(found: WordVectors) -> tuple[str, Vocabulary]:
+    """A token for each word, punctuation apart; in lower case if the words are. What is unknown is missing."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(found.words)}, UNKNOWN))
+    steps = [normalizers.NFC()] if found.is_cased else [normalizers.NFC(), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    sha256 = hashlib.sha256("\n".join(found.words).encode()).hexdigest()
+    return tokenizer.to_str(), Vocabulary(size=len(found.words), special_ids=(0,), mask_id=0, sha256=sha256)
+
+
+@lru_cache(maxsize=4)
+def _pretrained(name: str, field: str) -> tuple[str, Vocabulary]:
     from transformers import AutoTokenizer  # seconds
 
     folder = model_folder(name, TOKENIZER_FILES, field)

@@ -12,9 +12,10 @@ from ray_tl.models.backbones import BACKBONES, BackboneContext
 from ray_tl.models.features import FeaturesContext
 from ray_tl.registry import Registry, did_you_mean
 from ray_tl.search_space import SearchSpace
+from ray_tl.tokens import load_tokenizer
 from ray_tl.training.multi_task import MultiTaskContext
 from ray_tl.training.transfer import TransferContext
-from tests.models.smallest import TEXT
+from tests.models.smallest import TEXT, VECTORS_FILE, WORD_VECTORS
 from tests.training.tiny_text import tiny_preprocessing
 
 CONTEXTS = {
@@ -26,6 +27,8 @@ CONTEXTS = {
     "multi_task": [MultiTaskContext(feature_dim=4, num_classes=2)],
 }
 TEXTS = BackboneContext(vocabulary=tiny_preprocessing().vocabulary)
+WORDS = BackboneContext(vocabulary=load_tokenizer(VECTORS_FILE)[1], load_weights=False)
+CONTEXT_OF = {**{("backbone", name): [TEXTS] for name in TEXT}, ("backbone", WORD_VECTORS): [WORDS]}
 SHAPES: Registry[object] = Registry("shape")
 
 
@@ -152,7 +155,7 @@ def test_component_can_be_built_at_both_ends_of_each_declared_range(field, name,
     space = SearchSpace({"backbone": "tiny_cnn", field: tree}, epochs=1, seed=0)
     assert space.problems(catalogue()) == []
     sampled = [getattr(config, field) for config in space.extremes(("backbone", field))]
-    context = [TEXTS] if field == "backbone" and name in TEXT else CONTEXTS.get(field, [])
+    context = CONTEXT_OF.get((field, name), CONTEXTS.get(field, []))
     with torch.device("meta" if field == "backbone" else "cpu"):  # weights of the large ones would take a while
         built = [catalogue()[field].create(name, each.params, *context) for each in sampled]
     assert len(built) == len(sampled) >= 2
@@ -167,5 +170,7 @@ def needed(field: str, name: str) -> dict[str, object]:
     """Values for required parameters, and no weights."""
     samples = {"decay": 0.5, "multipliers": [0.1, 0.2, 1.0]}
     parameters = catalogue()[field].parameters(name)
+    if (field, name) == ("backbone", WORD_VECTORS):
+        return {"weights": VECTORS_FILE}
     untrained = {"weights": "none"} if field == "backbone" and "weights" in parameters else {}
     return untrained | {key: samples[key] for key, parameter in parameters.items() if parameter.required}

@@ -77,7 +77,7 @@ def load_text_preprocessing(tokenizer: str, max_length: int) -> TextPreprocessin
     """A pretrained tokenizer.
 
     Args:
-        tokenizer: `minilm`, a folder, or a name on the hub.
+        tokenizer: `minilm`, a folder, a name on the hub, or a file of word vectors.
         max_length: Tokens of a text, special ones included.
 
     Raises:

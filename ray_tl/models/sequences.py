@@ -1,7 +1,8 @@
 """Texts on their way through the stages: hidden states whose padding is exactly zero.
 
 So the mask travels inside the one tensor that stages hand on, and whatever cuts, joins or stores rows of hidden states
-need not know of it. What stands at a token is the output of a normalisation or a sum of embeddings, and never zero.
+need not know of it. What stands at a token is the output of a normalisation or a sum of embeddings, and never zero; but
+that of a word without a vector is, so that it counts as little as padding, and may stand between others.
 """
 
 import torch
@@ -17,7 +18,7 @@ ROWS_TOGETHER = 16
 
 
 def real_positions(hidden: Tensor) -> Tensor:
-    """Where tokens are and no padding, bool [N, L], of hidden states [N, L, D]."""
+    """Where tokens are that count and no padding, bool [N, L], of hidden states [N, L, D]."""
     return (hidden != 0).any(dim=2)
 
 
@@ -27,13 +28,15 @@ def zero_padding(hidden: Tensor, real: Tensor) -> Tensor:
 
 
 def mean_of_tokens(hidden: Tensor) -> Tensor:
-    """Mean over the tokens of each text, [N, L, D] to [N, D]."""
+    """Mean over the tokens of each text, [N, L, D] to [N, D]; 0 of a text without any."""
     return hidden.sum(dim=1) / real_positions(hidden).sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def max_of_tokens(hidden: Tensor) -> Tensor:
-    """Largest value over the tokens of each text, [N, L, D] to [N, D]."""
-    return hidden.masked_fill(~real_positions(hidden)[:, :, None], -torch.inf).amax(dim=1)
+    """Largest value over the tokens of each text, [N, L, D] to [N, D]; 0 of a text without any."""
+    real = real_positions(hidden)
+    largest = hidden.masked_fill(~real[:, :, None], -torch.inf).amax(dim=1)
+    return largest.masked_fill(~real.any(dim=1, keepdim=True), 0.0)
 
 
 class TokenEntry(Entry):
@@ -139,6 +142,20 @@ class MeanOfTokens(nn.Module):
         return mean_of_tokens(hidden)
 
 
+class MaxOfTokens(nn.Module):
+    """Largest value over the tokens of each text, [N, L, D] to [N, D]."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return max_of_tokens(hidden)
+
+
+class MeanAndMaxOfTokens(nn.Module):
+    """Mean and largest value over the tokens of each text side by side, [N, L, D] to [N, 2 D]."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.cat([mean_of_tokens(hidden), max_of_tokens(hidden)], dim=1)
+
+
 class FirstToken(nn.Module):
     """What stands at the first token, [N, L, D] to [N, D]."""
 
@@ -165,5 +182,8 @@ class LastToken(nn.Module):
 
 
 def _cut(x: Tensor, real: Tensor) -> Tensor:
-    """The columns [N, L, ...] up to the longest text; all where values are not known, as in a check of shapes."""
-    return x if x.is_meta else x[:, : max(1, int(real.sum(dim=1).max()))]
+    """The columns [N, L, ...] up to the last real one; all where values are not known, as in a check of shapes."""
+    if x.is_meta:
+        return x
+    columns = real.any(dim=0).nonzero()
+    return x[:, : int(columns[-1]) + 1] if len(columns) else x[:, :1]

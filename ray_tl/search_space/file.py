@@ -24,7 +24,8 @@ class DataOptions(BaseModel):
 
     Attributes:
         modality: What the examples are; images are scaled to `image_size` and `channels`, texts cut to `max_length`.
-        tokenizer: Of texts: `minilm` for the packaged one, a folder, or a name on the hub; that of the backbone.
+        tokenizer: Of texts: `minilm` for the packaged one, a folder, a name on the hub, or a file of word vectors; that
+            of the backbone.
         max_length: Tokens of a text, special ones included.
         text_column: Of tables of texts.
         image_column: Of tables of images: paths relative to the table, or the images themselves.

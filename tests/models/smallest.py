@@ -1,5 +1,7 @@
 """Every registered backbone at its smallest, without weights: what conformance tests build."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torchvision.models import VisionTransformer
@@ -13,7 +15,13 @@ from ray_tl.models.stages import StagedBackbone
 from ray_tl.registry import Value
 
 TEXT = ("bert", "gpt2", "minilm", "roberta", "tiny_bert")
-"""Backbones that read texts; all others read images."""
+"""Transformers that read texts."""
+
+WORD_VECTORS = "word_vectors"
+"""The other backbone that reads texts; all that are left read images."""
+
+VECTORS_FILE = str(Path(__file__).with_name("tiny_vectors.txt"))
+"""Four numbers for each word of `tests.training.tiny_text`."""
 
 TINY_TRANSFORMER: dict[str, Value] = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "patch_size": 16}
 SMALLEST: dict[str, dict[str, Value]] = {
@@ -49,7 +57,7 @@ SIDES = {"inception_v3": 75}
 
 
 def image_backbones() -> list[str]:
-    return [name for name in BACKBONES.names() if name not in TEXT]
+    return [name for name in BACKBONES.names() if name not in (*TEXT, WORD_VECTORS)]
 
 
 def smallest(name: str) -> Component:

@@ -6,6 +6,7 @@ from ray_tl import api
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import SearchFile
 from tests.models.pretrained_texts import write_transformer
+from tests.models.smallest import VECTORS_FILE
 from tests.training.tiny_text import FILM, PRODUCT, sentences
 
 
@@ -46,6 +47,17 @@ def test_weights_from_a_folder_fit_their_own_tokenizer(tables, tmp_path):
     assert found.store.spec.first[0].backbone.name == "bert"
 
 
+def test_word_vectors_are_planned_with_probes_and_trained_heads(tables, tmp_path):
+    vectors = {"word_vectors": {"weights": VECTORS_FILE, "pooling": "auto"}}
+    methods = {"choice": {"source_only": None, "random_forest": {"num_trees": "auto"}, "knn": {"k": 3}, "mcc": None}}
+    data = {"tokenizer": VECTORS_FILE}
+    found = plan(
+        tables, tmp_path, data, backbone=vectors, method=methods, adaptor="bottleneck", freeze_depth="head_only"
+    )
+    assert found.store.spec.first[0].backbone.params == {"weights": VECTORS_FILE, "pooling": "mean"}
+    assert any("pretrained features classify" in advice.reason for advice in found.store.spec.advice)
+
+
 @pytest.mark.parametrize(
     ("trees", "said"),
     [
@@ -54,6 +66,15 @@ def test_weights_from_a_folder_fit_their_own_tokenizer(tables, tmp_path):
         ({"freeze_depth": 5}, "freeze_depth=5 is deeper than 'tiny_bert', which has 4 stages"),
         ({"backbone": {"tiny_bert": {"hidden_size": 30}}}, "tiny_bert.hidden_size=30 is not a multiple of 4"),
         ({"backbone": {"minilm": None}}, "data.tokenizer is not that of 'minilm' with weights 'minilm'"),
+        ({"backbone": {"word_vectors": {"weights": VECTORS_FILE}}}, f"set data.tokenizer: {VECTORS_FILE}, or choose"),
+        (
+            {"backbone": {"word_vectors": {"weights": "a.vec"}}},
+            "word_vectors.weights='a.vec' is no file; give the path",
+        ),
+        (
+            {"data": {"tokenizer": "a.vec"}},
+            "data.tokenizer='a.vec' is no file; give the path of a file of word vectors",
+        ),
         ({"mixing": "mixup"}, "mixing='mixup' is for images, and data.modality is 'text'; choose none"),
         ({"test_time_augmentation": "flips"}, "test_time_augmentation='flips' is for images, and data.modality is"),
         ({"data": {"max_length": 600}}, "data.max_length=600 is more than 'tiny_bert' has positions; choose 512"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from torch.testing import assert_close
 
 from ray_tl.config import Component
 from ray_tl.data.tables import is_table
+from ray_tl.data.text import load_text_preprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.models.transfer_model import build_transfer_model
 from ray_tl.promotion.bundle import MANIFEST, TOKENIZER, ModelSpec, load_bundle, write_bundle
 from ray_tl.promotion.predict import predict
 from ray_tl.training.network import context_of
+from tests.models.smallest import VECTORS_FILE
 from tests.training.tiny_text import tiny_preprocessing
 
 TEXTS = ["the film was great", "dull", "the battery was weak and more words than there is room for"]
@@ -47,6 +50,24 @@ def test_a_bundle_of_texts_holds_its_tokenizer_and_says_what_its_network_says(te
     rows = torch.from_numpy(tiny_preprocessing().encode(TEXTS))
     expected = text_model(rows)[1].softmax(1).detach()
     answers = bundle.predict_images([text.encode() for text in TEXTS])
+    assert_close(torch.tensor([list(answer.probabilities.values()) for answer in answers]), expected)
+
+
+def test_a_bundle_of_word_vectors_needs_their_file_no_more(tmp_path, lineage):
+    file = shutil.copy(VECTORS_FILE, tmp_path / "vectors.txt")
+    preprocessing = load_text_preprocessing(str(file), 10)
+    backbone = Component(name="word_vectors", params={"weights": str(file), "pooling": "mean_max"})
+    model = build_transfer_model(backbone, 2, context_of(preprocessing, load_weights=True)).eval()
+    spec = ModelSpec(
+        backbone=backbone,
+        architecture=model.backbone.architecture,
+        preprocessing=preprocessing,
+        classes=("bad", "good"),
+    )
+    write_bundle(tmp_path / "words" / "v1", model, spec, lineage)
+    file.unlink()
+    expected = model(torch.from_numpy(preprocessing.encode([*TEXTS, "zebra"])))[1].softmax(1).detach()
+    answers = load_bundle(tmp_path / "words" / "v1").predict_images([text.encode() for text in [*TEXTS, "zebra"]])
     assert_close(torch.tensor([list(answer.probabilities.values()) for answer in answers]), expected)
 
 

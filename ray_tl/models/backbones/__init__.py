@@ -15,6 +15,7 @@ from ray_tl.models.backbones import (
     user,
     vgg,
     vit,
+    word_vectors,
 )
 from ray_tl.models.backbones.common import (
     BACKBONES,
@@ -50,4 +51,5 @@ __all__ = [
     "user",
     "vgg",
     "vit",
+    "word_vectors",
 ]
