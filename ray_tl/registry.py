@@ -18,7 +18,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 Scalar = bool | int | float | str | None
 Value = Scalar | list[int | float]
-ANY = "any"  # a parameter without annotation takes any value
+ANY = "any"  # a parameter without annotation takes any value, unless its default is true or false
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Registry(Generic[T]):
         return {
             key: Parameter(
                 name=key,
-                type=_type_name(hints.get(key, object)),
+                type=_type_name(hints.get(key, bool if isinstance(value.default, bool) else object)),
                 default=None if value.default is value.empty else value.default,
                 required=value.default is value.empty,
                 range=self._ranges[name].get(key),
@@ -139,7 +139,8 @@ class Registry(Generic[T]):
         known = self.parameters(name)
         if key not in known or _fits(value, known[key].type):
             return []
-        return [f"{name}.{key}={value!r} is not of type {known[key].type}; give such a value"]
+        such = "true or false" if known[key].type == "bool" else "such a value"
+        return [f"{name}.{key}={value!r} is not of type {known[key].type}; give {such}"]
 
     def create(self, name: str, values: Mapping[str, Value], *context: object) -> T:
         """Build a component from its searchable parameters and what the system supplies.

@@ -169,3 +169,12 @@ def needed(field: str, name: str) -> dict[str, object]:
     parameters = catalogue()[field].parameters(name)
     untrained = {"weights": "none"} if field == "backbone" and "weights" in parameters else {}
     return untrained | {key: samples[key] for key, parameter in parameters.items() if parameter.required}
+
+
+def test_parameter_without_annotation_takes_anything_unless_its_default_is_true_or_false():
+    found = Registry("thing")
+    found.register("loose")(lambda *, size=3, pretrained=False: (size, pretrained))
+    assert found.problems("loose", {"size": "big", "pretrained": True}) == []
+    assert found.problems("loose", {"pretrained": "no"}) == [
+        "loose.pretrained='no' is not of type bool; give true or false"
+    ]
