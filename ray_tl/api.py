@@ -1,6 +1,5 @@
 """The verbs of the command line as functions. Heavy imports happen inside a verb: a study is read in a second."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
+from ray_tl.strict_json import parse_json
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
@@ -358,7 +358,7 @@ def _trial_config(path: Path) -> TrialConfig:
     if not path.is_file():
         raise InvalidInput(f"trial {str(path)!r} is not a file; give the path of a JSON file with a trial's fields.")
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise InvalidInput(f"{path}: not valid JSON: {error}") from error
     return validated(TrialConfig, content, str(path))
