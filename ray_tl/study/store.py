@@ -344,10 +344,8 @@ def _read_spec(folder: Path) -> StudySpec:
         raise UnknownName(f"{folder} holds no study; its {SPEC_FILE} is missing.")
     path, content = folder / SPEC_FILE, (folder / SPEC_FILE).read_bytes()
     if (found := _format_of(content)) not in (None, FORMAT):
-        known = f"this ray_tl reads format {FORMAT}"
-        raise BrokenStudy(
-            f"{path}: format={found!r} is of another version, {known}; open it with the version it is of."
-        )
+        rule = f"is of another version of ray_tl, this one reads {FORMAT}"
+        raise BrokenStudy(f"{path}: format={found!r} {rule}; open it with the version that wrote it.")
     try:
         return StudySpec.model_validate_json(content)
     except ValidationError as error:
