@@ -18,7 +18,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 Scalar = bool | int | float | str | None
 Value = Scalar | list[int | float]
-ANY = "any"  # a parameter without annotation takes any value, unless its default is true or false
+ANY = "any"  # a parameter without annotation takes any value
+_TRUTH_OF_YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Registry(Generic[T]):
         return {
             key: Parameter(
                 name=key,
-                type=_type_name(hints.get(key, bool if isinstance(value.default, bool) else object)),
+                type=_type_name(hints.get(key, object)),
                 default=None if value.default is value.empty else value.default,
                 required=value.default is value.empty,
                 range=self._ranges[name].get(key),
@@ -137,7 +138,11 @@ class Registry(Generic[T]):
     def value_problems(self, name: str, key: str, value: object) -> list[str]:
         """Whether a value is of the parameter's type; nothing about a parameter that is not known."""
         known = self.parameters(name)
-        if key not in known or _fits(value, known[key].type):
+        if key not in known:
+            return []
+        if _may_be_meant_as_truth(value, known[key]):
+            return [f"{name}.{key}={value!r} is a text, and its default is {known[key].default}; give true or false"]
+        if _fits(value, known[key].type):
             return []
         such = "true or false" if known[key].type == "bool" else "such a value"
         return [f"{name}.{key}={value!r} is not of type {known[key].type}; give {such}"]
@@ -175,6 +180,12 @@ def _type_name(hint: object) -> str:
     if typing.get_origin(hint) in (list, tuple):
         return "list"
     return getattr(hint, "__name__", str(hint))
+
+
+def _may_be_meant_as_truth(value: object, parameter: Parameter) -> bool:
+    """`no` is a text since YAML 1.2, and a text is true to Python."""
+    is_open = parameter.type == ANY and isinstance(parameter.default, bool)
+    return is_open and isinstance(value, str) and value.lower() in _TRUTH_OF_YAML_1_1
 
 
 def _fits(value: object, type_name: str) -> bool:

@@ -133,7 +133,6 @@ def search(
     The champion is chosen without target labels. Ctrl-C is safe: --resume STUDY goes on where it was.
     """
     from ray_tl import api
-    from ray_tl.cli.live import run_with_progress
 
     output = Output(as_json)
     stated: dict[str, object] = {
@@ -170,6 +169,8 @@ def search(
         further = target_labelled, intermediate or (), auxiliary
         with output.working("checking the search, and looking at its data ..."):
             plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where)
+    from ray_tl.cli.live import run_with_progress
+
     run_with_progress(plan, where, output, pruning, dashboard)
 
 
