@@ -26,7 +26,7 @@ from ray_tl.search_space import SearchOptions, SearchSpace, explain, validated
 from ray_tl.study.damage import broken_study, reading, unreadable, using_database
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # of a damaged database it would warn beside our message
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, here on purpose
 
 SPEC_FILE = "study.json"
