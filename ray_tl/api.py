@@ -1,6 +1,5 @@
 """The verbs of the command line as functions. Heavy imports happen inside a verb: a study is read in a second."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray_tl.config import TrialConfig
 from ray_tl.data.summary import BALANCE_FIELD, DataSummary
-from ray_tl.errors import InvalidInput, all_at_once
+from ray_tl.errors import InvalidInput, RayTLError, all_at_once, storage_failure
+from ray_tl.files import require_writable
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
+from ray_tl.strict_json import parse_json
+from ray_tl.study.damage import unreadable
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
@@ -159,6 +161,8 @@ def plan_search(
 
     Whether the memory suffices is checked for a Ray that is to be started here, if `cluster` is given.
     """
+    require_writable(studies_folder(home))
+
     from ray_tl.on_ray.search import room_of
     from ray_tl.planning import plan_search
 
@@ -206,8 +210,11 @@ def plan_resumption(study: str, settings: Mapping[str, object] | None = None, ho
 
 
 def studies(home: Home = None) -> list[dict[str, object]]:
-    """All studies, the newest first: name, number of trials, state, champion, creation time."""
-    return [_study_row(status(name, home)) for name in list_studies(studies_folder(home))]
+    """All studies, the newest first: name, number of trials, state, champion, creation time.
+
+    One that can't be read has the state `broken`, and says why in `error`; the others are listed all the same.
+    """
+    return [_row_of(name, home) for name in list_studies(studies_folder(home))]
 
 
 def status(study: str, home: Home = None) -> StudyStatus:
@@ -216,13 +223,13 @@ def status(study: str, home: Home = None) -> StudyStatus:
     Raises:
         UnknownName: If there is no such study.
     """
-    store = StudyStore(find_study(studies_folder(home), study))
+    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
     return _status(store)
 
 
 def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[StudyStatus]:
     """Its status whenever it has changed, until no process searches it."""
-    store = StudyStore(find_study(studies_folder(home), study))
+    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
     seen = None
     while True:
         now = _status(store)
@@ -243,7 +250,7 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     """
     from ray_tl.promotion.promote import promote_trial
 
-    store = StudyStore(find_study(studies_folder(home), study))
+    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
     number = _champion(store)[0] if trial is None else trial
     if number is None:
         raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
@@ -379,7 +386,7 @@ def plan(
     if (config is None) == (study is None) or (study is None) != (trial is None):
         raise InvalidInput("a plan is of CONFIG, or of --study NAME with --trial N; give one of the two.")
     if study is not None and trial is not None:
-        store = StudyStore(find_study(studies_folder(home), study))
+        store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
         spec = store.spec
         register_user_backbones(spec.backbones)
         return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
@@ -405,7 +412,7 @@ def _trial_config(path: Path) -> TrialConfig:
     if not path.is_file():
         raise InvalidInput(f"trial {str(path)!r} is not a file; give the path of a JSON file with a trial's fields.")
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise InvalidInput(f"{path}: not valid JSON: {error}") from error
     return validated(TrialConfig, content, str(path))
@@ -452,10 +459,22 @@ def _status(store: StudyStore) -> StudyStatus:
 
 def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float]]:
     content: Any = store.read_json(CHAMPION_FILE)
-    if not content:
+    if content is None:
         return None, "", {}
-    merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
-    return content["trial"], content["reason"], merits
+    try:
+        merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
+        return content["trial"], content["reason"], merits
+    except (KeyError, TypeError) as error:
+        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+
+
+def _row_of(name: str, home: Home) -> dict[str, object]:
+    try:
+        return _study_row(status(name, home))
+    except (RayTLError, OSError) as error:
+        failure = storage_failure(error) if isinstance(error, OSError) else error
+        unknown = dict.fromkeys(("trials", "state", "champion", "created"))
+        return {"study": name, **unknown, "state": "broken", "error": " ".join(str(failure).split())}
 
 
 def _study_row(item: StudyStatus) -> dict[str, object]:

@@ -26,6 +26,8 @@ def _freeze_depth(value: object) -> object:
     return value
 
 
+Whole = Annotated[int, Field(strict=True)]  # no `true`, no 3.0, no "3"
+Number = Annotated[float, Field(strict=True)]  # a whole one too
 FreezeDepth = Annotated[int | str, BeforeValidator(_freeze_depth)]
 
 
@@ -128,33 +130,33 @@ class TrialConfig(BaseModel):
     adaptor: Component = Component(name="none")
     domain_norm: Component = Component(name="shared")
     freeze_depth: FreezeDepth = 0
-    trained_stages: int | None = Field(default=None, ge=1)
+    trained_stages: Whole | None = Field(default=None, ge=1)
     parameter_efficient: Component = Component(name="none")
     lr_multipliers: Component = Component(name="uniform")
     unfreezing: Component = Component(name="fixed")
     method: Component = Component(name="source_only")
     regulariser: Component = Component(name="none")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
+    dropout: Number = Field(default=0.0, ge=0, lt=1)
     gradient_masking: Component = Component(name="none")
     loss_weighting: Component = Component(name="constant")
     transfer: Component = Component(name="direct")
     multi_task: Component = Component(name="none")
     optimizer: Component = Component(name="adamw")
     lr_schedule: Component = Component(name="cosine")
-    max_gradient_norm: float | None = Field(default=1.0, gt=0)
+    max_gradient_norm: Number | None = Field(default=1.0, gt=0)
     augmentation: Component = Component(name="none")
     mixing: Component = Component(name="none")
     class_balance: Component = Component(name="none")
     test_time_augmentation: Component = Component(name="none")
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: Whole = Field(default=1, ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     averaging: Component = Component(name="none")
     early_stopping: Component = Component(name="never")
-    target_label_weight: float = Field(default=0.5, ge=0, le=1)
-    batch_size: int = Field(default=64, ge=2)
-    epochs: int = Field(default=10, ge=1)
-    seed: int = Field(default=0, ge=0)
+    target_label_weight: Number = Field(default=0.5, ge=0, le=1)
+    batch_size: Whole = Field(default=64, ge=2)
+    epochs: Whole = Field(default=10, ge=1)
+    seed: Whole = Field(default=0, ge=0)
 
 
 def _short(value: Value) -> str:

@@ -19,6 +19,7 @@ U = TypeVar("U")
 Scalar = bool | int | float | str | None
 Value = Scalar | list[int | float]
 ANY = "any"  # a parameter without annotation takes any value
+_TRUTH_OF_YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,14 @@ class Registry(Generic[T]):
     def value_problems(self, name: str, key: str, value: object) -> list[str]:
         """Whether a value is of the parameter's type; nothing about a parameter that is not known."""
         known = self.parameters(name)
-        if key not in known or _fits(value, known[key].type):
+        if key not in known:
             return []
-        return [f"{name}.{key}={value!r} is not of type {known[key].type}; give such a value"]
+        if _may_be_meant_as_truth(value, known[key]):
+            return [f"{name}.{key}={value!r} is a text, and its default is {known[key].default}; give true or false"]
+        if _fits(value, known[key].type):
+            return []
+        such = "true or false" if known[key].type == "bool" else "such a value"
+        return [f"{name}.{key}={value!r} is not of type {known[key].type}; give {such}"]
 
     def create(self, name: str, values: Mapping[str, Value], *context: object) -> T:
         """Build a component from its searchable parameters and what the system supplies.
@@ -174,6 +180,12 @@ def _type_name(hint: object) -> str:
     if typing.get_origin(hint) in (list, tuple):
         return "list"
     return getattr(hint, "__name__", str(hint))
+
+
+def _may_be_meant_as_truth(value: object, parameter: Parameter) -> bool:
+    """`no` is a text since YAML 1.2, and a text is true to Python."""
+    is_open = parameter.type == ANY and isinstance(parameter.default, bool)
+    return is_open and isinstance(value, str) and value.lower() in _TRUTH_OF_YAML_1_1
 
 
 def _fits(value: object, type_name: str) -> bool:

@@ -1,8 +1,10 @@
-"""The order of the tests; and for every test that starts Ray a temporary folder, its name short enough for sockets."""
+"""The order of the tests; a folder for every test that starts Ray, its name short enough for sockets; odd disks."""
 
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +25,32 @@ def ray_folder_of_its_own(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     monkeypatch.setenv("RAY_TMPDIR", folder)
     yield
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system can't be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)  # a failed database may still be open
+
+
+@pytest.fixture
+def only_readable() -> Iterator[Callable[[Path], None]]:
+    """Makes all of a folder immutable, which binds root too."""
+    frozen: list[Path] = []
+
+    def freeze(folder: Path) -> None:
+        frozen.append(folder)
+        if subprocess.run(["chattr", "-R", "+i", folder], capture_output=True, check=False).returncode:
+            pytest.skip("files can't be made immutable here")
+
+    yield freeze
+    for folder in frozen:
+        subprocess.run(["chattr", "-R", "-i", folder], capture_output=True, check=False)

@@ -174,3 +174,13 @@ def needed(field: str, name: str) -> dict[str, object]:
         return {"weights": VECTORS_FILE}
     untrained = {"weights": "none"} if field == "backbone" and "weights" in parameters else {}
     return untrained | {key: samples[key] for key, parameter in parameters.items() if parameter.required}
+
+
+@pytest.mark.parametrize("word", ["no", "Yes", "on", "OFF", "y", "n"])
+def test_word_that_was_a_truth_value_in_yaml_1_1_is_asked_about_where_one_may_be_meant(word):
+    found = Registry("thing")
+    found.register("loose")(lambda *, size=3, deep=False: (size, deep))
+    assert found.problems("loose", {"size": word, "deep": "very"}) == []
+    assert found.problems("loose", {"deep": word}) == [
+        f"loose.deep={word!r} is a text, and its default is False; give true or false"
+    ]

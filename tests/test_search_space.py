@@ -179,9 +179,10 @@ def test_shipped_file_has_no_problems_and_every_sample_can_be_built(path):
 
 
 def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
-    """Lines of its section `trial` without their comment sign; the later of two trees for a field counts."""
+    """Lines of its section `trial` without their comment sign, instead of what they are alternatives to."""
     (path,) = [path for path in SHIPPED if path.stem == "image_folders"]
-    suggested = load(tmp_path, re.sub(r"(?m)^  # ( *[a-z_]+:)", r"  \1", path.read_text())).space()
+    stated = path.read_text().replace("\n  augmentation: none ", "\n  # ")
+    suggested = load(tmp_path, re.sub(r"(?m)^  # ( *[a-z_]+:)", r"  \1", stated)).space()
     assert suggested.problems(catalogue()) == []
     hidden = {"features", "domain_norm", "mixing", "class_balance", "test_time_augmentation", "transfer", "multi_task"}
     assert hidden <= set(suggested.trees) - set(load_search_file(path).trial)
@@ -240,7 +241,12 @@ def test_what_a_shipped_file_suggests_in_comments_is_valid(tmp_path):
         ({"freeze_depth": None}, "trial.freeze_depth=None: Input should be a valid integer"),
         ({"batch_size": {"choice": [32, "many"]}}, "trial.batch_size='many': Input should be a valid integer"),
         ({"batch_size": "auto"}, "trial.batch_size='auto': Input should be a valid integer"),
-        ({"batch_size": {"uniform": [8, 9.5]}}, "trial.batch_size=9.5: Input should be a valid integer"),
+        ({"batch_size": {"choice": [8, 9.5]}}, "trial.batch_size=9.5: Input should be a valid integer"),
+        ({"batch_size": {"choice": [8, 16.0]}}, "trial.batch_size=16.0: Input should be a valid integer; write 16."),
+        ({"batch_size": "1:30"}, "trial.batch_size='1:30': Input should be a valid integer; write a whole number."),
+        ({"trained_stages": True}, "trial.trained_stages=True: Input should be a valid integer"),
+        ({"dropout": False}, "trial.dropout=False: Input should be a valid number"),
+        ({"optimizer": {"sgd": {"decay_all": "no"}}}, "sgd.decay_all='no' is not of type bool; give true or false"),
         ({"method": {"by": "optimizer", "cases": {"adamw": "mcc"}}}, "must name a field given before 'method'"),
         ({"method": {"by": "method", "cases": {}}}, "must name a field given before 'method': backbone."),
         (
@@ -307,19 +313,70 @@ def test_sections_with_mistakes_are_reported_together_with_the_nearest_names(tmp
         ("trial: {a: [}", "not valid YAML"),
         ("trial: !!python/object/apply:os.getcwd []", "not valid YAML"),
         (b"trial: \xff\xfe\xfa", "not valid YAML"),
-        ("trial: {seed: 2020-13-45}", "not valid YAML"),
-        ("trial: {seed: 2020-10-05}", "finite numbers, texts, lists and mappings"),
+        ("trial: {seed: 2020-10-05}", "trial.seed='2020-10-05': Input should be a valid integer"),
+        ("trial: {}\ntrial: {seed: 1}", "line 2: trial was given before, on line 1"),
         ("trial: {seed: .nan}", "finite numbers, texts, lists and mappings"),
         ("trial: {seed: [.inf]}", "finite numbers, texts, lists and mappings"),
-        ("trial: &t {method: *t}", "finite numbers, texts, lists and mappings"),
+        ("trial: &t {method: *t}", "not valid YAML"),
         ("trial: " + "[" * 5000, "not valid YAML"),
         ("trial: {}\nsearch: {validators: [im, bnm]}", "lacks source_accuracy"),
-        ("trial: {}\n1: 2", "Keys should be strings"),
+        ("trial: {}\n1: 2", "1 is not known; choose from"),
+        ("trial: {}\nsearch: {reduction_factor: .inf}", "search.reduction_factor=inf: Input should be a finite number"),
     ],
 )
 def test_file_that_makes_no_sense_is_refused_by_name(tmp_path, text, said):
     with pytest.raises(InvalidInput, match=rf"(?s)space\.yaml: .*{said}"):
         load(tmp_path, text)
+
+
+def section(path: Path, name: str, content: str) -> SearchFile:
+    return load(path, f"{name}: {{{content}}}\ntrial: {{backbone: tiny_cnn}}")
+
+
+@pytest.mark.parametrize("name", ["num_trials", "epochs", "grace_epochs", "seed"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("yes", "'yes': Input should be a valid integer; write a whole number."),
+        ("true", "True: Input should be a valid integer; write a whole number."),
+        ("2.5", "2.5: Input should be a valid integer; write a whole number."),
+        ("3.0", "3.0: Input should be a valid integer; write 3."),
+        ("'3'", "'3': Input should be a valid integer; write it without quotes."),
+    ],
+)
+def test_what_is_counted_is_a_whole_number_and_nothing_like_one(tmp_path, name, value, said):
+    with pytest.raises(InvalidInput, match=re.escape(f"search.{name}={said}")):
+        section(tmp_path, "search", f"{name}: {value}")
+
+
+@pytest.mark.parametrize("stated", ["image_size: 28.0", "channels: true", "channels: 3.0", "target_shots: 'many'"])
+def test_sizes_of_the_data_are_whole_numbers(tmp_path, stated):
+    name, value = stated.split(": ")
+    with pytest.raises(
+        InvalidInput, match=rf"data\.{name}={value.title() if value == 'true' else value}: Input should"
+    ):
+        section(tmp_path, "data", stated)
+
+
+@pytest.mark.parametrize(("value", "meant"), [("no", False), ("false", False), ("on", True), ("TRUE", True)])
+def test_a_switch_may_be_said_as_in_older_yaml(tmp_path, value, meant):
+    assert section(tmp_path, "search", f"advice: {value}").search.advice is meant
+
+
+def test_a_switch_that_is_neither_says_what_to_write(tmp_path):
+    with pytest.raises(InvalidInput, match=r"search\.advice='maybe': .*; write true or false\."):
+        section(tmp_path, "search", "advice: maybe")
+
+
+def test_a_column_may_be_called_no(tmp_path):
+    assert section(tmp_path, "data", "label_column: no").data.label_column == "no"
+
+
+def test_mistakes_in_all_sections_are_told_at_once(tmp_path):
+    with pytest.raises(InvalidInput, match="3 problems") as caught:
+        load(tmp_path, "data: {channels: 2}\nsearch: {epochs: yes}\ntrial: {backbone: tiny_cnn, batch_size: 1:30}")
+    for said in ("data.channels=2", "search.epochs='yes'", "trial.batch_size='1:30'"):
+        assert said in str(caught.value)
 
 
 def test_missing_file_is_named():

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from ray_tl.cli.output import Output, print_json
-from ray_tl.errors import InvalidInput, RayTLError
+from ray_tl.cli.output import Output, abandon_stdout, print_json
+from ray_tl.errors import InvalidInput, RayTLError, storage_failure
 
 EXIT_CODES = """
 Exit codes: 0 done · 1 other error · 2 wrong input · 3 unknown name · 4 broken model folder · 5 no room on the cluster ·
@@ -91,11 +91,23 @@ def main() -> None:
     try:
         app(prog_name="ray-tl")
     except RayTLError as error:
+        _end(error)
+    except BrokenPipeError:  # who reads has seen enough, as `head`
+        abandon_stdout()
+        sys.exit(1)
+    except OSError as error:
+        _end(storage_failure(error))
+
+
+def _end(error: RayTLError) -> NoReturn:
+    try:
         if "--json" in sys.argv:
-            error_line = {"error": {"kind": type(error).__name__, "message": str(error)}}
-            print_json(error_line)
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+            print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+        sys.stdout.flush()
+    except OSError:  # it may be stdout that is full
+        abandon_stdout()
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 @app.command()
@@ -155,7 +167,6 @@ def search(
     The champion is chosen without target labels. Ctrl-C is safe: --resume STUDY goes on where it was.
     """
     from ray_tl import api
-    from ray_tl.cli.live import run_with_progress
 
     output = Output(as_json)
     stated: dict[str, object] = {
@@ -195,6 +206,8 @@ def search(
         further = target_labelled, intermediate or (), auxiliary
         with output.working("checking the search, and looking at its data ..."):
             plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where)
+    from ray_tl.cli.live import run_with_progress
+
     run_with_progress(plan, where, output, pruning, dashboard)
 
 

@@ -20,6 +20,12 @@ def print_json(content: Mapping[str, object]) -> None:
     stream.flush()
 
 
+def abandon_stdout() -> None:
+    """What is still to be written to a stdout that takes no more is not written at the end of the process either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, (_stdout or sys.stdout).fileno())
+
+
 class Output:
     """Standard output of a command.
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 
 def show_studies(rows: list[dict[str, object]], output: Output) -> None:
-    table = Table("study", "trials", "state", "champion", "created", header_style="bold", pad_edge=False)
+    columns = ("study", "trials", "state", "champion", "created")
+    table = Table(*columns, header_style="bold", pad_edge=False)
     for row in rows:
         output.emit(row)
-        table.add_row(*(str("" if row[key] is None else row[key]) for key in row))
+        table.add_row(*(str("" if row[key] is None else row[key]) for key in columns))
     output.say(table if rows else "no studies yet; begin with: ray-tl quickstart")
+    for row in rows:
+        if "error" in row:
+            output.say(f"{row['study']} is broken: {row['error']}")
 
 
 def show_status(status: StudyStatus, output: Output) -> None:

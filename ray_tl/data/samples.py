@@ -9,6 +9,7 @@ from ray_tl.data.digits import load_mnist_5k, load_optdigits
 from ray_tl.data.domains import LabelledDomain
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import InvalidInput
+from ray_tl.files import naming, removed_on_failure
 
 
 def write_sample_folders(folder: Path, per_class: int) -> tuple[Path, Path]:
@@ -30,10 +31,11 @@ def write_sample_folders(folder: Path, per_class: int) -> tuple[Path, Path]:
             raise InvalidInput(f"folder={str(folder)!r} holds {path.name!r} already; name another one.")
     mnist = load_mnist_5k(Preprocessing(image_size=28, channels=1))
     optdigits = load_optdigits(Preprocessing(image_size=8, channels=1))
-    for row in _some_of_each(mnist, per_class):
-        _save(mnist.inputs[row], source / mnist.classes[mnist.labels[row]] / f"{mnist.ids[row]}.png")
-    for row in _some_of_each(optdigits, per_class):
-        _save(optdigits.inputs[row], target / f"{optdigits.ids[row]}.png")
+    with removed_on_failure(source, target):
+        for row in _some_of_each(mnist, per_class):
+            _save(mnist.inputs[row], source / mnist.classes[mnist.labels[row]] / f"{mnist.ids[row]}.png")
+        for row in _some_of_each(optdigits, per_class):
+            _save(optdigits.inputs[row], target / f"{optdigits.ids[row]}.png")
     return source, target
 
 
@@ -43,4 +45,5 @@ def _some_of_each(domain: LabelledDomain, count: int) -> list[int]:
 
 def _save(image: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image[0]).save(path)
+    with naming(path):
+        Image.fromarray(image[0]).save(path)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_tl.errors import InvalidInput
+from ray_tl.files import naming, removed_on_failure
 
 PACKAGE = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -52,10 +53,11 @@ def write_sample_tables(folder: Path, per_class: int, archive: Path | None = Non
     film, product = read_sentences(content, FILM), read_sentences(content, PRODUCT)
     searched, unseen = product[::2], _balanced(product[1::2], per_class)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(source, ("text", "label"), _balanced(film, per_class))
-    _write(target, ("text",), [(text,) for text, _ in _balanced(searched, per_class)])
-    _write(test, ("text",), [(text,) for text, _ in unseen])
-    _write(labels, ("id", "label"), [(str(row), label) for row, (_, label) in enumerate(unseen, 1)])
+    with removed_on_failure(*paths):
+        _write(source, ("text", "label"), _balanced(film, per_class))
+        _write(target, ("text",), [(text,) for text, _ in _balanced(searched, per_class)])
+        _write(test, ("text",), [(text,) for text, _ in unseen])
+        _write(labels, ("id", "label"), [(str(row), label) for row, (_, label) in enumerate(unseen, 1)])
     return paths
 
 
@@ -112,7 +114,7 @@ def _balanced(sentences: Sequence[Sentence], per_class: int) -> list[Sentence]:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with naming(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -7,12 +7,12 @@ import stat
 import tempfile
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
-from ray_tl.errors import InvalidInput, all_at_once
+from ray_tl.errors import all_at_once
 from ray_tl.registry import did_you_mean
+from ray_tl.yaml_files import read_yaml
 
 TOKEN_PATH = Path("~/.ray/auth_token")
 _TOKEN_VARIABLES = frozenset({"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
@@ -58,7 +58,7 @@ def load_cluster(path: Path | str) -> ClusterConfig:
     Raises:
         InvalidInput: If the file can't be read or breaks a rule; the message lists every mistake.
     """
-    stated = _read(Path(path))
+    stated = read_yaml(Path(path), "`field: value` lines; see cluster/local.yaml")
     try:
         return ClusterConfig.model_validate(stated)
     except ValidationError as error:
@@ -91,18 +91,6 @@ def _create_token(path: Path) -> None:
     with contextlib.suppress(FileExistsError):  # another process was faster; its token stays
         os.link(draft, path)
     os.unlink(draft)
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"{path} can't be read ({error.strerror}); give the path of a cluster file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(stated, dict):
-        raise InvalidInput(f"{path} holds no `field: value` lines; see cluster/local.yaml.")
-    return stated
 
 
 def _problem(error: ErrorDetails) -> str:

@@ -6,6 +6,8 @@
     GET  /healthz   200 while the live version answers, 503 otherwise
     GET  /          how to use it, for a person
 
+HEAD answers as GET does, without the body. A body that is a JSON object counts as JSON whatever its content type, as
+`curl -d` states another one; as `text/plain` it is a text.
 Every refusal is `{"error": reason}`. No Ray in here: a `Classifier` stands for all that is behind.
 """
 
@@ -89,15 +91,22 @@ def build_http_api(classifier: Classifier) -> FastAPI:
     async def predict(request: Request) -> Response:
         return await _predict(classifier, request)
 
-    @api.get("/healthz")
-    async def healthz() -> Response:
-        return await _health(classifier)
+    @api.api_route("/healthz", methods=["GET", "HEAD"])
+    async def healthz(request: Request) -> Response:
+        return _as_asked(request, await _health(classifier))
 
-    @api.get("/")
-    async def page() -> Response:
-        return HTMLResponse(_page(classifier.live))
+    @api.api_route("/", methods=["GET", "HEAD"])
+    async def page(request: Request) -> Response:
+        return _as_asked(request, HTMLResponse(_page(classifier.live)))
 
     return api
+
+
+def _as_asked(request: Request, response: Response) -> Response:
+    """With the headers alone for HEAD, its length among them (RFC 9110, 9.3.2)."""
+    if request.method == "HEAD":
+        response.body = b""
+    return response
 
 
 async def _predict(classifier: Classifier, request: Request) -> Response:
@@ -148,7 +157,7 @@ async def _refused(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not take {request.method}; POST an example to /predict, GET /healthz and /.",
     }
     reason = ours.get(error.status_code, error.detail)
-    return JSONResponse({"error": reason}, status_code=error.status_code, headers=error.headers)
+    return _as_asked(request, JSONResponse({"error": reason}, status_code=error.status_code, headers=error.headers))
 
 
 async def _failed(request: Request, error: Exception) -> Response:

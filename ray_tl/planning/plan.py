@@ -16,6 +16,7 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import LoadedData, load_data
 from ray_tl.data.places import Places
 from ray_tl.errors import InvalidInput, all_at_once
+from ray_tl.files import write_atomically
 from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.neighbours import Neighbours
@@ -29,7 +30,6 @@ from ray_tl.search_space.file import JUDGE
 from ray_tl.study.records import Advice, DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData
-from ray_tl.training.files import write_atomically
 from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 

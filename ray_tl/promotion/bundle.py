@@ -36,6 +36,7 @@ from ray_tl.data.domains import Inputs
 from ray_tl.data.preprocessing import AnyPreprocessing
 from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
+from ray_tl.files import naming
 from ray_tl.models.domain_norm import keep_target_norms
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS, left_after_merge
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
@@ -305,7 +306,7 @@ def _record(data: bytes) -> FileRecord:
 def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.mkdir()
     for name, data in contents.items():
-        with (folder / name).open("xb") as file:
+        with naming(folder / name), (folder / name).open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

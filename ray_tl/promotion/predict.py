@@ -10,6 +10,7 @@ from ray_tl.data.addresses import Address
 from ray_tl.data.files import find_images
 from ray_tl.data.formats import READ_FORMATS_IN_WORDS
 from ray_tl.data.tables import is_table, read_columns
+from ray_tl.data.text import why_no_text
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.promotion.bundle import BATCH_SIZE, Bundle, load_bundle
 from ray_tl.promotion.prediction import Prediction
@@ -146,13 +147,13 @@ def _texts_in(path: Path, column: str) -> list[tuple[int | None, str]]:
 
 
 def _require_words(found: Sequence[tuple[Path | None, int | None, str]]) -> None:
-    empty = [
-        f"{path or '--text'}{'' if row is None else f':{row}'} is empty."
+    problems = [
+        f"{path or '--text'}{'' if row is None else f':{row}'} {reason}."
         for path, row, text in found
-        if not text.strip()
+        if (reason := why_no_text(text))
     ]
-    if empty:
-        raise all_at_once("texts", empty)
+    if problems:
+        raise all_at_once("texts", problems)
 
 
 def _predict_chunk(bundle: Bundle, files: Sequence[Path]) -> list[FilePrediction]:

@@ -3,20 +3,28 @@
 import json
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
-from ray_tl.config import UserFunction
+from ray_tl.config import Number, UserFunction, Whole
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space.explain import validated
 from ray_tl.search_space.space import SearchSpace
+from ray_tl.yaml_files import read_yaml
 
 _IMAGES_ALONE = ("image_size", "channels", "image_column")
 _TEXT_ALONE = ("tokenizer", "max_length", "text_column")
 NEEDED_VALIDATORS = ("source_accuracy", "im", "bnm")
 JUDGE = "neighbours"  # the validator that confidence does not fool
+
+
+def _no_equal(value: object) -> object:
+    """A literal number would take what equals it, too: `true` for 1, and 3.0."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "1 or 3"})
+    return value
 
 
 class DataOptions(BaseModel):
@@ -46,16 +54,16 @@ class DataOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modality: Literal["images", "text"] = "images"
-    image_size: int = Field(default=96, ge=8, le=1024)
-    channels: Literal[1, 3] = 3
+    image_size: Whole = Field(default=96, ge=8, le=1024)
+    channels: Annotated[Literal[1, 3], BeforeValidator(_no_equal)] = 3
     tokenizer: str = "minilm"
-    max_length: int = Field(default=128, ge=4, le=4096)
+    max_length: Whole = Field(default=128, ge=4, le=4096)
     text_column: str = "text"
     image_column: str = "image"
     label_column: str = "label"
-    holdout_fraction: float = Field(default=0.2, gt=0, lt=1)
+    holdout_fraction: Number = Field(default=0.2, gt=0, lt=1)
     on_broken: Literal["stop", "skip"] = "stop"
-    target_shots: int | None = Field(default=None, ge=1)
+    target_shots: Whole | None = Field(default=None, ge=1)
     split_by: str | None = Field(default=None, min_length=1)
     split_by_time: str | None = Field(default=None, min_length=1)
     on_overlap: Literal["stop", "skip"] = "stop"
@@ -91,15 +99,15 @@ class SearchOptions(BaseModel):
             `neighbours` replaces what they say of the target where it can be trusted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no word for them
 
-    num_trials: int = Field(default=24, ge=1)
-    epochs: int = Field(default=10, ge=1)
-    grace_epochs: int = Field(default=2, ge=1)
-    reduction_factor: float = Field(default=3, gt=1)
+    num_trials: Whole = Field(default=24, ge=1)
+    epochs: Whole = Field(default=10, ge=1)
+    grace_epochs: Whole = Field(default=2, ge=1)
+    reduction_factor: Number = Field(default=3, gt=1)
     advice: bool = True
-    time_budget_s: float | None = Field(default=None, gt=0)
-    seed: int = Field(default=0, ge=0)
+    time_budget_s: Number | None = Field(default=None, gt=0)
+    seed: Whole = Field(default=0, ge=0)
     validators: tuple[str, ...] = (*NEEDED_VALIDATORS, JUDGE, "entropy")
 
     @property
@@ -153,13 +161,13 @@ def load_search_file(path: Path | str) -> SearchFile:
     path = Path(path)
     if not path.is_file():
         raise InvalidInput(f"search space {str(path)!r} is not a file; give the path of a YAML file.")
-    try:
-        content = yaml.load(path.read_bytes(), _Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date like 2020-13-01
-        raise InvalidInput(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InvalidInput(f"{path}: must hold the sections data, search and trial; it holds {type(content).__name__}.")
-    return validated(SearchFile, _beside(path, content), str(path))
+    content = read_yaml(path, "the sections data, search and trial")
+    return validated(SearchFile, _beside(path, content), str(path), _value_problems(content.get("trial")))
+
+
+def _value_problems(trees: object) -> list[str]:
+    """Of the section `trial`, if it is one: those that can be told together with what is wrong with the others."""
+    return SearchSpace(trees, 1, 0).value_problems() if isinstance(trees, dict) else []
 
 
 def _beside(path: Path, content: dict[str, object]) -> dict[str, object]:
@@ -196,12 +204,3 @@ def _with_paths(path: Path, tree: object, of_weights: bool = False) -> object:
 
 
 _PATH = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin)$")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: PyYAML takes `1e-4` for a text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)

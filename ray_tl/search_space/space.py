@@ -1,6 +1,7 @@
 """Trees for the fields of a trial: sampled, resolved, checked, walked to their ends."""
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import takewhile
 from typing import cast
 
 from ray_tl.config import Component, TrialConfig
@@ -66,11 +67,16 @@ class SearchSpace:
         ]
         if "backbone" not in self.trees:
             found.append("trial.backbone is missing; name one, for example 'efficientnet_lite0'.")
-        before: dict[str, Tree] = {}
-        for name, tree in self.trees.items():
-            found += tree_problems(tree, Place(f"trial.{name}", name, catalogue.get(name), before))
-            before[name] = tree
-        return found
+        return found + [line for name in self.trees for line in self._tree_problems(name, catalogue.get(name))]
+
+    def value_problems(self) -> list[str]:
+        """What is wrong with the fields that no component stands in; it takes no catalogue to see it."""
+        names = [name for name in self.trees if TrialConfig.model_fields[name].annotation is not Component]
+        return [line for name in names for line in self._tree_problems(name, None)]
+
+    def _tree_problems(self, name: str, registry: Registry | None) -> list[str]:
+        before = dict(takewhile(lambda item: item[0] != name, self.trees.items()))
+        return tree_problems(self.trees[name], Place(f"trial.{name}", name, registry, before))
 
     def extremes(self, fields: Collection[str]) -> Iterator[TrialConfig]:
         """Configurations of these fields, the others at their defaults: every combination of choices, at both ends.

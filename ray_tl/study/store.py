@@ -4,12 +4,14 @@ import fcntl
 import json
 import os
 import re
+import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial, wraps
 from pathlib import Path
-from typing import TextIO
+from typing import Concatenate, Literal, ParamSpec, TextIO, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -17,17 +19,22 @@ from optuna.trial import TrialState as OptunaState
 from pydantic import ValidationError
 
 from ray_tl.config import TrialConfig
-from ray_tl.errors import InvalidInput, StudyBusy, UnknownName, all_at_once
+from ray_tl.errors import BrokenStudy, InvalidInput, StudyBusy, UnknownName, all_at_once
+from ray_tl.files import removed_on_failure, write_atomically
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import SearchOptions, SearchSpace, explain, validated
+from ray_tl.study.damage import broken_study, reading, unreadable, using_database
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # of a damaged database it would warn beside our message
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, here on purpose
 
 SPEC_FILE = "study.json"
 CHAMPION_FILE = "champion.json"
 LOCK_FILE = "search.lock"
+DATABASE = "study.db"
+LOCK_TIMEOUT_S = 60
+FORMAT = 1
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -35,6 +42,19 @@ _OPTUNA_STATES = {
     TrialState.FAILED: OptunaState.FAIL,
     TrialState.INFEASIBLE: OptunaState.PRUNED,  # TPE learns from pruned trials alone that a constraint was violated
 }
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_database(method: Callable[Concatenate["StudyStore", P], R]) -> Callable[Concatenate["StudyStore", P], R]:
+    @wraps(method)
+    def wrapped(store: "StudyStore", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with using_database(store.folder / DATABASE):
+            return method(store, *args, **kwargs)
+
+    return wrapped
 
 
 class StudyStore:
@@ -45,23 +65,35 @@ class StudyStore:
 
     Args:
         folder: Of the study.
-        storage_url: Database for Optuna; SQLite in the folder by default.
+        mode: Of SQLite, `ro` if nothing may be written; see `open_for_reading`.
 
     Raises:
         UnknownName: If the folder holds no study.
-        InvalidInput: If it was written by another version of ray_tl, or by hand.
+        BrokenStudy: If it was written by another version of ray_tl, or by hand, or is damaged.
+        StorageFailed: From any method, if the system refuses to read or write.
+        StudyBusy: From any method, if another process keeps the database locked for a minute.
     """
 
-    def __init__(self, folder: Path, storage_url: str | None = None) -> None:
+    def __init__(self, folder: Path, mode: Literal["rw", "ro"] = "rw") -> None:
         self.folder = folder
         self.spec = _read_spec(folder)
         self.space = SearchSpace(self.spec.trees, self.spec.search.epochs, self.spec.search.seed)
-        self._storage = _storage(folder, storage_url)
-        self._study = optuna.create_study(
-            study_name=self.spec.name, storage=self._storage, direction="maximize", load_if_exists=True
-        )
-        self._study_id = self._storage.get_study_id_from_name(self.spec.name)
-        self._study.sampler = _sampler(self.spec, num_trials=len(self._study.get_trials(deepcopy=False)))
+        if not (folder / DATABASE).is_file():
+            raise broken_study(folder, f"{folder / DATABASE} is missing")
+        with reading(folder), using_database(folder / DATABASE):
+            self._storage = _storage(folder, mode)
+            self._study = optuna.load_study(study_name=self.spec.name, storage=self._storage)
+            self._study_id = self._storage.get_study_id_from_name(self.spec.name)
+        self._study.sampler = _sampler(self.spec, num_trials=len(self._stored()))
+
+    @classmethod
+    def open_for_reading(cls, folder: Path) -> "StudyStore":
+        """A study to look at, which may be where nothing can be written; errors as of the class.
+
+        Where it can be written, SQLite may finish what a killed search has left half-written.
+        """
+        may_write = all(os.access(path, os.W_OK) for path in (folder, folder / DATABASE))
+        return cls(folder, "rw" if may_write else "ro")
 
     @classmethod
     def create(cls, folder: Path, spec: StudySpec) -> "StudyStore":
@@ -69,6 +101,7 @@ class StudyStore:
 
         Raises:
             InvalidInput: If the name breaks the rule, or there is a study already.
+            StorageFailed: If the system refuses to write it; nothing of it stays then.
         """
         check_name("study", spec.name)
         if (folder / SPEC_FILE).exists():
@@ -76,9 +109,14 @@ class StudyStore:
                 f"study={spec.name!r} exists already in {folder}; go on with it by --resume {spec.name}, "
                 "or choose another --name."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        cls._write_spec(folder, spec)
-        return cls(folder)
+        with removed_on_failure(*(path for path in (folder,) if not path.exists())):
+            folder.mkdir(parents=True, exist_ok=True)
+            with using_database(folder / DATABASE):
+                optuna.create_study(
+                    study_name=spec.name, storage=_storage(folder, "rwc"), direction="maximize", load_if_exists=True
+                )
+            cls._write_spec(folder, spec)
+            return cls(folder)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -101,12 +139,14 @@ class StudyStore:
 
     def is_searched(self) -> bool:
         """Whether a process holds the study now."""
-        with open(self.folder / LOCK_FILE, "a+") as lock:
+        if not (self.folder / LOCK_FILE).exists():
+            return False
+        with open(self.folder / LOCK_FILE) as lock:
             return not _locked(lock, fcntl.LOCK_SH)  # shared: those who look are not in each other's way
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number."""
-        return [self._record(trial) for trial in self._study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
+        return [self._record(trial) for trial in self._stored() if "config" in trial.user_attrs]
 
     def update_search(self, **settings: object) -> None:
         """Change how long to search; what was found stays.
@@ -123,6 +163,7 @@ class StudyStore:
         self.spec = self.spec.model_copy(update={"search": search})
         self._write_spec(self.folder, self.spec)
 
+    @_with_database
     def reconcile(self) -> list[TrialRecord]:
         """Trials that were running when the last search ended; they go on before any new one starts.
 
@@ -136,6 +177,7 @@ class StudyStore:
     def num_asked(self) -> int:
         return len(self.trials())
 
+    @_with_database
     def ask(self) -> TrialRecord:
         """The next new trial: the prepared ones first, then those that are advised, then the sampler's."""
         begun = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False) if "config" in trial.user_attrs]
@@ -150,6 +192,7 @@ class StudyStore:
         trial.set_user_attr("config", config.model_dump(mode="json"))
         return self.trial(trial.number)
 
+    @_with_database
     def add_epoch(self, number: int, record: EpochRecord, num_workers: int) -> None:
         """Remember an epoch; one that is known already changes nothing.
 
@@ -165,6 +208,7 @@ class StudyStore:
         self._storage.set_trial_user_attr(trial_id, "num_workers", num_workers)
         self._storage.set_trial_user_attr(trial_id, _epoch_key(record.epoch), record.model_dump(mode="json"))
 
+    @_with_database
     def finish(self, number: int, state: TrialState, error: str | None = None) -> None:
         """Give a trial its final state; a trial that has one keeps it.
 
@@ -192,31 +236,46 @@ class StudyStore:
             UnknownName: If there is none of that number.
         """
         try:
-            return self._record(self._storage.get_trial(self._trial_id(number)))
+            with using_database(self.folder / DATABASE):
+                stored = self._storage.get_trial(self._trial_id(number))
         except KeyError:
             numbers = f"it has {self.num_asked()} trials"
             raise UnknownName(f"trial={number} is not in study {self.spec.name!r}; {numbers}.") from None
+        return self._record(stored)
 
     def seconds(self) -> float:
         """From the study's creation to the last change of a trial."""
         created = datetime.fromisoformat(self.spec.created_at).timestamp()
-        return max(0.0, (self.folder / "study.db").stat().st_mtime - created)
+        return max(0.0, (self.folder / DATABASE).stat().st_mtime - created)
 
     def write_json(self, name: str, content: object) -> None:
         """Replace a small file of the study in one step."""
-        temporary = self.folder / f".{name}.{os.getpid()}"
-        temporary.write_text(json.dumps(content, indent=2))
-        temporary.rename(self.folder / name)
+        write_atomically(self.folder / name, lambda file: file.write(json.dumps(content, indent=2).encode()))
 
     def read_json(self, name: str) -> dict[str, object] | None:
+        """What `write_json` wrote; `None` if nothing.
+
+        Raises:
+            BrokenStudy: If it is not that any more.
+        """
         path = self.folder / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise unreadable(path, str(error)) from error
+        if not isinstance(content, dict):
+            raise unreadable(path, "it holds no mapping")
+        return content
 
     @staticmethod
     def _write_spec(folder: Path, spec: StudySpec) -> None:
-        temporary = folder / f".{SPEC_FILE}.{os.getpid()}"
-        temporary.write_text(spec.model_dump_json(indent=2))
-        temporary.rename(folder / SPEC_FILE)
+        write_atomically(folder / SPEC_FILE, lambda file: file.write(spec.model_dump_json(indent=2).encode()))
+
+    def _stored(self) -> list[FrozenTrial]:
+        with reading(self.folder), using_database(self.folder / DATABASE):
+            return self._study.get_trials(deepcopy=False)
 
     def _is_waiting(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=[OptunaState.WAITING]))
@@ -225,6 +284,11 @@ class StudyStore:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
+        with reading(self.folder):
+            return self._parsed(trial)
+
+    @staticmethod
+    def _parsed(trial: FrozenTrial) -> TrialRecord:
         attributes = trial.user_attrs
         keys = sorted(key for key in attributes if key.startswith("epoch_"))
         epochs = [EpochRecord.model_validate(attributes[key]) for key in keys]
@@ -264,17 +328,36 @@ def find_study(root: Path, name: str) -> Path:
 
 def list_studies(root: Path) -> list[str]:
     """Names of all studies, the newest first."""
-    specs: Sequence[Path] = sorted(root.glob(f"*/{SPEC_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    specs: Sequence[Path] = sorted(root.glob(f"*/{SPEC_FILE}"), key=_changed_at, reverse=True)
     return [spec.parent.name for spec in specs]
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # a link to nowhere, or a study that was removed just now
+        return 0.0
 
 
 def _read_spec(folder: Path) -> StudySpec:
     if not (folder / SPEC_FILE).is_file():
         raise UnknownName(f"{folder} holds no study; its {SPEC_FILE} is missing.")
+    path, content = folder / SPEC_FILE, (folder / SPEC_FILE).read_bytes()
+    if (found := _format_of(content)) not in (None, FORMAT):
+        rule = f"is of another version of ray_tl, this one reads {FORMAT}"
+        raise BrokenStudy(f"{path}: format={found!r} {rule}; open it with the version that wrote it.")
     try:
-        return StudySpec.model_validate_json((folder / SPEC_FILE).read_text())
+        return StudySpec.model_validate_json(content)
     except ValidationError as error:
-        raise all_at_once(str(folder / SPEC_FILE), explain(error, StudySpec)) from error
+        raise broken_study(folder, str(all_at_once(str(path), explain(error, StudySpec)))) from error
+
+
+def _format_of(content: bytes) -> object:
+    try:
+        spec = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return spec.get("format") if isinstance(spec, dict) else None
 
 
 def _sampler(spec: StudySpec, num_trials: int) -> optuna.samplers.BaseSampler:
@@ -299,9 +382,12 @@ def _locked(file: TextIO, kind: int) -> bool:
     return True
 
 
-def _storage(folder: Path, url: str | None) -> optuna.storages.RDBStorage:
-    arguments = {} if url else {"connect_args": {"timeout": 60}}
-    return optuna.storages.RDBStorage(url or f"sqlite:///{folder / 'study.db'}", engine_kwargs=arguments)
+def _storage(folder: Path, mode: str) -> optuna.storages.RDBStorage:
+    """The database of a study, in a mode of SQLite: `rwc` makes it, `rw` does not, `ro` leaves it as it is."""
+    address = f"{(folder / DATABASE).absolute().as_uri()}?mode={mode}"
+    connect = partial(sqlite3.connect, address, uri=True, timeout=LOCK_TIMEOUT_S, check_same_thread=False)
+    arguments = {"creator": connect}
+    return optuna.storages.RDBStorage(f"sqlite:///{DATABASE}", arguments, skip_table_creation=mode != "rwc")
 
 
 def _remaining(count: int, key: str, begun: Sequence[Mapping[str, object]]) -> list[int]:

@@ -1,16 +1,14 @@
 """What a trial leaves on disk: its checkpoint and its evidence, never half-written."""
 
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ray_tl.files import write_atomically
 from ray_tl.neighbours import LabelledSpace
 
 State = dict[str, Any]
@@ -66,18 +64,3 @@ class TrialFiles:
     def load_evidence(self) -> dict[str, NDArray[np.float32]]:
         with np.load(self.evidence, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write under a temporary name beside `path`, on the disk before it is renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

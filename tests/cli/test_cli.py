@@ -343,3 +343,113 @@ def test_a_plan_of_nothing_sound_is_refused(run, folders, arguments, said):
     (folders / "broken.json").write_text('{"backbone": "tiny_cnn", "freeze_depth": "last"}')
     (folders / "broken.yaml").write_text(SPACE + "  freeze_depth: {choice: [last_1, last]}\n")
     assert_refused(run("plan", *arguments), 2, said, folders / "home")
+
+
+def test_a_plan_of_a_trial_with_a_key_given_twice_is_refused(run, folders):
+    (folders / "trial.json").write_text('{"backbone": "tiny_cnn", "batch_size": 8, "batch_size": 16}')
+    said = 'trial.json: not valid JSON: key "batch_size" is given twice; keep one'
+    assert_refused(run("plan", "trial.json"), 2, said, folders / "home")
+
+
+# broken studies, disks that are full or may only be read
+
+
+@pytest.fixture
+def broken(study) -> Path:
+    """A study beside `office` whose database was cut."""
+    opened = StudyStore.create(study.folder.with_name("cut"), spec(name="cut"))
+    content = (opened.folder / "study.db").read_bytes()
+    (opened.folder / "study.db").write_bytes(content[:5000])
+    return opened.folder
+
+
+def test_a_broken_study_is_listed_with_the_reason_and_hides_no_other(run, broken):
+    ended = run("status")
+    lines = ended.out.splitlines()
+    assert ended.code == 0
+    assert any("│cut " in line and " broken " in line for line in lines)
+    assert any("│office " in line and " interrupted " in line for line in lines)
+    assert [line for line in lines if line.startswith("cut is broken:")] == [
+        f"cut is broken: {broken}/study.db is damaged (database disk image is malformed); "
+        f"restore it from a copy, or remove {broken} and search again."
+    ]
+
+
+def test_a_broken_study_is_one_message(run, broken):
+    ended = run("status", "cut")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == run("watch", "cut").err == run("promote", "cut").err
+    assert ended.err.startswith(f"Error: {broken}/study.db is damaged (database disk image is malformed); restore it")
+    assert ended.err.count("\n") == 1
+
+
+def test_studies_as_json_are_a_line_each_with_an_error_where_one_is_broken(tmp_path, broken):
+    code, rows, _ = run_json("status", home=tmp_path / "home")
+    sound, cut = sorted(rows, key=lambda row: "error" in row)
+    fields = ["study", "trials", "state", "champion", "created"]
+    assert (code, list(sound), sorted(cut)) == (0, fields, sorted([*fields, "error"]))
+    assert (cut["study"], cut["state"], cut["trials"]) == ("cut", "broken", None)
+
+
+def test_a_champion_file_that_was_cut_breaks_one_study(run, study):
+    (study.folder / "champion.json").write_text('{"trial": 0}')
+    assert "office is broken: " in run("status").out
+    assert "champion.json is not what was written (KeyError: 'candidates'); remove it, and choose" in run("status").out
+
+
+@pytest.mark.parametrize(
+    "verb", [["status"], ["status", "office"], ["watch", "office"], ["plan", "--study", "office", "--trial", "0"]]
+)
+def test_a_home_that_may_only_be_read_can_be_looked_at(run, study, only_readable, verb):
+    before = run(*verb).out
+    only_readable(study.folder.parents[1])
+    ended = run(*verb)
+    assert (ended.code, ended.out) == (0, before)
+
+
+@pytest.mark.parametrize(
+    ("home", "said"),
+    [
+        ("/proc/x", "/proc/x/studies can't be written: No such file or directory; check the path, or choose another"),
+        ("space.yaml", "space.yaml/studies can't be written: Not a directory; a file stands where a folder should be"),
+    ],
+)
+def test_a_home_that_can_not_be_written_is_one_line_before_anything_is_planned(run, folders, home, said):
+    (folders / "target" / "0.png").write_bytes(b"would be refused, if it were looked at")
+    ended = run(*SEARCH, "--home", home)
+    assert_refused(ended, 1, said, folders / "home")
+    assert ended.err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_nothing_stays_of_the_samples(run, full_disk):
+    ended = run("sample-data", str(full_disk / "d"))
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith(f"Error: {full_disk}/d/")
+    assert "No space left on device; the disk is full: free some room" in ended.err
+    assert [path for path in full_disk.rglob("*") if path.is_file()] == []
+
+
+def test_an_error_of_the_system_as_json_says_kind_and_message(tmp_path):
+    code, (row,), error = run_json("sample-data", "/proc/x", home=tmp_path)
+    assert (code, row["error"]["kind"]) == (1, "StorageFailed")
+    assert error == f"Error: {row['error']['message']}\n"
+
+
+@pytest.mark.parametrize("arguments", [["components"], ["components", "--json"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments):
+    command = [sys.executable, "-c", "from ray_tl.cli import main; main()", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as ended:
+        ended.stdout.close()
+        said = ended.stderr.read().decode()
+    assert "Traceback" not in said
+    assert "Error" not in said
+
+
+def test_a_stdout_that_is_full_is_one_line():
+    command = [sys.executable, "-c", "from ray_tl.cli import main; main()", "components", "method"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert ended.stderr.startswith("Error: No space left on device; the disk is full")

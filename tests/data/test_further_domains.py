@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from ray_tl.data.further_domains import with_further_domains
 
 from ray_tl.data.domains import LabelledDomain
-from ray_tl.data.further_domains import with_further_domains
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import DataOptions
 from tests.training.tiny import further, tiny_pair

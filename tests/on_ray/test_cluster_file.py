@@ -61,7 +61,7 @@ def test_every_mistake_of_a_file_is_told_at_once(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("address: [", "is not YAML"),
+        ("address: [", "not valid YAML"),
         ("- a\n- b\n", "see cluster/local.yaml"),
         ("", "see cluster/local.yaml"),
         ("workers_per_trial: 0", "workers_per_trial=0"),

@@ -10,6 +10,14 @@ from ray_tl.promotion.prediction import Prediction
 LIVE = LiveVersion("pets", "v1", "pets-v1", ("cat", "<dog>"), max_body_bytes=1000)
 CAT = Answer("pets", Prediction("cat", 0.75, {"cat": 0.75, "<dog>": 0.25}, "v1"))
 
+READ = {"GET", "HEAD"}
+METHODS = [
+    ("GET", "/predict", {"POST"}),
+    ("OPTIONS", "/predict", {"POST"}),
+    ("POST", "/healthz", READ),
+    ("PUT", "/", READ),
+]
+
 
 @dataclass
 class Echo:
@@ -121,12 +129,16 @@ def test_what_goes_wrong_behind_has_a_status_of_its_own(outcome, status, reason,
     assert answer.headers.get("retry-after") == retry_after
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/predict", 405), ("POST", "/healthz", 405)])
-def test_wrong_method_is_told_the_right_one(method, path, status):
+@pytest.mark.parametrize(("method", "path", "allowed"), METHODS)
+def test_wrong_method_is_told_the_right_one(method, path, allowed):
     answer = ask(Echo(), method, path)
-    assert answer.status_code == status
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, allowed)
     assert "POST an example to /predict" in answer.json()["error"]
-    assert answer.headers["allow"]
+
+
+def test_head_where_nothing_can_be_read_is_refused_without_a_body():
+    answer = ask(Echo(), "HEAD", "/predict")
+    assert (answer.status_code, answer.headers["allow"], answer.content) == (405, "POST", b"")
 
 
 def test_unknown_path_is_told_what_there_is():
@@ -139,6 +151,15 @@ def test_health_is_that_of_the_live_version(healthy, status):
     answer = ask(Echo(healthy=healthy), "GET", "/healthz")
     assert answer.status_code == status
     assert answer.json()["version"] == "v1"
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz"])
+@pytest.mark.parametrize("healthy", [True, False])
+def test_head_is_answered_as_get_without_the_body(path, healthy):
+    """RFC 9110, 9.3.2."""
+    head, get = (ask(Echo(healthy=healthy), method, path) for method in ("HEAD", "GET"))
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers == get.headers
 
 
 def test_page_tells_a_person_how_to_ask_and_escapes_class_names():

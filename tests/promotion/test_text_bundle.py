@@ -117,6 +117,14 @@ def test_empty_texts_are_named_at_once(root, tmp_path):
         predict("reviews", [tmp_path / "t.csv"], root, ["  "])
 
 
+def test_texts_without_anything_to_see_are_named_with_the_reason(root, tmp_path):
+    (tmp_path / "a.txt").write_text("\u200b\ufeff\n")
+    with pytest.raises(
+        InvalidInput, match=r"a\.txt holds no visible character\.\n.*--text holds half of a surrogate pair"
+    ):
+        predict("reviews", [tmp_path / "a.txt"], root, ["\udce9"])  # as Python reads arguments that are not UTF-8
+
+
 def test_images_are_refused_by_a_model_of_texts(root, tmp_path, images):
     (tmp_path / "a.png").write_bytes(images[0])
     with pytest.raises(InvalidInput, match="this model reads text, and was given images; give --text, tables or"):

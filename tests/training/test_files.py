@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ray_tl.files import write_atomically
 from ray_tl.neighbours import LabelledSpace, nearest_neighbours
-from ray_tl.training.files import TrialFiles, write_atomically
+from ray_tl.training.files import TrialFiles
 
 
 class Unpicklable:
