@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ray_tl.data.further_domains import with_further_domains
 
 from ray_tl.data.domains import LabelledDomain
+from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import DataOptions
 from tests.training.tiny import further, tiny_pair
@@ -26,50 +26,60 @@ def folder(root: Path, names: list[str], seed: int = 0) -> str:
     return str(root)
 
 
-def test_folders_named_as_classes_of_the_source_label_their_images(tmp_path):
-    name = folder(tmp_path / "dusk", ["a/0", "c/0", "c/1"])
-    (domain,) = with_further_domains(tiny_pair(), [name], None, OPTIONS).intermediate
+@pytest.fixture
+def load(tmp_path):
+    """Loads a pair of classes a, b and c with further domains."""
+    source = folder(tmp_path / "source", [f"{name}/{number}" for name in "abc" for number in range(2)], seed=100)
+    target = folder(tmp_path / "target", ["0", "1"], seed=101)
+    test = folder(tmp_path / "test", ["0"], seed=102)
+
+    def with_further(intermediate=(), auxiliary=None, target=target, test=test):
+        return load_pair(source, target, test, OPTIONS, 0, None, intermediate, auxiliary)
+
+    return with_further
+
+
+def test_folders_named_as_classes_of_the_source_label_their_images(load, tmp_path):
+    (domain,) = load([folder(tmp_path / "dusk", ["a/0", "c/0", "c/1"])]).intermediate
     assert isinstance(domain, LabelledDomain)
     assert domain.labels.tolist() == [0, 2, 2]
     assert domain.classes == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("names", [["0", "1"], ["monday/0", "friday/1"]])
-def test_other_folders_are_unlabelled(names, tmp_path):
-    (domain,) = with_further_domains(tiny_pair(), [folder(tmp_path, names)], None, OPTIONS).intermediate
+def test_other_folders_are_unlabelled(names, load, tmp_path):
+    (domain,) = load([folder(tmp_path / "dusk", names)]).intermediate
     assert not isinstance(domain, LabelledDomain)
     assert len(domain) == 2
 
 
-def test_the_order_is_that_of_the_folders_given(tmp_path):
+def test_the_order_is_that_of_the_folders_given(load, tmp_path):
     names = [folder(tmp_path / name, ["0", "1"], seed) for seed, name in enumerate(["night", "dusk"])]
-    pair = with_further_domains(tiny_pair(), names, None, OPTIONS)
-    assert [domain.name for domain in pair.intermediate] == ["night", "dusk"]
+    assert [domain.name for domain in load(names).intermediate] == ["night", "dusk"]
 
 
-def test_another_task_has_classes_of_its_own(tmp_path):
+def test_another_task_has_classes_of_its_own(load, tmp_path):
     name = folder(tmp_path / "weather", ["rain/0", "rain/1", "sun/0", "sun/1"])
-    other = with_further_domains(tiny_pair(), [], name, OPTIONS).auxiliary
+    other = load(auxiliary=name).auxiliary
     assert (other.classes, other.labels.tolist()) == (("rain", "sun"), [0, 0, 1, 1])
 
 
-def test_folders_of_both_kinds_are_refused(tmp_path):
+def test_folders_of_both_kinds_are_refused(load, tmp_path):
     with pytest.raises(InvalidInput, match=r"classes of the source \(a\) and others \(aa\)"):
-        with_further_domains(tiny_pair(), [folder(tmp_path, ["a/0", "aa/0"])], None, OPTIONS)
+        load([folder(tmp_path / "dusk", ["a/0", "aa/0"])])
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path):
-    with pytest.raises(InvalidInput, match=r"intermediate='.*dawn' does not exist"):
-        with_further_domains(tiny_pair(), [str(tmp_path / "dawn")], None, OPTIONS)
+def test_a_folder_that_is_missing_is_named(load, tmp_path):
+    with pytest.raises(InvalidInput, match=r"intermediate 1='.*dawn' does not exist"):
+        load([str(tmp_path / "dawn")])
 
 
 @pytest.mark.parametrize("field", ["target", "target_test"])
-def test_labels_of_the_target_do_not_come_in_by_this_door(field, tmp_path):
-    name = folder(tmp_path, ["a/0", "b/0"])
-    (domain,) = with_further_domains(tiny_pair(), [name], None, OPTIONS).intermediate
-    pair = replace(tiny_pair(), **{field: replace(tiny_pair().target, inputs=domain.inputs, ids=("x", "y"))})
-    with pytest.raises(InvalidInput, match=f"intermediate has 2 labelled images that {field} has too"):
-        with_further_domains(pair, [name], None, OPTIONS)
+def test_labels_of_the_target_do_not_come_in_by_this_door(field, load, tmp_path):
+    between = folder(tmp_path / "dusk", ["a/0", "b/0"])
+    same = folder(tmp_path / "same", ["x", "y"])
+    with pytest.raises(InvalidInput, match=rf"2 images of intermediate 1 are in {field} too, 2 exact copies"):
+        load([between], **{field.removeprefix("target_"): same})
 
 
 def test_the_fingerprint_holds_them_and_their_labels():
