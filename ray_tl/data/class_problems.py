@@ -25,11 +25,12 @@ def class_problems(
         return alike_problems(written, known) or _foreign_problems({*labels, *classes}, known)
     sizes = Counter(labels)
     names = sorted({*sizes, *classes})
-    if len(names) < 2:
+    alike = alike_problems(written)
+    if len(names) < 2 and not alike:
         few = "1 class" if names else "no classes"
         return [f"has {few}, but a classifier needs 2; check the labels."]
     return [
-        *alike_problems(written),
+        *alike,
         *(
             f"class {name!r} has {counted(sizes[name], noun)}, training and hold-out need 2; add some or remove it."
             for name in names

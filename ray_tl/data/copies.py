@@ -8,19 +8,20 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from ray_tl.data.domains import Inputs
 
-THUMBNAIL = 16  # pixels a side
+THUMBNAIL = 16  # pixels a side, at which brightness is compared
 COARSE = 8  # pixels a side, at which colours are compared: JPEG keeps few of them
-HASH_SIDE = 8  # of the low frequencies that make 64 bits
-BANDS = 4  # of 16 bits: pairs that differ in less than 4 bits share one
-MAX_BUCKET = 64  # rows of a bucket of the hash that are held against one another
+COARSEST = 4  # pixels a side, by which candidates are found
 MAX_DIFFERENCE = 0.14  # of the range of a thumbnail, at any of its pixels; at 0.18 digits of one writer begin to agree
+MAX_COARSEST = 0.06  # the same at the coarsest
+LEAST_DIFFERENCE = 3.0  # levels: what compression changes in any image
 MIN_RANGE = 8  # levels; in flatter images only exact copies count
+ROWS_AT_A_TIME = 1024
 SHOWN = 3
 
 Pairs = NDArray[np.int64]
@@ -65,9 +66,10 @@ class Contents:
         return thumbnails(self.inputs.astype(np.uint8, copy=False))
 
     @cached_property
-    def hashes(self) -> NDArray[np.uint16]:
-        """Perceptual hash of images in `BANDS` of 16 bits, [N, `BANDS`]."""
-        return perceptual_hashes(self.thumbnails)
+    def distinct(self) -> Rows:
+        """Of images: the first row of each that is there, but for those that are too flat for near copies."""
+        rows = np.unique(self.exact, return_index=True)[1]
+        return rows[np.ptp(self.thumbnails[rows], axis=(1, 2, 3)) >= MIN_RANGE]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Overlap:
 def overlap(domain: Contents, other: Contents, names: tuple[str, str], noun: str = "examples") -> Overlap | None:
     """Examples of a domain of which another one has a copy; `None` if there are none."""
     exact = _equal(other.exact, domain.exact)
-    near = _equal(other.normalised, domain.normalised) if domain.texts is not None else near_pairs(other, domain)
+    near = _equal(other.normalised, domain.normalised) if domain.texts is not None else _near_rows(domain, other)
     both = set(exact[:, 1].tolist())
     near = near[[row not in both for row in near[:, 1].tolist()]]
     if not len(exact) and not len(near):
@@ -157,60 +159,65 @@ def _means(images: NDArray[np.generic], parts: int) -> NDArray[np.float32]:
     return means
 
 
-def perceptual_hashes(small: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Signs of low frequencies of the grey thumbnail about their median, [N, C, T, T] to [N, `BANDS`].
-
-    The usual pHash; Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.
-    Departure: thumbnails of 16 pixels a side instead of 32.
-    """
-    low = dctn(small.mean(axis=1), axes=(1, 2))[:, :HASH_SIDE, :HASH_SIDE].reshape(len(small), -1)
-    bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
-    packed = np.packbits(bits, axis=1)
-    found: NDArray[np.uint16] = packed.view(np.uint16) if packed.shape[1] == 8 else packed.astype(np.uint16)
-    return found
-
-
 def near_pairs(first: Contents, second: Contents) -> Pairs:
-    """Rows of two domains of images whose thumbnails agree everywhere, [K, 2]; of a domain with itself one way round.
+    """Distinct images of two domains whose thumbnails agree everywhere, as rows of either, [K, 2].
 
-    The perceptual hash finds candidates. Buckets of more than `MAX_BUCKET` rows, such as of blank pages, are held
-    against their first rows alone.
+    A perceptual fingerprint as of the usual hashes, but compared by its distance: candidates are neighbours in a k-d
+    tree of brightness at `COARSEST`. In flat regions the bits of a hash are noise.
     """
-    candidates = {pair for band in range(BANDS) for pair in _same_bucket(first.hashes[:, band], second.hashes[:, band])}
+    rows, others = first.distinct, second.distinct
+    if not len(rows) or not len(others):
+        return np.empty((0, 2), np.int64)
+    tree = cKDTree(_brightness(second.thumbnails[others], COARSEST))
+    parts = (rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME))
+    return np.concatenate([_near(first, part, second, others, tree) for part in parts])
+
+
+def _near_rows(domain: Contents, other: Contents) -> Pairs:
+    """A row of the other for each row of the domain that has a near copy there, [K, 2]."""
+    pairs = near_pairs(domain, other)
+    copy = {domain.exact[row]: other_row for row, other_row in pairs[::-1]}
+    found = [(copy[key], row) for row, key in enumerate(domain.exact) if key in copy]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _near(first: Contents, rows: Rows, second: Contents, others: Rows, tree: cKDTree) -> Pairs:
+    small = first.thumbnails[rows]
+    reach = np.maximum(LEAST_DIFFERENCE, MAX_COARSEST * np.ptp(small, axis=(1, 2, 3)))
+    found = tree.query_ball_point(_brightness(small, COARSEST), reach, p=np.inf)
+    pairs = np.array([(row, others[at]) for row, places in zip(rows, found, strict=True) for at in places], np.int64)
     if first is second:
-        candidates = {(one, other) for one, other in candidates if one < other}
-    pairs = np.array(sorted(candidates), dtype=np.int64).reshape(-1, 2)
-    kept = [_agree(first.thumbnails[part[:, 0]], second.thumbnails[part[:, 1]]) for part in _parts(pairs)]
-    return pairs[np.concatenate(kept)] if kept else pairs
+        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    if not len(pairs):
+        return np.empty((0, 2), np.int64)
+    chunks = np.array_split(pairs, -(-len(pairs) // 4096))
+    return pairs[np.concatenate([_agree(first.thumbnails[one[:, 0]], second.thumbnails[one[:, 1]]) for one in chunks])]
+
+
+def _brightness(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Means of brightness over equal parts, [N, C, S, S] to [N, `side`^2]."""
+    return _means(_luma(images), side).reshape(len(images), -1)
+
+
+def _luma(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Brightness as JPEG keeps it (ITU-R BT.601), [N, C, S, S] to [N, 1, S, S]."""
+    weights = np.array([0.299, 0.587, 0.114] if images.shape[1] == 3 else [1.0], dtype=np.float32)
+    return np.tensordot(images, weights, (1, 0))[:, None]
 
 
 def _agree(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether two thumbnails agree everywhere: brightness at each pixel, colours at each of a few."""
-    bright = _close(one.mean(axis=1, keepdims=True), other.mean(axis=1, keepdims=True))
+    bright = _close(_luma(one), _luma(other))
     return bright & _close(_means(one, COARSE), _means(other, COARSE))
 
 
 def _close(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
     axes = (1, 2, 3)
-    spread = np.minimum(np.ptp(one, axis=axes), np.ptp(other, axis=axes))
-    close: NDArray[np.bool_] = (np.abs(one - other).max(axis=axes) <= MAX_DIFFERENCE * spread) & (spread >= MIN_RANGE)
+    allowed = np.maximum(
+        LEAST_DIFFERENCE, MAX_DIFFERENCE * np.minimum(np.ptp(one, axis=axes), np.ptp(other, axis=axes))
+    )
+    close: NDArray[np.bool_] = np.abs(one - other).max(axis=axes) <= allowed
     return close
-
-
-def _parts(pairs: Pairs) -> Iterator[Pairs]:
-    for start in range(0, len(pairs), 4096):
-        yield pairs[start : start + 4096]
-
-
-def _same_bucket(first: NDArray[np.uint16], second: NDArray[np.uint16]) -> Iterator[tuple[int, int]]:
-    rows: dict[int, list[int]] = {}
-    for row, value in enumerate(first.tolist()):
-        bucket = rows.setdefault(value, [])
-        if len(bucket) < MAX_BUCKET:
-            bucket.append(row)
-    for row, value in enumerate(second.tolist()):
-        for other in rows.get(value, ()):
-            yield other, row
 
 
 def _equal(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> Pairs:

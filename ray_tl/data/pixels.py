@@ -68,7 +68,8 @@ def grey_levels(values: NDArray[np.generic], white: float) -> NDArray[np.uint8]:
         InvalidInput: If a value is outside, or not a number.
     """
     low, high = float(values.min()), float(values.max())
-    if not (-_SLACK * white <= low and high <= (1 + _SLACK) * white):  # false for what is not a number, too
+    slack = _SLACK if values.dtype.kind == "f" else 0.0
+    if not (-slack * white <= low and high <= (1 + slack) * white):  # false for what is not a number, too
         raise InvalidInput(
             f"its pixels go from {low:g} to {high:g}, and such an image may hold 0 to {white:g}; scale them, or save "
             "it with 8 bits a channel."

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_tl.data.copies import normalised_text
 from ray_tl.errors import InvalidInput
 from ray_tl.files import naming, removed_on_failure
 
@@ -51,7 +52,9 @@ def write_sample_tables(folder: Path, per_class: int, archive: Path | None = Non
         raise InvalidInput(f"folder={str(folder)!r} holds {', '.join(present)} already; name another one.")
     content = _fetched() if archive is None else archive.read_bytes()
     film, product = read_sentences(content, FILM), read_sentences(content, PRODUCT)
-    searched, unseen = product[::2], _balanced(product[1::2], per_class)
+    unseen = _balanced(product[1::2], per_class)
+    tested = {normalised_text(text) for text, _ in unseen}
+    searched = [(text, label) for text, label in product[::2] if normalised_text(text) not in tested]  # six are in both
     folder.mkdir(parents=True, exist_ok=True)
     with removed_on_failure(*paths):
         _write(source, ("text", "label"), _balanced(film, per_class))

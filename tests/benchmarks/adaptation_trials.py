@@ -66,7 +66,7 @@ def load_task(name: str, emoji: Path) -> Task:
         return _digits(load_optdigits, load_mnist_5k, _FEW_DIGITS)
     source, target = name.split(">")
     folders = emoji / source / "train", emoji / target / "train", emoji / target / "test"
-    options = DataOptions(image_size=96, channels=3, holdout_fraction=HOLDOUT_FRACTION)
+    options = DataOptions(image_size=96, channels=3, holdout_fraction=HOLDOUT_FRACTION, on_overlap="skip")
     pair = load_pair(*map(str, folders), options, SPLIT_SEED)
     oracle = OracleLabels({name: name.split("/")[0] for name in list_images(folders[2])})
     return Task(TrialData(pair, torch.device("cpu")), _EMOJI, oracle)

@@ -86,6 +86,7 @@ def searched(task: Task, trials: int, home: Path, seed: int) -> Iterator[dict[st
     """Accuracy of source-only, of the champion, and of the best trial at full fidelity, which nobody could know."""
     started, name = time.monotonic(), f"{task.name}-{seed}"
     tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
+    tables += ["--on-overlap", "skip"]  # some flags are one drawing for two emoji
     if (studies_folder(home) / name).is_dir():
         run("search", "--resume", name, "--home", home)
     else:
@@ -113,7 +114,7 @@ def recipes(task: Task, names: Sequence[str]) -> Iterator[dict[str, object]]:
     """Each recipe at its best rate."""
     file = load_search_file(task.space)
     places = str(task.source), str(task.target), str(task.target_test)
-    pair = load_pair(*places, file.data, file.search.seed)
+    pair = load_pair(*places, file.data.model_copy(update={"on_overlap": "skip"}), file.search.seed)
     middle = file.space().baseline()
     config = TrialConfig(
         backbone=Component(name=middle.backbone.name), batch_size=64, epochs=file.search.epochs, seed=file.search.seed
