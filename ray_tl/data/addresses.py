@@ -40,6 +40,8 @@ class Address:
             files, path = FileSystem.from_uri(stated)
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise InvalidInput(f"{field}={stated!r} can't be reached ({_short(error)}); check the address.") from error
+        if not path.strip("/"):
+            raise InvalidInput(f"{field}={stated!r} names no folder or file; check the address.")
         return cls(stated, field, files, path)
 
     @property

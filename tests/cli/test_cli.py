@@ -19,7 +19,8 @@ from tests.examples import epoch, spec
 
 SPACE = "data: {image_size: 16}\nsearch: {epochs: 2}\ntrial:\n  backbone: tiny_cnn\n"
 COMMAND = typer.main.get_command(app)
-VERBS = [[name] for name in COMMAND.commands if name != "dashboards"] + [["dashboards", "push"]]
+GROUPS = {"dashboards": "push", "data": "check"}
+VERBS = [[name] for name in COMMAND.commands if name not in GROUPS] + [list(pair) for pair in GROUPS.items()]
 
 
 class Ended:
@@ -453,3 +454,61 @@ def test_a_stdout_that_is_full_is_one_line():
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert ended.stderr.startswith("Error: No space left on device; the disk is full")
+
+
+# data check
+
+CHECK = ("data", "check", "space.yaml", "--source", "source", "--target", "new")
+
+
+@pytest.fixture
+def sound(folders) -> Path:
+    """As `folders`, with images that are all different, and a target `new`."""
+    for seed, path in enumerate(sorted((folders / "source").glob("*/*.png"))):
+        noise = np.random.default_rng(100 + seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    (folders / "target").rename(folders / "new")
+    return folders
+
+
+def test_sound_data_are_reported_and_nothing_is_written(run, sound):
+    ended = run(*CHECK)
+    assert ended.code == 0
+    assert ended.out.splitlines() == [
+        "source: 8 images in 2 classes, 4 each, 2 held out",
+        "target: 4 images",
+        "nothing is wrong with these data",
+    ]
+    assert not (sound / "home").exists()
+
+
+def test_a_check_ends_with_the_exit_code_of_wrong_input_and_names_each_problem(run, sound):
+    (sound / "source" / "Cat").mkdir()
+    (sound / "new" / "half.png").write_bytes(b"half")
+    ended = run(*CHECK)
+    assert ended.code == 2
+    assert "problem 1: source='source': classes 'Cat' and 'cat' differ by case" in ended.out
+    assert "target='new': 1 image can't be used (half.png: is not PNG" in ended.out
+
+
+def test_a_check_as_json_is_one_line(run, sound):
+    (sound / "new" / "half.png").write_bytes(b"half")
+    ended = run(*CHECK, "--json")
+    (line,) = ended.out.splitlines()
+    told = json.loads(line)
+    assert [domain["size"] for domain in told["domains"]] == [8, 4]
+    assert len(told["problems"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--on-overlap", "warn"), "on_overlap='warn'"),
+        (("--split-by", "patient"), "split_by='patient' names a column, and source='source' is a folder"),
+    ],
+)
+def test_options_of_a_check_are_those_of_a_search(run, sound, options, said):
+    checked, searched = run(*CHECK, *options), run("search", *CHECK[2:], *options)
+    assert checked.code == searched.code == 2
+    assert said in checked.out + checked.err
+    assert said in searched.err

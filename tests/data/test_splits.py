@@ -1,12 +1,14 @@
 """Parts of a domain."""
 
+from datetime import UTC, date, datetime
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_tl.data.domains import LabelledDomain, UnlabelledDomain
-from ray_tl.data.splits import random_halves, stratified_split
+from ray_tl.data.splits import grouped_split, random_halves, stratified_split, temporal_split
 from ray_tl.errors import InvalidInput
 
 
@@ -72,3 +74,81 @@ def test_halves_are_random_and_follow_the_seed():
 def test_a_single_example_has_no_halves():
     with pytest.raises(InvalidInput, match="'target' has 1 examples, too few to halve"):
         random_halves(unlabelled(1), 0)
+
+
+# groups
+
+
+def grouped(labels, groups, fraction=0.3, seed=0):
+    return [set(part.ids) for part in grouped_split(labelled(labels), np.array(groups), fraction, seed)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_examples_of_a_group_are_on_one_side(seed):
+    groups = [row // 3 for row in range(60)]
+    rest, held_out = grouped([row % 2 for row in range(60)], groups, seed=seed)
+    assert {groups[int(row)] for row in rest}.isdisjoint(groups[int(row)] for row in held_out)
+    assert rest | held_out == set(map(str, range(60)))
+    assert abs(len(held_out) - 18) <= 3
+
+
+def test_without_groups_it_is_the_stratified_split():
+    labels = [row % 2 for row in range(30)]
+    one, other = stratified_split(labelled(labels), 0.3, 4)
+    assert grouped(labels, range(30), seed=4) == [set(one.ids), set(other.ids)]
+
+
+def test_every_class_stays_in_the_rest():
+    labels = [0] * 20 + [1] * 4
+    rest, held_out = grouped(labels, [*range(20), 100, 100, 100, 100])
+    assert {"20", "21", "22", "23"} <= rest
+    assert held_out
+
+
+def test_the_smallest_group_is_held_out_where_all_are_larger_than_the_share():
+    _, held_out = grouped([0, 1] * 10, [0] * 12 + [1] * 8, fraction=0.05)
+    assert held_out == set(map(str, range(12, 20)))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"), [([0] * 6, "has a single group"), ([0, 1, 0, 1, 0, 1], "no group that other groups could do")]
+)
+def test_groups_that_leave_nothing_to_hold_out_are_refused(groups, said):
+    with pytest.raises(InvalidInput, match=said):
+        grouped([0, 1, 0, 1, 0, 1], groups)
+
+
+# time
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [3, 1, 2, 10],
+        ["2026-01-03", "2026-01-01", "2026-01-02T12:00", "2026-02-01"],
+        ["3", "1", "2", "10"],
+        [date(2026, 1, 3), date(2026, 1, 1), datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 2, 1)],
+    ],
+)
+def test_the_latest_examples_are_held_out(times):
+    earlier, latest = temporal_split(labelled([0, 1, 0, 1]), times, 0.25)
+    assert (earlier.ids, latest.ids) == (("0", "1", "2"), ("3",))
+
+
+def test_examples_of_one_time_are_on_one_side():
+    _, latest = temporal_split(labelled([0, 1, 0, 1]), [1, 1, 2, 2], 0.25)
+    assert latest.ids == ("2", "3")
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ([1, 2, None, 3], r"row 2 has no time \(None\); give each a number, or a date"),
+        ([1, 2, "soon", 3], r"row 2 has no time \('soon'\)"),
+        ([1, 1, 1, 1], "has one time for all examples"),
+        ([1, 9, 2, 9], "the classes b are among the latest examples alone"),
+    ],
+)
+def test_times_that_split_nothing_are_refused(times, said):
+    with pytest.raises(InvalidInput, match=said):
+        temporal_split(labelled([0, 1, 0, 1]), times, 0.5)

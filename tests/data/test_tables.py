@@ -1,6 +1,7 @@
 """Tables of texts and of images, in every format, and what is said of broken ones."""
 
 import csv
+import gzip
 import io
 import json
 
@@ -131,6 +132,159 @@ def test_what_is_no_table_is_named(tmp_path, monkeypatch, name, said):
 def test_a_class_that_the_source_lacks_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="has the classes good, which the source lacks"):
         labelled(write(tmp_path / "t.csv"), field="target_labelled", classes=("bad", "soso"))
+
+
+# other separators, packed tables, arrays, and data sets saved on disk
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "tsv"])
+def test_the_separator_is_that_of_the_header(tmp_path, separator, suffix):
+    lines = [separator.join(row) for row in [("id", "text", " label "), ("7", "fine, or; so", "a"), ("8", "dull", "b")]]
+    lines[1:] = [line.replace("fine, or; so", '"fine, or; so"') for line in lines[1:]]
+    content = "\r\n".join([*lines, *lines[1:]]).encode()
+    (tmp_path / f"t.{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    columns = read_columns(str(tmp_path / f"t.{suffix}"), ["text", "label"], "source")
+    assert columns.cells == {"text": ["fine, or; so", "dull"] * 2, "label": ["a", "b"] * 2}
+
+
+def test_packed_json_lines_are_read(tmp_path):
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n{"text": "b"}'))
+    assert read_columns(str(tmp_path / "t.jsonl.gz"), ["text"], "source").cells == {"text": ["a", "b"]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_marks_of_spreadsheets_are_no_part_of_the_header(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes("text,label\ngroß,a".encode(encoding))
+    assert read_columns(str(tmp_path / "t.csv"), ["text"], "source").cells == {"text": ["groß"]}
+
+
+def test_a_cell_may_be_as_long_as_the_file(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n" + "w " * 2_000_000 + ",a\nshort,b\n")
+    assert [len(cell) for cell in read_columns(str(tmp_path / "t.csv"), ["text"], "source").cells["text"]] == [
+        4_000_000,
+        5,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", b"text,label,label\na,b,c\n", "has the column 'label' 2 times; remove or rename"),
+        ("t.csv", b'text,label,"' + b"z" * 140_000, "has a header that can't be read .* not closed"),
+        ("t.jsonl", b'[{"text": "a", "label": "b"}]', r"holds a JSON array; write one object on each line, as jq -c"),
+        ("t.jsonl", b"[" * 100_000, "has no line that can be read; line 1 is nested too deep"),
+        ("t.jsonl", b'{"text": "a", "label": "b", "label": "c"}', "the key 'label' is given twice"),
+        ("t.csv.gz", b"text,label\na,b", "can't be unpacked"),
+        ("t.npz", b"no archive", "is no archive of NumPy arrays"),
+        ("t.npy", b"no array", r"holds one array and no 'label'; save it with numpy.savez"),
+        ("t.parquet", b"PAR1", "can't be read as a table"),
+    ],
+)
+def test_a_table_that_can_not_be_read_is_one_message(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidInput, match=said):
+        labelled(str(tmp_path / name))
+
+
+def test_half_a_character_makes_a_row_unusable(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "cut \\ud83d", "label": "a"}\n{"text": "whole", "label": "b"}\n' * 2)
+    with pytest.raises(InvalidInput, match=r"2 rows can't be used \(row 1 holds half of a surrogate pair \(\\ud83d\)"):
+        labelled(str(tmp_path / "t.jsonl"))
+
+
+def test_a_column_twice_in_parquet_is_named(tmp_path):
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "label", "label"]), tmp_path / "t.parquet")
+    with pytest.raises(InvalidInput, match="has the column 'label' 2 times"):
+        labelled(str(tmp_path / "t.parquet"))
+
+
+def test_numbers_of_classes_in_parquet_have_the_names_that_datasets_noted(tmp_path):
+    features = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
+    table = pa.table({"text": [text for text, _ in ROWS], "label": [1, 0, 1, 0]})
+    note = json.dumps({"info": {"features": features}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": note}), tmp_path / "t.parquet")
+    domain = labelled(str(tmp_path / "t.parquet"))
+    assert (domain.classes, domain.labels.tolist()) == (("bad", "good"), [1, 0, 1, 0])
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+GREY = Preprocessing(image_size=8, channels=1)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"image": PIXELS, "label": [0, 1, 0, 1]},
+        {"images": PIXELS[..., None], "labels": [0, 1, 0, 1]},
+        {"X": PIXELS[:, None], "y": np.array([0.0, 1.0, 0.0, 1.0])},
+        {"image": PIXELS / 255, "label": [0, 1, 0, 1]},
+    ],
+)
+def test_arrays_of_numpy_are_images_with_labels(tmp_path, arrays):
+    np.savez(tmp_path / "t.npz", **arrays)
+    domain = read_labelled_table(str(tmp_path / "t.npz"), GREY, DataOptions())
+    np.testing.assert_array_equal(domain.inputs[:, 0], PIXELS)
+    assert (domain.classes, domain.labels.tolist()) == (("0", "1"), [0, 1, 0, 1])
+
+
+def test_one_array_of_numpy_is_an_unlabelled_domain(tmp_path):
+    np.save(tmp_path / "t.npy", PIXELS)
+    np.testing.assert_array_equal(
+        read_unlabelled_table(str(tmp_path / "t.npy"), GREY, DataOptions()).inputs[:, 0], PIXELS
+    )
+
+
+def test_texts_of_numpy_are_read(tmp_path):
+    np.savez(tmp_path / "t.npz", text=[text for text, _ in ROWS], label=[label for _, label in ROWS])
+    assert labelled(str(tmp_path / "t.npz")).classes == ("bad", "good")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"image": PIXELS, "label": [0, 1]}, "image has 4 rows, label has 2 rows; give each example a row"),
+        ({"image": PIXELS}, "has no column 'label'"),
+        ({"image": PIXELS, "label": np.array([{}, 1, 2, 3], dtype=object)}, "the array 'label' can't be read"),
+        ({"image": PIXELS, "label": 3}, "'label' is a single value"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, said):
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(InvalidInput, match=said):
+        read_labelled_table(str(tmp_path / "t.npz"), GREY, DataOptions())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Data sets as the library `datasets` saves them."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("saved")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    images = [Image.fromarray(pixels) for pixels in PIXELS]
+    whole = datasets.Dataset.from_dict({"image": images, "label": [1, 0, 1, 0]}, features=features)
+    datasets.disable_progress_bars()
+    whole.save_to_disk(folder / "whole")
+    whole.save_to_disk(folder / "parts", num_shards=2)
+    whole.select([3, 1, 2, 0]).save_to_disk(folder / "reordered")
+    datasets.DatasetDict({"train": whole, "test": whole}).save_to_disk(folder / "splits")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("whole", [0, 1, 2, 3]), ("parts", [0, 1, 2, 3]), ("reordered", [3, 1, 2, 0])]
+)
+def test_a_data_set_saved_on_disk_is_read_without_its_library(saved, name, order):
+    domain = read_labelled_table(str(saved / name), GREY, DataOptions())
+    np.testing.assert_array_equal(domain.inputs[:, 0], PIXELS[order])
+    assert [domain.classes[label] for label in domain.labels] == [["dog", "cat"][row % 2] for row in order]
+
+
+def test_of_several_splits_one_is_asked_for(saved):
+    with pytest.raises(InvalidInput, match=r"holds the splits train, test; give the path of one, .*splits/train"):
+        read_labelled_table(str(saved / "splits"), GREY, DataOptions())
 
 
 # whole pairs

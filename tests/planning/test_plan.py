@@ -1,5 +1,6 @@
 """What a search is refused for before anything runs, and what it remembers of its data; no Ray is started."""
 
+import json
 import socket
 
 import numpy as np
@@ -180,3 +181,38 @@ def test_memory_of_a_cluster_that_runs_elsewhere_is_not_guessed():
     assert room_of(ClusterConfig(address="auto")) is None
     here = room_of(ClusterConfig(num_cpus=4, workers_per_trial=2))
     assert (here.num_workers, here.ranks) == (4, 2)
+
+
+# where the data are, and how they are read
+
+
+def test_a_study_remembers_what_was_read_in_words(folders, tmp_path):
+    spec = plan(folders, tmp_path, "coral").store.spec
+    assert spec.data_lines() == ["source: 12 images in 2 classes, 6 each, 4 held out", "target: 6 images"]
+    assert api.status("planned", tmp_path).summary()["data"]["domains"][1]["size"] == 6
+
+
+def test_an_address_is_kept_as_it_was_given_and_a_path_is_made_absolute(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stated = plan((f"file://{folders[0]}", "target"), tmp_path, "coral").store.spec.data
+    assert (stated.source, stated.target) == (f"file://{folders[0]}", folders[1])
+    monkeypatch.chdir("/")
+    assert len(api.plan_resumption("planned", home=tmp_path).pair.target) == 6
+
+
+def test_a_study_of_the_first_reader_reads_its_files_as_it_did(folders, tmp_path):
+    store = plan(folders, tmp_path, "coral").store
+    record = json.loads((store.folder / "study.json").read_text())
+    del record["data"]["options"]["reader_version"]
+    (store.folder / "study.json").write_text(json.dumps(record))
+    Image.new("L", (8, 8), 7).save(tmp_path / "target" / "unknown_then.tif")
+    resumed = api.plan_resumption("planned", home=tmp_path)
+    assert resumed.store.spec.data.options.reader_version == resumed.pair.preprocessing.reader_version == 1
+    assert len(resumed.pair.target) == 6
+
+
+def test_of_a_study_of_the_second_reader_a_new_file_is_new_data(folders, tmp_path):
+    plan(folders, tmp_path, "coral")
+    Image.new("L", (8, 8), 7).save(tmp_path / "target" / "new.tif")
+    with pytest.raises(InvalidInput, match="was begun on other data"):
+        api.plan_resumption("planned", home=tmp_path)
