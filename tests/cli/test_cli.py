@@ -491,12 +491,12 @@ def test_a_check_ends_with_the_exit_code_of_wrong_input_and_names_each_problem(r
     assert "target='new': 1 image can't be used (half.png: is not PNG" in ended.out
 
 
-def test_a_check_as_json_is_one_line(run, sound):
+def test_a_check_as_json_is_one_line(sound):
     (sound / "new" / "half.png").write_bytes(b"half")
-    ended = run(*CHECK, "--json")
-    (line,) = ended.out.splitlines()
-    told = json.loads(line)
-    assert [domain["size"] for domain in told["domains"]] == [8, 4]
+    names = [str(sound / name) for name in ("space.yaml", "source", "new")]
+    arguments = "data", "check", names[0], "--source", names[1], "--target", names[2]
+    code, (told,), _ = run_json(*arguments, home=sound / "home")
+    assert (code, [domain["size"] for domain in told["domains"]]) == (2, [8, 4])
     assert len(told["problems"]) == 1
 
 
