@@ -1,6 +1,7 @@
 """Where data are: a path on this machine, or an address that `pyarrow.fs` knows."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,13 +11,15 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from ray_tl.errors import InvalidInput
 
+_PASSWORD = re.compile(r"://[^/@?]*:[^/@?]*@")
+
 
 @dataclass(frozen=True)
 class Address:
     """A file or folder, and the file system that has it.
 
     Attributes:
-        stated: As users gave it.
+        stated: As users gave it, for messages; a password in it is masked.
         field: What it was given for, for messages.
         files: The file system.
         path: There.
@@ -42,7 +45,7 @@ class Address:
             raise InvalidInput(f"{field}={stated!r} can't be reached ({_short(error)}); check the address.") from error
         if not path.strip("/"):
             raise InvalidInput(f"{field}={stated!r} names no folder or file; check the address.")
-        return cls(stated, field, files, path)
+        return cls(_PASSWORD.sub("://***@", stated), field, files, path)
 
     @property
     def name(self) -> str:

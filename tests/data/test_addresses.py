@@ -61,6 +61,12 @@ def test_an_address_that_nothing_answers_to_is_one_message(stated, store):
         load_data(Places(stated, f"{store}/target"), OPTIONS, 0)
 
 
+def test_a_password_in_an_address_is_not_shown():
+    assert str(Address.of("s3://key:secret@bucket/photos?region=eu-west-1", "source")) == (
+        "source='s3://***@bucket/photos?region=eu-west-1'"
+    )
+
+
 def test_a_pipe_is_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reading = threading.Thread(target=Address.of(str(tmp_path / "pipe"), "source").read, daemon=True)
