@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ray_tl.config import TrialConfig
 from ray_tl.data.summary import BALANCE_FIELD, DataSummary
@@ -264,6 +264,7 @@ def predict(
     home: Home = None,
     texts: Sequence[str] = (),
     text_column: str = "text",
+    on_broken: Literal["stop", "skip"] = "stop",
 ) -> "list[FilePrediction]":
     """Classify images or texts with a promoted model: `NAME` (newest version), `NAME@v2`, or a version's folder.
 
@@ -273,6 +274,7 @@ def predict(
         home: Folder of studies and models.
         texts: For a model of texts.
         text_column: Of tables.
+        on_broken: Examples that can't be read: name them in one error, or leave them out and log them.
 
     Raises:
         InvalidInput: If there is nothing to classify, or it is not what the model reads.
@@ -281,7 +283,7 @@ def predict(
 
     if not files and not texts:
         raise InvalidInput("there is nothing to classify; give files, or --text.")
-    return predict(model, [Path(file) for file in files], models_folder(home), texts, text_column)
+    return predict(model, [Path(file) for file in files], models_folder(home), texts, text_column, on_broken)
 
 
 def serve(

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -261,7 +261,8 @@ def predict(
         list[Path] | None, typer.Argument(help="Images and folders of images; or tables and .txt files of texts.")
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
-    text_column: Annotated[str, typer.Option(help="Of tables of texts.")] = "text",
+    text_column: Annotated[str, typer.Option(help="Column of the texts in a table.")] = "text",
+    on_broken: OnBroken = "stop",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -269,7 +270,10 @@ def predict(
     from ray_tl import api
     from ray_tl.cli import views
 
-    predictions = api.predict(model, files or [], home=home, texts=text or [], text_column=text_column)
+    if on_broken not in ("stop", "skip"):
+        raise InvalidInput(f"on_broken={on_broken!r} is not known; choose stop or skip.")
+    skips: Literal["stop", "skip"] = "skip" if on_broken == "skip" else "stop"
+    predictions = api.predict(model, files or [], home, text or [], text_column, skips)
     views.show_predictions(predictions, Output(as_json))
 
 

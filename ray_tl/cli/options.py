@@ -45,13 +45,16 @@ Shots = Annotated[
 OnBroken = Annotated[str | None, typer.Option(help="Unreadable images or rows: stop or skip.", metavar="stop|skip")]
 OnOverlap = Annotated[
     str | None,
-    typer.Option(help="Training examples that --target-test has too: stop, or skip them.", metavar="stop|skip"),
+    typer.Option(
+        help="Training examples that --target-test has too: stop, skip them, or stop for exact copies alone.",
+        metavar="stop|skip|exact",
+    ),
 ]
 SplitBy = Annotated[
     str | None,
     typer.Option(
-        help="Keep together, on one side of the hold-out: group (near copies, and equal values in a column of this "
-        "name), folder (images of one folder), or equal values in the COLUMN of a table; default: exact copies alone.",
+        help="Never put on both sides of the hold-out: group: near copies, and rows with the same value in a column "
+        "called group; folder: images of one folder; COLUMN: rows with the same value. Default: exact copies.",
         metavar="group|folder|COLUMN",
     ),
 ]

@@ -55,7 +55,7 @@ def show_data_check(check: DataCheck, output: Output) -> None:
     for number, problem in enumerate(check.problems, 1):
         output.say(Text(f"problem {number}: {problem}", style="red"))
     if not check.problems:
-        output.say("nothing is wrong with these data")
+        output.say("a search would start with these data")
 
 
 def follow(statuses: Iterable[StudyStatus], output: Output) -> None:

@@ -37,10 +37,12 @@ class Address:
         Raises:
             InvalidInput: If no file system answers to it.
         """
+        if not stated.strip():
+            raise InvalidInput(f"{field} is empty; give a path or an address.")
         if "://" not in stated:
-            return cls(stated, field, LocalFileSystem(), os.path.abspath(Path(stated).expanduser()))
+            return cls(stated, field, LocalFileSystem(), absolute(stated))
         try:
-            files, path = FileSystem.from_uri(stated)
+            files, path = FileSystem.from_uri(_with_limit(stated))
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise InvalidInput(f"{field}={stated!r} can't be reached ({_short(error)}); check the address.") from error
         if not path.strip("/"):
@@ -112,7 +114,7 @@ class Address:
 
 def absolute(stated: str) -> str:
     """The same place, whatever folder a process runs in: a path made absolute, an address as it was given."""
-    return stated if "://" in stated else os.path.abspath(Path(stated).expanduser())
+    return stated if "://" in stated else os.path.abspath(_expanded(stated))
 
 
 def require_folder(address: Address, of: str) -> None:
@@ -121,6 +123,18 @@ def require_folder(address: Address, of: str) -> None:
     if kind is not FileType.Directory:
         wrong = "does not exist" if kind is FileType.NotFound else "is a file, not a folder"
         raise InvalidInput(f"{address} {wrong}; give the path of a folder of {of}.")
+
+
+def _expanded(stated: str) -> str:
+    """A path with the home in the place of `~`, where it stands alone: any other name may begin with it."""
+    return os.path.expanduser(stated) if stated == "~" or stated.startswith("~/") else stated
+
+
+def _with_limit(stated: str) -> str:
+    """Google's library would try again for a quarter of an hour."""
+    if not stated.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in stated:
+        return stated
+    return f"{stated}{'&' if '?' in stated else '?'}retry_limit_seconds=20"
 
 
 def _read_local(path: Path, size: int | None) -> bytes:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from ray_tl.data.labels import alike_problems
+from ray_tl.data.labels import alike_problems, clean_name
 from ray_tl.data.reading import counted
 
 SHOWN = 10
@@ -22,7 +22,9 @@ def class_problems(
         classes: Further classes, of which there may be no example.
     """
     if known is not None:
-        return alike_problems(written, known) or _foreign_problems({*labels, *classes}, known)
+        return alike_problems(sorted(set(map(clean_name, written))), known) or _foreign_problems(
+            {*labels, *classes}, known
+        )
     sizes = Counter(labels)
     names = sorted({*sizes, *classes})
     alike = alike_problems(written)

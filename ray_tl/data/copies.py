@@ -1,6 +1,7 @@
 """The same example twice: exact copies, and near ones that were scaled, compressed or written again."""
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ MAX_COARSEST = 0.06  # the same at the coarsest
 LEAST_DIFFERENCE = 3.0  # levels: what compression changes in any image
 MIN_RANGE = 8  # levels; in flatter images only exact copies count
 ROWS_AT_A_TIME = 1024
+NEIGHBOURS = 16  # of an image that are held against it; more copies of it are found through these
+MIN_WORDS = 4  # of a text that may have near copies
+_STOPS = re.compile(r"[.,;!?\"'`\u00b4\u2018-\u201f\u00ab\u00bb\u2026]+")
 SHOWN = 3
 
 Pairs = NDArray[np.int64]
@@ -56,7 +60,7 @@ class Contents:
 
     @cached_property
     def normalised(self) -> NDArray[np.uint64]:
-        """Of texts: equal where they differ by case, blanks, punctuation and Unicode form alone, [N]."""
+        """Of texts: equal where `normalised_text` is, [N]."""
         assert self.texts is not None
         return _keys(normalised_text(text).encode() for text in self.texts)
 
@@ -139,10 +143,14 @@ def joined_groups(groups: NDArray[np.int64], pairs: Pairs) -> NDArray[np.int64]:
 
 
 def normalised_text(text: str) -> str:
-    """Words alone: compatible characters made one (NFKC), no case, no punctuation, single blanks."""
+    """What two texts have in common that are copies: compatible characters made one (NFKC), no case, no stops.
+
+    Signs that carry meaning stay, as in `:)`, `C#` and `-5%`. A text of less than `MIN_WORDS` words stays as it is:
+    people write the same few words again and again.
+    """
     plain = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(letter if unicodedata.category(letter)[0] in "LNMS" else " " for letter in plain)
-    return " ".join(words.split()) or text.strip()
+    words = _STOPS.sub(" ", plain).split()
+    return " ".join(words) if len(words) >= MIN_WORDS else text.strip()
 
 
 def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -184,10 +192,13 @@ def _near_rows(domain: Contents, other: Contents) -> Pairs:
 def _near(first: Contents, rows: Rows, second: Contents, others: Rows, tree: cKDTree) -> Pairs:
     small = first.thumbnails[rows]
     reach = np.maximum(LEAST_DIFFERENCE, MAX_COARSEST * np.ptp(small, axis=(1, 2, 3)))
-    found = tree.query_ball_point(_brightness(small, COARSEST), reach, p=np.inf)
-    pairs = np.array([(row, others[at]) for row, places in zip(rows, found, strict=True) for at in places], np.int64)
+    shape = len(rows), min(NEIGHBOURS, len(others))
+    found = tree.query(_brightness(small, COARSEST), shape[1], p=np.inf, distance_upper_bound=reach.max() + 1e-6)
+    distances, places = (each.reshape(shape) for each in found)
+    at, neighbour = np.nonzero(distances <= reach[:, None])
+    pairs = np.stack([rows[at], others[places[at, neighbour]]], axis=1)
     if first is second:
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+        pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
     if not len(pairs):
         return np.empty((0, 2), np.int64)
     chunks = np.array_split(pairs, -(-len(pairs) // 4096))

@@ -143,14 +143,14 @@ def _entries(folder: Path, found: Found, top: Path) -> Iterator[os.DirEntry[str]
 
 
 def _why_left_out(entry: os.DirEntry[str]) -> str | None:
-    if entry.name.startswith("."):
-        return HIDDEN_FOLDERS if entry.is_dir() else HIDDEN_FILES
-    if entry.name in _OF_THE_SYSTEM:
-        return SYSTEM_FOLDERS
     try:
         mode = entry.stat().st_mode
     except OSError:
         return DANGLING
+    if entry.name.startswith("."):
+        return HIDDEN_FOLDERS if stat.S_ISDIR(mode) else HIDDEN_FILES
+    if entry.name in _OF_THE_SYSTEM:
+        return SYSTEM_FOLDERS
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else SPECIAL
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-HEAD_BYTES = 64
+HEAD_BYTES = 512
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # Pillow's names; all that ever reaches a decoder
 READ_FORMATS_IN_WORDS = "PNG, JPEG, WebP, GIF, BMP, TIFF or PNM"
 IMAGE_SUFFIXES = frozenset(
@@ -53,6 +53,8 @@ def why_not_read(head: bytes) -> str:
     """Why a file with these first bytes is no image that is read, as a sentence without its subject."""
     if not head:
         return "is empty"
+    if kind := image_format(head):
+        return f"is {kind} that is damaged, or of a kind that is not read; save it as PNG with 8 bits a channel"
     other = other_image_format(head)
     if other is None:
         return f"is not {READ_FORMATS_IN_WORDS}"

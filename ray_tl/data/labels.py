@@ -1,16 +1,18 @@
 """From cells and folder names to classes: one rule for tables and folders of every kind."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from decimal import Decimal, InvalidOperation
 
 import numpy as np
 
 NO_LABEL = -1
 """What `datasets` writes where a label is missing."""
 
-_MISSING = frozenset({"nan", "-nan", "na", "n/a", "<na>", "#n/a", "null", "nat"})  # any case
+# As pandas reads them, in this case alone: Na is sodium, and Nan is bread. None may be a class, such as no damage.
+_MISSING = frozenset({"nan", "NaN", "-nan", "-NaN", "NA", "<NA>", "N/A", "n/a", "#N/A", "#NA", "NULL", "null", "NaT"})
+_WHOLE = re.compile(r"([+-]?)0*(\d+?)(\.0*)?", re.ASCII)
 SHOWN = 5
 
 
@@ -34,9 +36,11 @@ def read_labels(cells: Sequence[object], names: Sequence[str] | None = None) -> 
         labels.append(label)
         if why is not None:
             found[at] = why
-    if str(NO_LABEL) in labels and "0" in labels:  # classes are numbered from 0 on
-        marked = [at for at, label in enumerate(labels) if label == str(NO_LABEL)]
-        found |= dict.fromkeys(marked, "has the label -1, which stands for none where classes are numbered from 0")
+    numbers = {label: _key(label) for label in set(labels) if label is not None}
+    if {str(NO_LABEL), "0"} <= set(numbers.values()):  # classes are numbered from 0 on
+        marked = [at for at, label in enumerate(labels) if label is not None and numbers[label] == str(NO_LABEL)]
+        stands = "which stands for none where classes are numbered from 0: if it is a class, rename it"
+        found |= dict.fromkeys(marked, f"has the label -1, {stands}")
         labels = [None if at in found else label for at, label in enumerate(labels)]
     return labels, found
 
@@ -58,7 +62,8 @@ def alike_problems(raw: Collection[str], others: Collection[str] = ()) -> list[s
         groups.setdefault(_key(name), {})[name] = None
     new = set(raw) - set(others)
     return [
-        f"classes {' and '.join(map(repr, names))} differ by case, blanks or notation alone; write them in one way."
+        f"classes {' and '.join(map(repr, names))} differ by case, blanks or notation alone; write them in one way, or "
+        "rename one if they are two."
         for names in groups.values()
         if len(names) > 1 and not new.isdisjoint(names)
     ]
@@ -77,7 +82,7 @@ def _read(cell: object, names: Sequence[str] | None) -> tuple[str | None, str | 
     if names is not None and isinstance(cell, int) and not isinstance(cell, bool):
         return _named(int(cell), names)
     text = clean_name(_written(cell))
-    if not text or text.casefold() in _MISSING:
+    if not text or text in _MISSING:
         return None, f"has no label ({text!r})" if text else "has no label"
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         return None, "has half of a surrogate pair in its label"
@@ -100,9 +105,9 @@ def _written(cell: object) -> str:
 
 def _key(name: str) -> str:
     """The same for names that users take for one."""
-    plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
-    try:
-        number = Decimal(plain)
-    except InvalidOperation:
+    seen = "".join(letter for letter in name if unicodedata.category(letter) not in ("Cc", "Cf") or letter.isspace())
+    plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", seen.strip()).casefold())
+    number = _WHOLE.fullmatch(plain)
+    if number is None:
         return plain
-    return str(number.normalize()) if number.is_finite() else plain
+    return number[2] if number[1] != "-" or number[2] == "0" else f"-{number[2]}"

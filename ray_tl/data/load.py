@@ -37,6 +37,9 @@ Domain = TypeVar("Domain", bound=UnlabelledDomain)
 
 DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled")
 
+DARK = 31  # levels: an eighth of white
+FEW_KNOWN = 0.5  # of the words of a domain
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,19 +69,21 @@ def load_data(places: Places, options: DataOptions, seed: int) -> LoadedData:
     readings, sentences = compare_domains(readings, options, _raise)
     sentences += _in_two_classes(readings[SOURCE])
     training, holdout = split_source(readings[SOURCE], options, seed)
-    few = readings.get(TARGET_LABELLED)
+    if TARGET_LABELLED in readings:
+        readings[TARGET_LABELLED] = _drawn(readings[TARGET_LABELLED], options, seed)
     pair = DomainPair(
         training,
         holdout,
         readings[TARGET].domain,
         preprocessing,
         readings[TARGET_TEST].domain if TARGET_TEST in readings else None,
-        None if few is None else _chosen(few.domain, options, seed),
+        readings[TARGET_LABELLED].domain if TARGET_LABELLED in readings else None,
         tuple(reading.domain for field, reading in readings.items() if is_between(field)),
         readings[AUXILIARY].domain if AUXILIARY in readings else None,
     )
     sentences += _across_the_split(readings[SOURCE], training, holdout, options)
-    summary = summary_of(readings, sentences, len(holdout))
+    notes = [*_notes(readings), *_odd_split(training, holdout, options)]
+    summary = summary_of(readings, sentences, len(holdout), notes)
     for line in summary.lines():
         _log.info(line)
     return LoadedData(_trimmed(pair) if isinstance(preprocessing, TextPreprocessing) else pair, summary)
@@ -112,17 +117,18 @@ def check_data(places: Places, options: DataOptions, seed: int) -> tuple[DataSum
     readings = read_domains(list_domains(places, preprocessing, options, problems.extend), problems.extend)
     readings, sentences = compare_domains(readings, options, problems.extend)
     num_held_out: int | None = None
+    notes = _notes(readings)
     if SOURCE in readings:
         sentences += _in_two_classes(readings[SOURCE])
     if SOURCE in readings and not problems:
         with _collected(problems):
             training, holdout = split_source(readings[SOURCE], options, seed)
             sentences += _across_the_split(readings[SOURCE], training, holdout, options)
-            num_held_out = len(holdout)
+            num_held_out, notes = len(holdout), [*notes, *_odd_split(training, holdout, options)]
     if TARGET_LABELLED in readings and not problems:
         with _collected(problems):
-            _chosen(readings[TARGET_LABELLED].domain, options, seed)
-    return summary_of(readings, sentences, num_held_out), problems
+            readings[TARGET_LABELLED] = _drawn(readings[TARGET_LABELLED], options, seed)
+    return summary_of(readings, sentences, num_held_out, notes), problems
 
 
 def split_source(
@@ -137,15 +143,20 @@ def split_source(
     if options.reader_version == 1:
         return stratified_split(reading.domain, fraction, seed)
     if options.split_by_time is not None:
-        return temporal_split(reading.domain, reading.columns[options.split_by_time], fraction)
-    return grouped_split(reading.domain, _groups(reading, options), fraction, seed)
+        with _named("split_by_time", options.split_by_time):
+            return temporal_split(reading.domain, reading.columns[options.split_by_time], fraction)
+    with _named("split_by", options.split_by):
+        return grouped_split(reading.domain, _groups(reading, options), fraction, seed)
 
 
-def summary_of(readings: Readings, overlaps: Sequence[str], num_held_out: int | None) -> DataSummary:
+def summary_of(
+    readings: Readings, overlaps: Sequence[str], num_held_out: int | None, notes: Sequence[str] = ()
+) -> DataSummary:
     """What was read, in numbers."""
     return DataSummary(
         domains=tuple(_domain_summary(field, each, num_held_out) for field, each in readings.items()),
         overlaps=tuple(overlaps),
+        notes=tuple(notes),
     )
 
 
@@ -177,6 +188,15 @@ def _collected(problems: list[str]) -> Iterator[None]:
         problems.append(str(error))
 
 
+@contextmanager
+def _named(option: str, value: str | None) -> Iterator[None]:
+    """What is wrong with a split, with the option that asked for it."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise error if value is None else InvalidInput(f"{option}={value!r}: {error}") from error
+
+
 def _require_shots_to_choose(places: Places, options: DataOptions) -> None:
     if options.target_shots is not None and places.target_labelled is None:
         raise InvalidInput(
@@ -185,8 +205,13 @@ def _require_shots_to_choose(places: Places, options: DataOptions) -> None:
         )
 
 
-def _chosen(labelled: LabelledDomain, options: DataOptions, seed: int) -> LabelledDomain:
-    return labelled if options.target_shots is None else few_shots(labelled, options.target_shots, seed)
+def _drawn(reading: Reading[LabelledDomain], options: DataOptions, seed: int) -> Reading[LabelledDomain]:
+    """The labelled target examples that are used."""
+    if options.target_shots is None:
+        return reading
+    chosen = few_shots(reading.domain, options.target_shots, seed)
+    left_out = {**reading.left_out, "not drawn by --shots": len(reading.domain) - len(chosen)}
+    return replace(reading, domain=chosen, left_out=left_out)
 
 
 def _groups(reading: Reading[LabelledDomain], options: DataOptions) -> NDArray[np.int64]:
@@ -207,6 +232,59 @@ def _joined_by(groups: NDArray[np.int64], values: Sequence[object]) -> NDArray[n
         if value not in (None, "") and value == value
     ]
     return joined_groups(groups, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+
+
+def _notes(readings: Readings) -> list[str]:
+    """What users should know of the domains as they were read."""
+    return [*_repeated(readings), *_unknown_words(readings), *_dark(readings)]
+
+
+def _repeated(readings: Readings) -> list[str]:
+    """Exact copies within the source."""
+    if SOURCE not in readings:
+        return []
+    groups = groups_of_copies(readings[SOURCE].contents, with_near=False)
+    copies = len(groups) - len(np.unique(groups))
+    copied = counted(copies, readings[SOURCE].noun)
+    return [f"{copied} of the source repeat others exactly; copies stay on one side of the hold-out."] if copies else []
+
+
+def _unknown_words(readings: Readings) -> list[str]:
+    """Texts of which a file of word vectors knows less than half of the words."""
+    shares = {field: each.known_words for field, each in readings.items() if each.known_words is not None}
+    return [
+        f"only {share:.0%} of the words of {field} are in the file of word vectors; is it of this language and case?"
+        for field, share in shares.items()
+        if share < FEW_KNOWN
+    ]
+
+
+def _dark(readings: Readings) -> list[str]:
+    """Domains of images that are nearly black, as 12 bits in 16 are."""
+    brightest = {
+        field: int(each.domain.inputs.max())
+        for field, each in readings.items()
+        if each.texts is None and each.domain.inputs.dtype == np.uint8
+    }
+    return [
+        f"no pixel of {field} is brighter than {level} of 255; if its images use a part of their range, such as 12 "
+        "bits of 16, scale them."
+        for field, level in brightest.items()
+        if level <= DARK
+    ]
+
+
+def _odd_split(training: LabelledDomain, holdout: LabelledDomain, options: DataOptions) -> list[str]:
+    """A hold-out that lacks classes, or is much smaller than was asked for, because groups or times decide it."""
+    lacking = sorted(set(training.labels.tolist()) - set(holdout.labels.tolist()))
+    asked, total = options.holdout_fraction, len(training) + len(holdout)
+    notes = []
+    if lacking:
+        names = ", ".join(training.classes[label] for label in lacking[:SHOWN])
+        notes.append(f"the hold-out has no example of {len(lacking)} classes ({names}); their accuracy stays unknown.")
+    if len(holdout) < asked * total / 2 and options.split_by is not None:
+        notes.append(f"the hold-out has {len(holdout)} of {total} examples, and {asked:.0%} were asked for.")
+    return notes
 
 
 def _in_two_classes(reading: Reading[LabelledDomain]) -> list[str]:

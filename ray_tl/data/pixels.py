@@ -24,8 +24,8 @@ _ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _CHANNELS = (1, 3, 4)
 _SLACK = 1e-3  # of white: what resampling in floats may overshoot
 _STRIP_PIXELS = 1 << 20
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
-_WHITE_IS_ZERO = 0
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 274, 338, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -91,7 +91,8 @@ def image_of_array(values: NDArray[np.generic]) -> Image.Image:
         )
     if values.dtype.kind not in "buif":
         raise InvalidInput(f"is an array of {values.dtype}; give numbers")
-    white = {"b": 1.0, "f": 1.0}.get(values.dtype.kind, 65535.0 if values.dtype == np.uint16 else 255.0)
+    is_wide = values.dtype.kind == "u" and values.dtype.itemsize == 2
+    white = {"b": 1.0, "f": 1.0}.get(values.dtype.kind, 65535.0 if is_wide else 255.0)
     levels = grey_levels(values, white)
     return Image.fromarray(levels[:, :, 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels)
 
@@ -149,6 +150,8 @@ def _narrowing(image: Image.Image, channels: int) -> Narrow:
         raise InvalidInput(f"it holds {what}, which are not read; convert it to RGB.")
     if image.mode in _WIDE:
         return partial(_narrowed, white=_white(image), inverted=_is_inverted(image))
+    if image.mode == "RGBA" and _EXTRA_SAMPLES not in getattr(image, "tag_v2", {_EXTRA_SAMPLES: 2}):
+        return lambda part: part.convert("L" if channels == 1 else "RGB")  # a band, of which no one says it is opacity
     if image.mode in _ALPHA or "transparency" in image.info:
         return _with_opacity
     grey = channels == 1 or image.mode in ("1", "L")
@@ -156,7 +159,10 @@ def _narrowing(image: Image.Image, channels: int) -> Narrow:
 
 
 def _white(image: Image.Image) -> float:
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    if image.mode == "I" and bits == 16 and tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED:
+        return 32767.0
     return float(2**bits - 1) if image.mode.startswith("I;16") and bits < 16 else float(WHITE[image.mode])
 
 

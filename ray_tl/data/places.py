@@ -169,9 +169,10 @@ def _refuse_columns(field: str, address: Address, options: DataOptions) -> None:
     if field == SOURCE:
         name = options.split_by_time or options.split_by
         key = "split_by" if options.split_by_time is None else "split_by_time"
+        other = "" if key == "split_by_time" else " or choose --split-by group or folder,"
         raise InvalidInput(
-            f"{key}={name!r} names a column, and {address} is a folder, which has none; choose split_by: group or "
-            "folder, or give a table."
+            f"{key}={name!r} names a column, and {address} is a folder, which has none;{other or ' leave it out'} or "
+            "give a table."
         )
 
 

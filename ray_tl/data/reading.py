@@ -35,6 +35,7 @@ class Reading(Generic[Domain]):
         left_out: How many files or rows are not in the domain, by reason.
         texts: Of the examples, as they were written; `None` for images.
         columns: Further columns of a table, one value for each example.
+        known_words: Share of the words of texts that a file of word vectors knows; `None` for other data.
     """
 
     address: Address
@@ -44,6 +45,7 @@ class Reading(Generic[Domain]):
     left_out: Mapping[str, int] = field(default_factory=dict)
     texts: tuple[str, ...] | None = None
     columns: Mapping[str, list[object]] = field(default_factory=dict)
+    known_words: float | None = None
 
     @cached_property
     def contents(self) -> Contents:
@@ -95,10 +97,10 @@ def set_aside(
         more = "; ..." if len(lines) > SHOWN else ""
         listed = "; ".join(lines[:SHOWN])
         stated = f"{counted(len(lines), noun)} can't be used ({listed}{more})"
-        return [f"{stated}; mend them or set on_broken: skip."], Counter()
+        return [f"{stated}; repair or remove them, or leave them out: --on-broken skip."], Counter()
     for line in lines:
         _log.warning("%s: left out %s", address.field, line)
-    return [], Counter(f"{noun} that can't be used: {_kind(why)}" for why in reasons.values())
+    return [], Counter(f"unusable {noun}: {_kind(why)}" for why in reasons.values())
 
 
 def counted(count: int, noun: str) -> str:
@@ -108,4 +110,4 @@ def counted(count: int, noun: str) -> str:
 
 def _kind(reason: str) -> str:
     """A reason without what is of one example alone."""
-    return re.split(r" \(|[;:,]| and ", reason, maxsplit=1)[0]
+    return re.split(r" \(|[;:]", reason, maxsplit=1)[0].rstrip(".")

@@ -89,7 +89,10 @@ def temporal_split(
     Raises:
         InvalidInput: If a time can't be read, all are the same, or a class has none but the latest examples.
     """
-    order = np.array([_time(value, row) for value, row in zip(times, domain.ids, strict=True)])
+    read = [_time(value, row) for value, row in zip(times, domain.ids, strict=True)]
+    if len({is_date for is_date, _ in read}) > 1:
+        raise InvalidInput(f"{domain.name!r} has numbers and dates for times; write all of them in one way.")
+    order = np.array([number for _, number in read])
     first_late = np.sort(order)[len(order) - max(1, round(len(order) * fraction))]
     late = order >= first_late
     if late.all():
@@ -142,21 +145,23 @@ def _smallest_spare(counts: NDArray[np.int64], order: NDArray[np.int64], domain:
     left = counts.sum(axis=0)
     spare = [int(group) for group in order if (left - counts[group])[counts[group] > 0].min() > 0]
     if not spare:
-        raise InvalidInput(f"{domain.name!r} has no group that other groups could do without; split by something else.")
+        raise InvalidInput(
+            f"{domain.name!r} can't be split by these groups: each holds all of a class; choose smaller groups."
+        )
     return min(spare, key=lambda group: int(counts[group].sum()))
 
 
-def _time(value: object, row: str) -> float:
-    """Seconds, or whatever a number counts; a time without a zone is one of UTC."""
+def _time(value: object, row: str) -> tuple[bool, float]:
+    """Whether it is a date; and seconds, or whatever a number counts. A time without a zone is one of UTC."""
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, str):
         value = _parsed(value)
     if isinstance(value, datetime):
-        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        return True, (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise InvalidInput(f"row {row} has no time ({value!r}); give each a number, or a date such as 2026-01-31T12:00.")
+        return False, float(value)
+    raise InvalidInput(f"row {row} holds {value!r}, which is no number or date that is read; write 2026-01-31T12:00.")
 
 
 def _parsed(text: str) -> object:

@@ -45,17 +45,19 @@ class DomainSummary(BaseModel):
 
     @property
     def imbalance(self) -> float:
-        """Size of the largest class relative to the smallest; 1 without classes."""
-        if self.smallest is None or self.largest is None:
+        """Size of the largest class relative to the smallest; 1 without classes, or where one is empty."""
+        if self.smallest is None or self.largest is None or not self.smallest.size:
             return 1.0
-        return self.largest.size / max(1, self.smallest.size)
+        return self.largest.size / self.smallest.size
 
     def __str__(self) -> str:
         parts = [f"{self.size} {self.noun}"]
         if self.classes is not None and self.smallest is not None and self.largest is not None:
             sizes = f"{self.smallest.size} ({self.smallest.name}) to {self.largest.size} ({self.largest.name})"
             equal = self.smallest.size == self.largest.size
-            parts[0] += f" in {self.classes} classes, " + (f"{self.smallest.size} each" if equal else f"{sizes} each")
+            parts[0] += f" in {self.classes} {'class' if self.classes == 1 else 'classes'}, " + (
+                f"{self.smallest.size} each" if equal else f"{sizes} each"
+            )
         if self.held_out is not None:
             parts.append(f"{self.held_out} held out")
         line = f"{self.field}: {', '.join(parts)}"
@@ -71,12 +73,14 @@ class DataSummary(BaseModel):
         domains: In the order in which they are given.
         overlaps: A sentence for each two domains that have copies of one another, and for copies that stand on both
             sides of the hold-out.
+        notes: What else users should know, a sentence each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     domains: tuple[DomainSummary, ...] = ()
     overlaps: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def lines(self, is_balanced: bool = False) -> list[str]:
         """The summary for people.
@@ -85,6 +89,7 @@ class DataSummary(BaseModel):
             is_balanced: Whether the search space says already what to do about unequal classes.
         """
         shown = [*map(str, self.domains), *(f"overlap: {line}" for line in self.overlaps)]
+        shown += [f"note: {line}" for line in self.notes]
         unequal = [each for each in self.domains if each.field == "source" and each.imbalance >= UNEQUAL]
         return shown if is_balanced else [*shown, *map(_remedy, unequal)]
 
@@ -94,6 +99,6 @@ def _remedy(source: DomainSummary) -> str:
     assert source.largest is not None
     return (
         f"unequal classes: {source.largest.name!r} has {source.imbalance:.0f} times as many {source.noun} as "
-        f"{source.smallest.name!r}; {BALANCE_FIELD}: {{choice: [none, sampling, weights]}} in the search space evens "
-        "that out, and smote does for frozen features."
+        f"{source.smallest.name!r}; add {BALANCE_FIELD}: {{choice: [none, sampling, weights]}} under trial: in the "
+        "search space (smote: for frozen features)."
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from ray_tl.data.class_problems import class_problems
-from ray_tl.data.copies import Overlap, overlap
+from ray_tl.data.copies import Overlap, near_pairs, overlap
 from ray_tl.data.domains import LabelledDomain
 from ray_tl.data.places import (
     AUXILIARY,
@@ -29,6 +29,15 @@ Listings = dict[str, Listing]
 Readings = dict[str, Reading]
 
 IN_THE_TEST = "of which target_test has a copy"
+FEW_PAIRS, MOST_MIXED = 10, 0.1
+"""With so many near copies in the source, and more than this share of them of two classes, near copies mean nothing."""
+
+LEAST_KNOWN = 0.05  # of the words of a domain
+
+_REMEDY = (
+    "remove them from one of the two, or leave them out of training with --on-overlap skip; if near copies are "
+    "examples of their own, --on-overlap exact."
+)
 
 
 def list_domains(places: Places, preprocessing: AnyPreprocessing, options: DataOptions, report: Report) -> Listings:
@@ -57,7 +66,7 @@ def read_domains(listings: Listings, report: Report) -> Readings:
         reading = listing.read()
         told = set(listing.problems)
         problems += [f"{reading.address}: {line}" for line in reading.problems if line not in told]
-        problems += _size_problems(field, reading)
+        problems += [*_size_problems(field, reading), *_word_problems(reading)]
         found[field] = reading
     report(problems)
     return {field: reading for field, reading in found.items() if len(reading.domain)}
@@ -72,15 +81,18 @@ def compare_domains(readings: Readings, options: DataOptions, report: Report) ->
         The domains, without what `options.on_overlap` leaves out, and a sentence for each two that overlap.
     """
     kept, problems, sentences = dict(readings), [], []
+    near_counts = options.on_overlap != "exact" and not _near_means_nothing(readings)
     for field in [field for field in readings if field != TARGET_TEST and TARGET_TEST in readings]:
         found = _overlap(readings, field, TARGET_TEST)
-        if found is not None and options.on_overlap == "skip":
-            kept[field] = readings[field].without(found.rows, IN_THE_TEST)
-            problems += _left_problems(kept[field])
-        elif found is not None:
-            problems.append(
-                f"{found}; remove them from one of the two, or leave them out of training: --on-overlap skip."
-            )
+        if found is None:
+            continue
+        if not near_counts and not len(found.exact):
+            sentences.append(str(found))
+        elif options.on_overlap == "skip":
+            kept[field] = readings[field].without(found.rows if near_counts else found.exact, IN_THE_TEST)
+            problems += _left_problems(field, kept[field], readings[field])
+        else:
+            problems.append(f"{found}; {_REMEDY}")
     for one, other in combinations([field for field in readings if field != TARGET_TEST], 2):
         found = _overlap(kept, other, one)
         if found is not None and _gives_labels_away(kept, found):
@@ -91,6 +103,18 @@ def compare_domains(readings: Readings, options: DataOptions, report: Report) ->
             sentences.append(str(found))
     report(problems)
     return kept, sentences
+
+
+def _near_means_nothing(readings: Readings) -> bool:
+    """Whether near copies within the source are of different classes, as with a camera that never moves.
+
+    What tells the classes apart is then smaller than what makes a near copy, so exact copies count alone.
+    """
+    source = readings.get(SOURCE)
+    if source is None or source.texts is not None or not isinstance(source.domain, LabelledDomain):
+        return False
+    labels, pairs = source.domain.labels, near_pairs(source.contents, source.contents)
+    return len(pairs) >= FEW_PAIRS and float((labels[pairs[:, 0]] != labels[pairs[:, 1]]).mean()) > MOST_MIXED
 
 
 def _overlap(readings: Readings, field: str, other: str) -> Overlap | None:
@@ -115,12 +139,24 @@ def _size_problems(field: str, reading: Reading) -> list[str]:
     return []
 
 
-def _left_problems(reading: Reading) -> list[str]:
+def _word_problems(reading: Reading) -> list[str]:
+    if reading.known_words is None or reading.known_words >= LEAST_KNOWN:
+        return []
+    return [
+        f"{reading.address}: {reading.known_words:.1%} of its words are in the file of word vectors; give vectors of "
+        "its language and case."
+    ]
+
+
+def _left_problems(field: str, left: Reading, before: Reading) -> list[str]:
     """Whether enough is left after examples were left out."""
-    domain, address = reading.domain, reading.address
+    domain, address = left.domain, left.address
     if not len(domain):
         return [f"{address} has nothing but copies of target_test; hold out other examples for that."]
-    if reading.address.field != SOURCE:
-        return []
+    if not isinstance(domain, LabelledDomain):
+        return _size_problems(field, left)
     labels = [domain.classes[label] for label in domain.labels]
-    return [f"{address}: {line}" for line in class_problems((), labels, None, reading.noun, domain.classes)]
+    if field in (SOURCE, AUXILIARY):
+        return [f"{address}: {line}" for line in class_problems((), labels, None, left.noun, domain.classes)]
+    gone = sorted({domain.classes[label] for label in before.domain.labels} - set(labels))
+    return [f"{address} has nothing but copies of target_test in {', '.join(gone)}; give others."] if gone else []

@@ -89,7 +89,7 @@ class UnlabelledTable:
         problems, left_out = self._set_aside(reasons)
         domain = UnlabelledDomain(self.address.name, inputs, self._ids(kept))
         found = problems + self._nothing(kept)
-        return Reading(self.address, domain, ROWS, tuple(found), left_out, self._texts(kept))
+        return Reading(self.address, domain, ROWS, tuple(found), left_out, self._texts(kept), {}, self._known(inputs))
 
     @property
     def _content(self) -> str:
@@ -133,8 +133,8 @@ class UnlabelledTable:
             return preprocessing.from_array(cell)
         if isinstance(cell, bytes):
             return preprocessing.decode(cell)
-        if isinstance(cell, str) and cell:
-            return preprocessing.decode(self._read_beside(cell))
+        if isinstance(cell, str) and cell.strip():
+            return preprocessing.decode(self._read_beside(cell.strip()))
         raise InvalidInput("is empty" if not cell else f"holds {type(cell).__name__}, neither a path nor an image")
 
     def _read_beside(self, path: str) -> bytes:
@@ -153,6 +153,15 @@ class UnlabelledTable:
 
     def _ids(self, kept: Sequence[int]) -> tuple[str, ...]:
         return tuple(str(self.columns.rows[at]) for at in kept)
+
+    def _known(self, inputs: Inputs) -> float | None:
+        """Share of words that are known, where the one special token stands for those that are not."""
+        if not isinstance(self.preprocessing, TextPreprocessing) or not inputs.size:
+            return None
+        vocabulary = self.preprocessing.vocabulary
+        if vocabulary.special_ids != (vocabulary.mask_id,):
+            return None
+        return float((inputs[inputs >= 0] != vocabulary.mask_id).mean())
 
     def _texts(self, kept: Sequence[int]) -> tuple[str, ...] | None:
         if self.options.modality != "text":
@@ -192,7 +201,9 @@ class LabelledTable(UnlabelledTable):
         domain = LabelledDomain(self.address.name, inputs, self._ids(kept), numbers, names)
         asked = (*self.further, *self.wanted)
         columns = {name: [self.columns.cells[name][at] for at in kept] for name in asked if name in self.columns.cells}
-        return Reading(self.address, domain, ROWS, tuple(problems), left_out, self._texts(kept), columns)
+        return Reading(
+            self.address, domain, ROWS, tuple(problems), left_out, self._texts(kept), columns, self._known(inputs)
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:

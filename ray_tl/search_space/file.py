@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
 from ray_tl.config import Number, UserFunction, Whole
@@ -45,8 +45,8 @@ class DataOptions(BaseModel):
             a column `group`; `folder` for images of one folder; else the name of a column of equal rows. `null` for
             exact copies alone.
         split_by_time: Column by which the latest rows are held out; `null` for rows at random.
-        on_overlap: What to do with training examples of which `target_test` has a copy: end with an error, or leave
-            them out.
+        on_overlap: What to do with training examples of which `target_test` has a copy: `stop` with an error, `skip`
+            them, or `exact`, stop for exact copies and count near ones.
         reader_version: Rules by which files become examples; 1 are those of studies that were begun before there was a
             choice.
     """
@@ -66,14 +66,15 @@ class DataOptions(BaseModel):
     target_shots: Whole | None = Field(default=None, ge=1)
     split_by: str | None = Field(default=None, min_length=1)
     split_by_time: str | None = Field(default=None, min_length=1)
-    on_overlap: Literal["stop", "skip"] = "stop"
+    on_overlap: Literal["stop", "skip", "exact"] = "stop"
     reader_version: Literal[1, 2] = 2
 
-    @model_validator(mode="after")
-    def _one_way_to_split(self) -> Self:
-        if self.split_by is not None and self.split_by_time is not None:
-            raise ValueError("split_by and split_by_time are two ways to hold out; leave one of them out")
-        return self
+    @field_validator("split_by_time")
+    @classmethod
+    def _one_way_to_split(cls, column: str | None, info: ValidationInfo) -> str | None:
+        if column is not None and (other := info.data.get("split_by")) is not None:
+            raise ValueError(f"it is another way to hold out than split_by={other!r}; leave one of the two out")
+        return column
 
     @model_validator(mode="after")
     def _of_one_modality(self) -> Self:

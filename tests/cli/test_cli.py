@@ -477,7 +477,7 @@ def test_sound_data_are_reported_and_nothing_is_written(run, sound):
     assert ended.out.splitlines() == [
         "source: 8 images in 2 classes, 4 each, 2 held out",
         "target: 4 images",
-        "nothing is wrong with these data",
+        "a search would start with these data",
     ]
     assert not (sound / "home").exists()
 

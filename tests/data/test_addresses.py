@@ -49,6 +49,17 @@ def test_an_address_stays_as_it_was_given(stated):
     assert absolute(stated) == stated
 
 
+@pytest.mark.parametrize("stated", ["~nobody/x", "~x.png"])
+def test_a_tilde_within_a_name_is_a_letter(stated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute(stated) == str(tmp_path / stated)
+
+
+def test_an_empty_path_is_no_place():
+    with pytest.raises(InvalidInput, match="source is empty; give a path"):
+        Address.of("", "source")
+
+
 def test_a_path_is_the_same_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

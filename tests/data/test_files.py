@@ -92,6 +92,12 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
     }
 
 
+def test_a_hidden_link_to_itself_is_a_link_to_nothing(tmp_path):
+    images(tmp_path, "a.png")
+    (tmp_path / ".l").symlink_to(".l")
+    assert find(tmp_path).left_out == {"links to nothing": 1}
+
+
 @pytest.mark.parametrize("target", ["..", "../..", "../cat", "."])
 def test_a_link_that_leads_back_adds_nothing(tmp_path, target):
     images(tmp_path / "source", "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")

@@ -74,7 +74,7 @@ def test_broken_images_are_named_all_at_once(tmp_path):
     write(tmp_path, FOUR)
     damage(tmp_path, ["cat/b.png", "dog/a.png"])
     with pytest.raises(
-        InvalidInput, match=r"^source=.* 2 images can't be used \(cat/b.png: .*dog/a.png: .*on_broken: skip"
+        InvalidInput, match=r"^source=.* 2 images can't be used \(cat/b.png: .*dog/a.png: .*--on-broken skip"
     ):
         read_labelled_folder(tmp_path, SMALL)
 

@@ -22,7 +22,9 @@ def test_a_class_is_a_text_without_blanks_in_composed_form(cell, label):
     assert read_labels([cell]) == ([label], {})
 
 
-@pytest.mark.parametrize("cell", [None, "", "  ", float("nan"), "NaN", "nan", "NA", "n/a", "null", "NULL", "<NA>"])
+@pytest.mark.parametrize(
+    "cell", [None, "", "  ", float("nan"), "NaN", "nan", "NA", "n/a", "null", "NULL", "<NA>", " NA "]
+)
 def test_missing_values_are_no_class_in_any_spelling(cell):
     labels, reasons = read_labels(["cat", cell])
     assert labels == ["cat", None]
@@ -36,11 +38,16 @@ def test_several_values_are_no_class(cell):
     assert "as its label, and a row has one class" in reasons[0]
 
 
-@pytest.mark.parametrize("cells", [[0, 1, -1], ["0", "1", "-1"], [0.0, 1.0, -1.0]])
+@pytest.mark.parametrize("cells", [[0, 1, -1], ["0", "1", "-1"], [0.0, 1.0, -1.0], ["0.0", "1.0", "-1.0"]])
 def test_minus_one_beside_zero_is_no_class(cells):
     labels, reasons = read_labels(cells)
-    assert labels == ["0", "1", None]
+    assert [label and float(label) for label in labels] == [0, 1, None]
     assert "stands for none" in reasons[2]
+
+
+@pytest.mark.parametrize("cell", ["Na", "Nan", "None", "none", "Null"])
+def test_words_that_look_missing_in_another_case_are_classes(cell):
+    assert read_labels([cell]) == ([cell], {})
 
 
 def test_minus_one_beside_one_is_a_class():
@@ -55,7 +62,16 @@ def test_numbers_of_named_classes_become_their_names():
 
 @pytest.mark.parametrize(
     "names",
-    [("pos", "pos "), ("cat", "Cat"), (NFC, NFD), ("True", "true"), ("1", "1.0"), ("Straße", "STRASSE"), ("7", "007")],
+    [
+        ("pos", "pos "),
+        ("cat", "Cat"),
+        (NFC, NFD),
+        ("True", "true"),
+        ("1", "1.0"),
+        ("Straße", "STRASSE"),
+        ("7", "007"),
+        ("cat", "cat\u200b"),
+    ],
 )
 def test_names_that_users_take_for_one_are_named_together(names):
     (line,) = alike_problems(["other", *names])
@@ -63,7 +79,17 @@ def test_names_that_users_take_for_one_are_named_together(names):
 
 
 @pytest.mark.parametrize(
-    "names", [("cat", "cats"), ("1", "11"), ("1234567", "1234568"), ("a", "ä"), ("inf", "infinity")]
+    "names",
+    [
+        ("cat", "cats"),
+        ("1", "11"),
+        ("1234567", "1234568"),
+        ("a", "ä"),
+        ("inf", "infinity"),
+        ("1.1", "1.10"),
+        ("1_2", "12"),
+        ("1e3", "1000"),
+    ],
 )
 def test_names_that_differ_stay_apart(names):
     assert alike_problems(names) == []

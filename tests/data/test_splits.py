@@ -111,7 +111,7 @@ def test_the_smallest_group_is_held_out_where_all_are_larger_than_the_share():
 
 
 @pytest.mark.parametrize(
-    ("groups", "said"), [([0] * 6, "has a single group"), ([0, 1, 0, 1, 0, 1], "no group that other groups could do")]
+    ("groups", "said"), [([0] * 6, "has a single group"), ([0, 1, 0, 1, 0, 1], "each holds all of a class")]
 )
 def test_groups_that_leave_nothing_to_hold_out_are_refused(groups, said):
     with pytest.raises(InvalidInput, match=said):
@@ -143,8 +143,8 @@ def test_examples_of_one_time_are_on_one_side():
 @pytest.mark.parametrize(
     ("times", "said"),
     [
-        ([1, 2, None, 3], r"row 2 has no time \(None\); give each a number, or a date"),
-        ([1, 2, "soon", 3], r"row 2 has no time \('soon'\)"),
+        ([1, 2, None, 3], "row 2 holds None, which is no number or date that is read; write 2026-01-31"),
+        ([1, 2, "soon", 3], "row 2 holds 'soon'"),
         ([1, 1, 1, 1], "has one time for all examples"),
         ([1, 9, 2, 9], "the classes b are among the latest examples alone"),
     ],

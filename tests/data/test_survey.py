@@ -125,6 +125,40 @@ def test_a_target_that_is_all_scored_on_leaves_nothing(root):
         load(root, {"on_overlap": "skip"}, target_test="target")
 
 
+def scratched(number: int, is_scratched: bool) -> np.ndarray:
+    """What a camera that never moves sees of a part, with noise, and perhaps a scratch."""
+    noise = np.random.default_rng(number).normal(0, 4, (48, 48, 3))
+    part = pixels(999).astype(float) + noise
+    part[20:22, 10:30] += 60 if is_scratched else 0
+    return part.clip(0, 255).astype(np.uint8)
+
+
+def test_where_near_copies_are_of_different_classes_exact_ones_count_alone(tmp_path):
+    for number in range(40):
+        folder = {0: "source/good", 1: "source/bad", 2: "target", 3: "test"}[number % 4]
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(scratched(number, number % 4 == 1))
+        image.save(tmp_path / folder / f"{number}.png")
+    loaded = load(tmp_path)
+    assert len(loaded.pair.target) == len(loaded.pair.target_test) == 10
+    assert any("near copies" in line for line in loaded.summary.overlaps)
+
+
+def test_near_copies_can_be_examples_of_their_own(root):
+    save(root / "target" / "again.jpg", 200, "JPEG")
+    assert len(load(root, {"on_overlap": "exact"}).pair.target) == 6
+    save(root / "target" / "same.png", 200)
+    with pytest.raises(InvalidInput, match=r"2 images of target are in target_test too, 1 exact and 1 near"):
+        load(root, {"on_overlap": "exact"})
+
+
+def test_a_target_of_which_one_image_is_left_is_too_small(root):
+    for number in range(4):
+        save(root / "test" / f"leak{number}.png", 100 + number)
+    with pytest.raises(InvalidInput, match=r"target='.*' has 1 image that can be used, and adapting"):
+        load(root, {"on_overlap": "skip"})
+
+
 def test_copies_elsewhere_are_counted(root):
     save(root / "target" / "same.png", 3)
     assert load(root).summary.overlaps == ("1 image of target is in source too, 1 exact copy (same.png is cat/3.png)",)
@@ -216,7 +250,7 @@ def test_a_table_is_split_by_its_columns_alone(texts, options, said):
 
 
 def test_two_ways_to_hold_out_are_refused():
-    with pytest.raises(ValueError, match="split_by and split_by_time are two ways to hold out"):
+    with pytest.raises(ValueError, match="another way to hold out than split_by='a'; leave one of the two out"):
         DataOptions(split_by="a", split_by_time="b")
 
 
@@ -234,11 +268,33 @@ def test_the_summary_counts_what_was_read(root):
     ]
 
 
+def test_a_hold_out_without_a_class_and_dark_images_are_noted(texts, root):
+    rows = [f"film {row},{'ab'[row > 8]},{12 - row}" for row in range(12)]
+    (texts / "source.csv").write_text("\n".join(["text,label,date", *rows]))
+    data = {
+        "modality": "text",
+        "tokenizer": str(texts / "tokenizer"),
+        "split_by_time": "date",
+        "holdout_fraction": 0.25,
+    }
+    places = Places(str(texts / "source.csv"), str(texts / "target.csv"))
+    (line,) = load_data(places, DataOptions(**data), 0).summary.notes
+    assert line == "the hold-out has no example of 1 classes (b); their accuracy stays unknown."
+    for number in range(2):
+        Image.fromarray(np.full((8, 8), 4000 + number, np.uint16)).save(root / "test" / f"dark{number}.png")
+    (root / "dark").mkdir()
+    for path in (root / "test").glob("dark*"):
+        path.rename(root / "dark" / path.name)
+    assert (
+        load(root, target_test="dark").summary.notes[0].startswith("no pixel of target_test is brighter than 16 of 255")
+    )
+
+
 def test_very_unequal_classes_come_with_the_remedy(root):
     for number in range(30):
         save(root / "source" / "cat" / f"more{number}.png", 400 + number)
     summary = load(root).summary
-    assert summary.lines()[-1].startswith("unequal classes: 'cat' has 6 times as many images as 'dog'; class_balance:")
+    assert summary.lines()[-1].startswith("unequal classes: 'cat' has 6 times as many images as 'dog'; add")
     assert len(summary.lines(is_balanced=True)) == 3
 
 

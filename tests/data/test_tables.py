@@ -81,7 +81,7 @@ def test_missing_columns_are_named_at_once_with_the_nearest(tmp_path):
 def test_everything_that_is_wrong_with_the_rows_is_said_at_once(tmp_path):
     (tmp_path / "t.csv").write_text('text,label\nfine,good\n" ",good\nfine,\nfine,good,more\n')
     said = r"2 problems\n.*3 rows can't be used \(row 2 is empty; row 3 has no label; row 4 has 3 cells, the header 2\)"
-    with pytest.raises(InvalidInput, match=rf"{said}; mend them or set on_broken: skip\.\n.*has 1 class,"):
+    with pytest.raises(InvalidInput, match=rf"{said}; repair or .* --on-broken skip\.\n.*has 1 class,"):
         labelled(str(tmp_path / "t.csv"))
 
 
@@ -114,7 +114,7 @@ def test_tables_that_can_train_nothing_are_refused(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("none.csv", "does not exist; give a file that ends in .csv, .tsv, .jsonl, .csv.gz"),
+        ("none.csv", "does not exist; give a file that ends in .csv, .tsv, .jsonl, .ndjson"),
         ("folder", "is not a table; give a file that ends in"),
         ("half.parquet", "can't be read as a table"),
         ("latin.csv", "has the byte 0xdf in line 2, which is not UTF-8; save it as UTF-8"),
@@ -167,9 +167,35 @@ def test_a_cell_may_be_as_long_as_the_file(tmp_path):
     ]
 
 
+def test_quotation_marks_that_enclose_nothing_are_letters(tmp_path):
+    rows = [f"{chr(34) if row % 50 == 0 else ''}review {row}\t{row % 2}" for row in range(1000)]
+    (tmp_path / "t.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    cells = read_columns(str(tmp_path / "t.tsv"), ["text", "label"], "source").cells
+    assert cells["text"][49:52] == ["review 49", '"review 50', "review 51"]
+    assert cells["label"] == ["0", "1"] * 500
+
+
+def test_a_cell_that_swallows_rows_is_no_cell(tmp_path):
+    rows = [f"{row},{'word, ' * (row % 3)}{row},x" for row in range(40)]
+    rows[3], rows[30] = '3,"never closed,x', '30,ends here",x'
+    (tmp_path / "t.csv").write_text("\n".join(["id,text,label", *rows]))
+    with pytest.raises(InvalidInput, match=r"has a quotation mark that is not closed"):
+        labelled(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["\n\ntext;label\na;b\n", "sep=;\ntext;label\na;b\n", "text;label\ra;b\r", 'text; label\n"a"; "b"\n'],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content.encode())
+    assert read_columns(str(tmp_path / "t.csv"), ["text", "label"], "source").cells == {"text": ["a"], "label": ["b"]}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("t.csv", "text,label\na,b".encode("utf-16-le"), "holds NUL characters, as UTF-16 without a mark does"),
         ("t.csv", b"text,label,label\na,b,c\n", "has the column 'label' 2 times; remove or rename"),
         ("t.csv", b'text,label,"' + b"z" * 140_000, "has a header that can't be read .* not closed"),
         ("t.jsonl", b'[{"text": "a", "label": "b"}]', r"holds a JSON array; write one object on each line, as jq -c"),
@@ -220,6 +246,8 @@ GREY = Preprocessing(image_size=8, channels=1)
         {"images": PIXELS[..., None], "labels": [0, 1, 0, 1]},
         {"X": PIXELS[:, None], "y": np.array([0.0, 1.0, 0.0, 1.0])},
         {"image": PIXELS / 255, "label": [0, 1, 0, 1]},
+        {"x": 255 - PIXELS, "y": [1, 1, 0, 0], "label": [[0], [1], [0], [1]], "image": PIXELS},
+        {"image": PIXELS.astype(">u2") * 257, "label": np.array([b"0", b"1", b"0", b"1"])},
     ],
 )
 def test_arrays_of_numpy_are_images_with_labels(tmp_path, arrays):

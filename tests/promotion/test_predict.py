@@ -46,8 +46,17 @@ def test_a_missing_file_is_found_before_a_model_is_looked_for(tmp_path):
 
 def test_a_broken_image_is_named(root, gallery):
     (gallery / "half.png").write_bytes(b"not an image")
-    with pytest.raises(InvalidInput, match=r"half\.png: not a readable image"):
+    with pytest.raises(InvalidInput, match=r"half\.png: .*is not PNG.*--on-broken skip"):
         predict("pets", [gallery / "a.PNG", gallery / "half.png"], root)
+
+
+def test_broken_images_can_be_left_out(root, gallery, caplog):
+    (gallery / "half.png").write_bytes(b"not an image")
+    (gallery / "cut.png").write_bytes((gallery / "b.png").read_bytes()[:60])
+    answers = predict("pets", [gallery], root, on_broken="skip")
+    assert [each.file.name for each in answers] == ["a.PNG", "b.png", "c.png"]
+    assert "half.png" in caplog.text
+    assert "cut.png" in caplog.text
 
 
 def test_an_unknown_model_is_named(root, gallery):

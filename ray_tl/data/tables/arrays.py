@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def read_array_archive(data: bytes, asked: Asked) -> Columns:
         InvalidInput: If an array is missing, holds Python objects, or has another number of rows.
     """
     with _opened(data, asked) as archive:
-        names = {_column(name, asked): name for name in archive}
+        names = _names(list(archive), asked)
         arrays = {column: _array(archive, names[column], asked) for column in asked.among(list(names))}
     lengths = {names[column]: len(array) for column, array in arrays.items()}
     if len(set(lengths.values())) > 1:
@@ -58,12 +58,16 @@ def _opened(data: bytes, asked: Asked) -> np.lib.npyio.NpzFile:
     return archive
 
 
-def _column(name: str, asked: Asked) -> str:
-    """The column that an array stands for."""
+def _names(present: Sequence[str], asked: Asked) -> dict[str, str]:
+    """The array of each column: that of its name, else the one with one of its other names."""
+    found = {name: name for name in present}
     for column in (*asked.needed, *asked.wanted):
-        if name == column or name.lower() in ALIASES.get(column, ()):
-            return column
-    return name
+        others = [name for name in present if name.lower() in ALIASES.get(column, ())]
+        if column not in present and len(others) > 1:
+            raise InvalidInput(f"{asked.subject} has no {column!r}, but {' and '.join(others)}; rename one to it.")
+        if column not in present and others:
+            found[column] = others[0]
+    return found
 
 
 def _array(archive: Mapping[str, NDArray], name: str, asked: Asked) -> NDArray:
@@ -86,9 +90,11 @@ def _require_rows(arrays: Mapping[str, NDArray], asked: Asked) -> None:
 
 def _cells(array: NDArray) -> list[object]:
     """One value a row: a text or number, or the array of an image."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim > 1:
         return list(array)
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8", "replace")
+        array = np.char.decode(array, "utf-8")
     cells: list[object] = array.tolist()
     return cells

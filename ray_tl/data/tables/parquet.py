@@ -28,4 +28,5 @@ def class_names_in(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
         content = json.loads(note)
     except ValueError:
         return {}
-    return class_names_of(content.get("info", {}).get("features")) if isinstance(content, dict) else {}
+    info = content.get("info") if isinstance(content, dict) else None
+    return class_names_of(info.get("features")) if isinstance(info, dict) else {}

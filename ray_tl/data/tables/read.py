@@ -17,7 +17,7 @@ from ray_tl.data.tables.separated import read_separated
 from ray_tl.data.tables.text import unpacked
 from ray_tl.errors import InvalidInput
 
-_TEXTS = {".csv": read_separated, ".tsv": read_separated, ".jsonl": read_json_lines}
+_TEXTS = {".csv": read_separated, ".tsv": read_separated, ".jsonl": read_json_lines, ".ndjson": read_json_lines}
 _ARRAYS = {".npz": read_array_archive, ".npy": read_array}
 SUFFIXES = (*_TEXTS, *(f"{suffix}.gz" for suffix in _TEXTS), ".parquet", *_ARRAYS)
 KINDS = f"{', '.join(SUFFIXES)}, or the folder of a data set that `datasets` has saved"

@@ -34,6 +34,8 @@ def read_saved_dataset(folder: Address, asked: Asked) -> Columns:
     state, info = _content(folder, STATE, asked), _content(folder, INFO, asked)
     if state.get("_indices_files") or state.get("_indices_data_files"):
         raise InvalidInput(f"{asked.subject} is a view of other rows; save it after flatten_indices().")
+    if not state["_data_files"]:
+        raise InvalidInput(f"{asked.subject} has no rows; save a data set that has some.")
     table = pa.concat_tables(_read(folder.below(each["filename"])) for each in state["_data_files"])
     names = asked.among(table.schema.names)
     return Columns.whole({name: table[name].to_pylist() for name in names}, class_names_of(info.get("features")))
