@@ -197,7 +197,7 @@ class LabelledFolder(UnlabelledFolder):
     def _class_problems(self, names: Sequence[str]) -> list[str]:
         labels = [label for name in names if (label := self._class_of(name)) is not None]
         own = [label for label in self._labels.values() if label is not None]
-        written = own if self.preprocessing.reader_version == 1 else list(self._labels)
+        written = [] if self.preprocessing.reader_version == 1 else list(self._labels)
         if len(own) < 2 and self.classes is None:
             few = counted(len(own), "class folders")
             return [f"has {few}, but a classifier needs 2; give one folder for each class."]

@@ -54,7 +54,9 @@ def list_domains(places: Places, preprocessing: AnyPreprocessing, options: DataO
             found[field] = listing
         except InvalidInput as error:
             problems.append(str(error))
-    report([*problems, *nested_problems(list(found.values()))])
+    if options.reader_version > 1:
+        problems += nested_problems(list(found.values()))
+    report(problems)
     return found
 
 
@@ -77,9 +79,13 @@ def compare_domains(readings: Readings, options: DataOptions, report: Report) ->
 
     No example that is trained on may be one that is scored on; elsewhere copies are counted.
 
+    The first reader did not ask, so its studies go on as they are.
+
     Returns:
         The domains, without what `options.on_overlap` leaves out, and a sentence for each two that overlap.
     """
+    if options.reader_version == 1:
+        return readings, []
     kept, problems, sentences = dict(readings), [], []
     near_counts = options.on_overlap != "exact" and not _near_means_nothing(readings)
     for field in [field for field in readings if field != TARGET_TEST and TARGET_TEST in readings]:

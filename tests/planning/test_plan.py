@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from ray_tl import api
+from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.search import room_of
-from ray_tl.search_space import SearchFile
+from ray_tl.search_space import DataOptions, SearchFile
 from ray_tl.search_space.trees import Middle
 from tests.tiny_clip import save_tiny_clip, tiny_clip
 
@@ -209,6 +210,16 @@ def test_a_study_of_the_first_reader_reads_its_files_as_it_did(folders, tmp_path
     resumed = api.plan_resumption("planned", home=tmp_path)
     assert resumed.store.spec.data.options.reader_version == resumed.pair.preprocessing.reader_version == 1
     assert len(resumed.pair.target) == 6
+
+
+def test_a_study_of_the_first_reader_goes_on_with_what_is_refused_now(folders, tmp_path):
+    for number in range(2):
+        (tmp_path / "source" / "A").mkdir(exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "source" / "A" / f"{number}.png")
+    options = DataOptions(image_size=8, channels=1, holdout_fraction=0.3, reader_version=1)
+    pair = load_pair(*folders, folders[1], options, 0)
+    assert pair.source.classes == ("A", "a", "b")
+    assert pair.target_test.fingerprint() == pair.target.fingerprint()
 
 
 def test_of_a_study_of_the_second_reader_a_new_file_is_new_data(folders, tmp_path):
