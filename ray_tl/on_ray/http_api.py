@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from ray_tl.data.formats import READ_FORMATS_IN_WORDS
 from ray_tl.on_ray.http_inputs import MAX_CHARACTERS, image_of, texts_of
 from ray_tl.promotion.prediction import Prediction
 
@@ -185,7 +186,7 @@ def _images_part(live: LiveVersion) -> str:
 <p>From a shell, either of:</p>
 <pre>curl -F file=@image.jpg        URL/predict
 curl --data-binary @image.jpg  URL/predict</pre>
-<p>PNG, JPEG, WebP, GIF or BMP, at most {live.max_body_bytes / 2**20:g} MiB."""
+<p>{READ_FORMATS_IN_WORDS}, at most {live.max_body_bytes / 2**20:g} MiB."""
 
 
 _TEXT_PART = f"""<form action="predict" method="post">
