@@ -32,8 +32,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
         if item["type"] == "extra_forbidden":
             lines.append(f"{where} is not known{did_you_mean(str(item['loc'][-1]), _siblings(model, item['loc']))}")
         else:
-            rule = item["msg"] + _remedy(item["type"], item["input"])
-            lines.append(f"{where}={item['input']!r}: {rule}." if where else item["msg"])
+            rule = item["msg"].removeprefix("Value error, ") + _remedy(item["type"], item["input"])
+            lines.append(f"{where}={item['input']!r}: {rule}." if where else rule)
     return lines
 
 
