@@ -148,6 +148,34 @@ def test_the_separator_is_that_of_the_header(tmp_path, separator, suffix):
     assert columns.cells == {"text": ["fine, or; so", "dull"] * 2, "label": ["a", "b"] * 2}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'\xef\xbb\xbf"text","label"\r\n"a ""b"" c","x"\r\n',
+        b'"text","label"\n"a \\"b\\" c","x"\n',
+        b'id,text,label\n"1","a ""b"" c",x\n',
+        b'text\tlabel\na "b" c\tx\n',
+    ],
+)
+def test_quotation_marks_are_read_as_they_were_written(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    assert read_columns(str(tmp_path / "t.csv"), ["text", "label"], "source").cells == {
+        "text": ['a "b" c'],
+        "label": ["x"],
+    }
+
+
+def test_texts_of_a_single_column_may_hold_any_separator(tmp_path):
+    (tmp_path / "t.csv").write_text('text\nHello, world\na; b\n"in, marks"\n')
+    cells = read_columns(str(tmp_path / "t.csv"), ["text"], "target").cells["text"]
+    assert cells == ["Hello, world", "a; b", "in, marks"]
+
+
+def test_a_header_may_be_wide(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label," + "z" * 140_000 + "\na,b,c\n")
+    assert read_columns(str(tmp_path / "t.csv"), ["text"], "source").cells == {"text": ["a"]}
+
+
 def test_packed_json_lines_are_read(tmp_path):
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n{"text": "b"}'))
     assert read_columns(str(tmp_path / "t.jsonl.gz"), ["text"], "source").cells == {"text": ["a", "b"]}
@@ -197,7 +225,8 @@ def test_tables_as_spreadsheets_write_them(tmp_path, content):
     [
         ("t.csv", "text,label\na,b".encode("utf-16-le"), "holds NUL characters, as UTF-16 without a mark does"),
         ("t.csv", b"text,label,label\na,b,c\n", "has the column 'label' 2 times; remove or rename"),
-        ("t.csv", b'text,label,"' + b"z" * 140_000, "has a header that can't be read .* not closed"),
+        ("t.csv", b'text,label,"' + b"z" * 140_000 + b"\na,b\n", "has a quotation mark that is not closed"),
+        ("t.csv", b'"text","label"\n"a","x"\n"b" c,"y"\n"d","x"\n', "has a quotation mark that is not closed"),
         ("t.jsonl", b'[{"text": "a", "label": "b"}]', r"holds a JSON array; write one object on each line, as jq -c"),
         ("t.jsonl", b"[" * 100_000, "has no line that can be read; line 1 is nested too deep"),
         ("t.jsonl", b'{"text": "a", "label": "b", "label": "c"}', "the key 'label' is given twice"),

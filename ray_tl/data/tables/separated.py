@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from ray_tl.data.tables.columns import Asked, Columns
 from ray_tl.data.tables.text import decoded
@@ -11,6 +12,7 @@ from ray_tl.errors import InvalidInput
 
 SEPARATORS = (",", ";", "\t", "|")
 MAX_CELL = 1 << 30
+_NO_SEPARATOR = "\x1f"  # of a table with one column, whose texts may hold any of them
 _STATED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # how spreadsheets say it
 
 csv.field_size_limit(MAX_CELL)  # a cell may be as long as the file
@@ -32,9 +34,10 @@ def read_separated(data: bytes, asked: Asked) -> Columns:
     stated = _STATED.match(text)
     text = text[stated.end() :] if stated else text
     separators = (stated[1],) if stated else SEPARATORS
-    headers = {each: _header(text, each, asked) for each in separators}
+    headers = {each: _header(text, each) for each in separators}
     separator = max(separators, key=lambda each: (set(asked.needed) <= set(headers[each]), len(headers[each])))
     header = headers[separator]
+    separator = separator if len(header) > 1 else _NO_SEPARATOR
     places = {name: header.index(name) for name in asked.among(header)}
     rows = _rows(text, separator, len(header), asked)[1:]
     whole = {number: row for number, row in enumerate(rows, 1) if len(row) == len(header)}
@@ -54,34 +57,36 @@ def _plain(data: bytes, asked: Asked) -> str:
     return text.replace("\r", "\n") if "\n" not in text else text
 
 
-def _header(text: str, separator: str, asked: Asked) -> Row:
-    try:
-        return [name.strip() for name in next(_parsed(text, separator), [])]
-    except csv.Error as error:
-        raise InvalidInput(
-            f"{asked.subject} has a header that can't be read ({error}); look for a quotation mark that is not closed."
-        ) from error
+def _header(text: str, separator: str) -> Row:
+    return [name.strip() for name in next(csv.reader(_lines(text), delimiter=separator, skipinitialspace=True), [])]
 
 
 def _rows(text: str, separator: str, width: int, asked: Asked) -> list[Row]:
     """All rows, the header among them; a quotation mark that is never closed would make one row of many."""
-    try:
-        rows = [row for row in _parsed(text, separator) if row]
-        glued = next(
-            (number for number, row in enumerate(rows) if any(_is_glued(cell, separator, width) for cell in row)), None
-        )
-        if glued is None:
+    problems = []
+    for options in ({}, {"escapechar": "\\", "doublequote": False}) if '\\"' in text else ({},):
+        try:
+            rows = [row for row in _parsed(text, separator, options) if row]
+        except csv.Error as error:
+            problems.append(str(error))
+            continue
+        glued = (number for number, row in enumerate(rows) if any(_is_glued(cell, separator, width) for cell in row))
+        if (first := next(glued, None)) is None:
             return rows
-        problem = f"row {glued} holds other rows"
-    except csv.Error as error:
-        problem = str(error)
+        problems.append(f"row {first} holds other rows")
     unquoted = [line.split(separator) for line in text.splitlines() if line]
-    if all(len(row) == width for row in unquoted):
+    if all(len(row) == width for row in unquoted) and not _are_enclosed(unquoted):
         return unquoted
     raise InvalidInput(
-        f"{asked.subject} has a quotation mark that is not closed ({problem}); write one within a cell twice, and the "
-        "cell between two."
+        f"{asked.subject} has a quotation mark that is not closed ({problems[0]}); write one within a cell twice, and "
+        "the cell between two."
     )
+
+
+def _are_enclosed(rows: list[Row]) -> bool:
+    """Whether quotation marks enclose cells as a rule: then they are no letters."""
+    enclosed = sum(any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row) for row in rows)
+    return enclosed > len(rows) / 2
 
 
 def _is_glued(cell: str, separator: str, width: int) -> bool:
@@ -95,5 +100,9 @@ def _is_glued(cell: str, separator: str, width: int) -> bool:
     return separator != "," and width > 1 and cell.count(separator) >= (width - 1) * (len(lines) - 1)
 
 
-def _parsed(text: str, separator: str) -> Iterator[Row]:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+def _parsed(text: str, separator: str, options: dict[str, Any]) -> Iterator[Row]:
+    return csv.reader(_lines(text), delimiter=separator, strict=True, skipinitialspace=True, **options)
+
+
+def _lines(text: str) -> io.StringIO:
+    return io.StringIO(text, newline="")
