@@ -190,7 +190,7 @@ def check_data(
     """Read and compare the domains of a search without searching; arguments as for `search`.
 
     Raises:
-        InvalidInput: If the search-space file is not sound, or a tokenizer can't be had.
+        InvalidInput: If the search-space file is not sound, or a tokenizer can't be loaded.
     """
     from ray_tl.data.load import check_data
     from ray_tl.data.places import Places

@@ -78,7 +78,7 @@ def _read(cell: object, names: Sequence[str] | None) -> tuple[str | None, str | 
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None, "has no label"
     if isinstance(cell, list | tuple | dict | bytes | np.ndarray):
-        return None, f"has a {type(cell).__name__} as its label, and a row has one class"
+        return None, f"holds {type(cell).__name__} as its label, and a row has one class"
     if names is not None and isinstance(cell, int) and not isinstance(cell, bool):
         return _named(int(cell), names)
     text = clean_name(_written(cell))

@@ -24,7 +24,7 @@ from ray_tl.data.places import (
     is_between,
 )
 from ray_tl.data.preprocessing import AnyPreprocessing, Preprocessing
-from ray_tl.data.reading import Reading, counted
+from ray_tl.data.reading import Reading
 from ray_tl.data.splits import few_shots, grouped_split, stratified_split, temporal_split
 from ray_tl.data.summary import ClassSize, DataSummary, DomainSummary
 from ray_tl.data.survey import Readings, compare_domains, list_domains, read_domains
@@ -61,7 +61,7 @@ def load_data(places: Places, options: DataOptions, seed: int) -> LoadedData:
 
     Raises:
         InvalidInput: With everything that is wrong after each step: what is there, what is in it, what is in two
-            domains at a time; if a tokenizer can't be had.
+            domains at a time; if a tokenizer can't be loaded.
     """
     _require_shots_to_choose(places, options)
     preprocessing = preprocessing_of(options)
@@ -108,7 +108,7 @@ def check_data(places: Places, options: DataOptions, seed: int) -> tuple[DataSum
     """What `load_data` would read, and everything that would end it, found in one go.
 
     Raises:
-        InvalidInput: If a tokenizer can't be had.
+        InvalidInput: If a tokenizer can't be loaded.
     """
     problems: list[str] = []
     with _collected(problems):
@@ -245,8 +245,7 @@ def _repeated(readings: Readings) -> list[str]:
         return []
     groups = groups_of_copies(readings[SOURCE].contents, with_near=False)
     copies = len(groups) - len(np.unique(groups))
-    copied = counted(copies, readings[SOURCE].noun)
-    return [f"{copied} of the source repeat others exactly; copies stay on one side of the hold-out."] if copies else []
+    return [f"exact copies of other {readings[SOURCE].noun} within the source: {copies}."] if copies else []
 
 
 def _unknown_words(readings: Readings) -> list[str]:
@@ -280,8 +279,9 @@ def _odd_split(training: LabelledDomain, holdout: LabelledDomain, options: DataO
     asked, total = options.holdout_fraction, len(training) + len(holdout)
     notes = []
     if lacking:
-        names = ", ".join(training.classes[label] for label in lacking[:SHOWN])
-        notes.append(f"the hold-out has no example of {len(lacking)} classes ({names}); their accuracy stays unknown.")
+        more = ", ..." if len(lacking) > SHOWN else ""
+        names = ", ".join(training.classes[label] for label in lacking[:SHOWN]) + more
+        notes.append(f"the hold-out has no example of {names}; the accuracy there stays unknown.")
     if len(holdout) < asked * total / 2 and options.split_by is not None:
         notes.append(f"the hold-out has {len(holdout)} of {total} examples, and {asked:.0%} were asked for.")
     return notes
@@ -295,8 +295,9 @@ def _in_two_classes(reading: Reading[LabelledDomain]) -> list[str]:
     if not len(twice):
         return []
     rows = np.flatnonzero(np.isin(groups, twice))
-    named = ", ".join(reading.domain.ids[row] for row in rows[groups[rows] == groups[rows[0]]][:SHOWN])
-    return [f"{counted(len(rows), reading.noun)} of the source are copies with different labels ({named}, ...)."]
+    shown = rows[groups[rows] == groups[rows[0]]][:SHOWN]
+    named = ", ".join(reading.domain.ids[row] for row in shown) + (", ..." if len(rows) > len(shown) else "")
+    return [f"{len(rows)} {reading.noun} of the source are copies with different labels ({named}); keep one label."]
 
 
 def _across_the_split(

@@ -107,8 +107,8 @@ def list_domain(
     if is_text or is_table_at(address):
         return _table(field, address, preprocessing, options, classes)
     assert isinstance(preprocessing, Preprocessing)
-    if options.split_by not in (None, GROUP, FOLDER) or options.split_by_time is not None:
-        _refuse_columns(field, address, options)
+    if field == SOURCE and (options.split_by not in (None, GROUP, FOLDER) or options.split_by_time is not None):
+        raise InvalidInput(_why_no_column(address, options))
     if is_between(field):
         return _between(address, preprocessing, options, classes or ())
     if field in (TARGET, TARGET_TEST):
@@ -165,15 +165,11 @@ def _table(
     return LabelledTable(address, preprocessing, options, None, tuple(map(str, stated)), wanted)
 
 
-def _refuse_columns(field: str, address: Address, options: DataOptions) -> None:
-    if field == SOURCE:
-        name = options.split_by_time or options.split_by
-        key = "split_by" if options.split_by_time is None else "split_by_time"
-        other = "" if key == "split_by_time" else " or choose --split-by group or folder,"
-        raise InvalidInput(
-            f"{key}={name!r} names a column, and {address} is a folder, which has none;{other or ' leave it out'} or "
-            "give a table."
-        )
+def _why_no_column(address: Address, options: DataOptions) -> str:
+    key = "split_by" if options.split_by_time is None else "split_by_time"
+    other = "choose --split-by group or folder" if key == "split_by" else "leave it out"
+    stated = f"{key}={getattr(options, key)!r} names a column, and {address} is a folder, which has none"
+    return f"{stated}; {other}, or give a table."
 
 
 def _between(

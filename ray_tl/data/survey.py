@@ -77,9 +77,8 @@ def read_domains(listings: Listings, report: Report) -> Readings:
 def compare_domains(readings: Readings, options: DataOptions, report: Report) -> tuple[Readings, list[str]]:
     """Copies of one example in two domains.
 
-    No example that is trained on may be one that is scored on; elsewhere copies are counted.
-
-    The first reader did not ask, so its studies go on as they are.
+    No example that is trained on may be one that is scored on; elsewhere copies are counted. The first reader did not
+    ask, so its studies go on as they are.
 
     Returns:
         The domains, without what `options.on_overlap` leaves out, and a sentence for each two that overlap.
@@ -87,8 +86,10 @@ def compare_domains(readings: Readings, options: DataOptions, report: Report) ->
     if options.reader_version == 1:
         return readings, []
     kept, problems, sentences = dict(readings), [], []
-    near_counts = options.on_overlap != "exact" and not _near_means_nothing(readings)
-    for field in [field for field in readings if field != TARGET_TEST and TARGET_TEST in readings]:
+    trained = [field for field in readings if field != TARGET_TEST]
+    has_test = TARGET_TEST in readings
+    near_counts = has_test and options.on_overlap != "exact" and not _near_means_nothing(readings)
+    for field in trained if has_test else ():
         found = _overlap(readings, field, TARGET_TEST)
         if found is None:
             continue
@@ -99,7 +100,7 @@ def compare_domains(readings: Readings, options: DataOptions, report: Report) ->
             problems += _left_problems(field, kept[field], readings[field])
         else:
             problems.append(f"{found}; {_REMEDY}")
-    for one, other in combinations([field for field in readings if field != TARGET_TEST], 2):
+    for one, other in combinations(trained, 2):
         found = _overlap(kept, other, one)
         if found is not None and _gives_labels_away(kept, found):
             problems.append(
