@@ -263,7 +263,7 @@ def _dark(readings: Readings) -> list[str]:
     brightest = {
         field: int(each.domain.inputs.max())
         for field, each in readings.items()
-        if each.texts is None and each.domain.inputs.dtype == np.uint8
+        if each.texts is None and len(each.domain) and each.domain.inputs.dtype == np.uint8
     }
     return [
         f"no pixel of {field} is brighter than {level} of 255; if its images use a part of their range, such as 12 "

@@ -159,6 +159,13 @@ def test_a_target_of_which_one_image_is_left_is_too_small(root):
         load(root, {"on_overlap": "skip"})
 
 
+def test_a_check_goes_on_where_skipping_leaves_nothing(root):
+    _, found = check_data(places(root, target_test="target"), OPTIONS.model_copy(update={"on_overlap": "skip"}), 0)
+    assert [line.split("' ")[1] for line in found] == [
+        "has nothing but copies of target_test; hold out other examples for that."
+    ]
+
+
 def test_copies_elsewhere_are_counted(root):
     save(root / "target" / "same.png", 3)
     assert load(root).summary.overlaps == ("1 image of target is in source too, 1 exact copy (same.png is cat/3.png)",)

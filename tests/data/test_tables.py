@@ -203,12 +203,24 @@ def test_quotation_marks_that_enclose_nothing_are_letters(tmp_path):
     assert cells["label"] == ["0", "1"] * 500
 
 
-def test_a_cell_that_swallows_rows_is_no_cell(tmp_path):
-    rows = [f"{row},{'word, ' * (row % 3)}{row},x" for row in range(40)]
-    rows[3], rows[30] = '3,"never closed,x', '30,ends here",x'
-    (tmp_path / "t.csv").write_text("\n".join(["id,text,label", *rows]))
-    with pytest.raises(InvalidInput, match=r"has a quotation mark that is not closed"):
-        labelled(str(tmp_path / "t.csv"))
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_text_of_several_lines_may_hold_separators(tmp_path, separator):
+    content = 'text,label\nok,pos\n"Dear,\nHi, all\nI, too\nbye",neg\n'.replace(",", separator)
+    (tmp_path / "t.csv").write_text(content)
+    cells = read_columns(str(tmp_path / "t.csv"), ["text", "label"], "source").cells
+    assert cells["text"] == ["ok", "Dear,\nHi, all\nI, too\nbye".replace(",", separator)]
+    assert cells["label"] == ["pos", "neg"]
+
+
+def test_a_cell_that_may_be_several_rows_is_asked_about(tmp_path):
+    (tmp_path / "t.tsv").write_text('text\tlabel\nok\tpos\n"one\ttwo\nthree"\tneg\n')
+    with pytest.raises(InvalidInput, match="row 2 may be a text of several lines, or several rows"):
+        labelled(str(tmp_path / "t.tsv"))
+
+
+def test_lines_end_where_lines_end_alone(tmp_path):
+    (tmp_path / "t.tsv").write_text('text\tlabel\n"Good" film\ta\nba\u2028d\tb\n')
+    assert read_columns(str(tmp_path / "t.tsv"), ["text"], "source").cells["text"] == ['"Good" film', "ba\u2028d"]
 
 
 @pytest.mark.parametrize(

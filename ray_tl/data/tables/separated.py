@@ -62,25 +62,38 @@ def _header(text: str, separator: str) -> Row:
 
 
 def _rows(text: str, separator: str, width: int, asked: Asked) -> list[Row]:
-    """All rows, the header among them; a quotation mark that is never closed would make one row of many."""
-    problems = []
+    """All rows, the header among them: by quotation marks where these are sound, else with them as letters."""
+    problem = ""
     for options in ({}, {"escapechar": "\\", "doublequote": False}) if '\\"' in text else ({},):
         try:
             rows = [row for row in _parsed(text, separator, options) if row]
         except csv.Error as error:
-            problems.append(str(error))
+            problem = problem or str(error)
             continue
-        glued = (number for number, row in enumerate(rows) if any(_is_glued(cell, separator, width) for cell in row))
-        if (first := next(glued, None)) is None:
-            return rows
-        problems.append(f"row {first} holds other rows")
-    unquoted = [line.split(separator) for line in text.splitlines() if line]
-    if all(len(row) == width for row in unquoted) and not _are_enclosed(unquoted):
-        return unquoted
+        if separator == "\t" and _unquoted(text, separator, width) and (at := _first_glued(rows)) is not None:
+            problem = f"row {at} may be a text of several lines, or several rows"
+            break
+        return rows
+    else:
+        unquoted = _unquoted(text, separator, width)
+        if unquoted and not _are_enclosed(unquoted):
+            return unquoted
     raise InvalidInput(
-        f"{asked.subject} has a quotation mark that is not closed ({problems[0]}); write one within a cell twice, and "
+        f"{asked.subject} has a quotation mark that is not closed ({problem}); write one within a cell twice, and "
         "the cell between two."
     )
+
+
+def _unquoted(text: str, separator: str, width: int) -> list[Row]:
+    """Rows with quotation marks as letters; none if lines have more or fewer cells than the header."""
+    lines = (line for line in re.split(r"\r\n|\r|\n", text) if line)
+    rows = [[cell if separator == "\t" else cell.lstrip(" ") for cell in line.split(separator)] for line in lines]
+    return rows if all(len(row) == width for row in rows) else []
+
+
+def _first_glued(rows: list[Row]) -> int | None:
+    """The first row with a cell of several lines that holds tabs: tables without quotation marks look like that."""
+    return next((at for at, row in enumerate(rows) if any("\n" in cell and "\t" in cell for cell in row)), None)
 
 
 def _are_enclosed(rows: list[Row]) -> bool:
@@ -89,19 +102,8 @@ def _are_enclosed(rows: list[Row]) -> bool:
     return enclosed > len(rows) / 2
 
 
-def _is_glued(cell: str, separator: str, width: int) -> bool:
-    """Whether a cell holds whole rows of the table."""
-    if "\n" not in cell:
-        return False
-    lines = cell.split("\n")
-    inside = [line for line in lines[1:-1] if line.count(separator) == width - 1 > 0]
-    if len(inside) > 1:
-        return True
-    return separator != "," and width > 1 and cell.count(separator) >= (width - 1) * (len(lines) - 1)
-
-
 def _parsed(text: str, separator: str, options: dict[str, Any]) -> Iterator[Row]:
-    return csv.reader(_lines(text), delimiter=separator, strict=True, skipinitialspace=True, **options)
+    return csv.reader(_lines(text), delimiter=separator, strict=True, skipinitialspace=separator != "\t", **options)
 
 
 def _lines(text: str) -> io.StringIO:
