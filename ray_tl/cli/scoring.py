@@ -31,12 +31,14 @@ def evaluate(
 
     ray-tl evaluate STUDY --labels labels.csv --on target_test
 
-    Images are found by their pixels, texts by their words, rows of a table without either by a column path or id (of a
-    target that is a table, the id is the number of the row, from 1). Columns are named as in the study.
+    Images are found by their pixels and texts by their words, as far as the
+    labels hold them; else by a column path, or id (of a target that is a
+    table: the number of the row, from 1). Columns are named as in the study.
 
-    Shows accuracy with a 95 % interval, recall of each class, calibration, the difference to source-only on the same
-    examples, and the regret: by how many points another finished trial is better. The result goes into the ledger
-    (ray-tl ledger) and nowhere else: no search and no promotion reads it.
+    Shows accuracy with a 95 % interval, recall of each class, calibration,
+    the difference to source-only on the same examples, and the regret: by
+    how many points the best finished trial is better. The result goes into
+    the ledger (ray-tl ledger): no search and no promotion reads it.
     """
     from ray_tl import api
     from ray_tl.cli.scoring_views import show_evaluation
@@ -48,10 +50,11 @@ def evaluate(
 
 
 def ledger(home: Home = None, as_json: Json = False) -> None:
-    """How good the choices of past searches were: one row for each study that was scored with ray-tl evaluate.
+    """How good the choices of past searches were: a row for each study that was scored.
 
-    Regret: by how many points of accuracy the best finished trial beats the champion. A study that was scored on both
-    domains is shown on target_test. With --json, the last line holds the totals.
+    Score one with ray-tl evaluate. Regret: by how many points of accuracy the
+    best finished trial beats the champion. A study that was scored on both
+    domains is shown on target_test. With --json, the last line holds totals.
     """
     from ray_tl import api
     from ray_tl.cli.scoring_views import show_ledger

@@ -21,7 +21,7 @@ def show_evaluation(found: Evaluation, output: Output) -> None:
     output.emit(found.summary())
     score = found.score
     known = f"{found.num_labels} of {found.num_rows} examples of {found.domain} have a label"
-    output.say(f"study {found.study}, {_trial(found)}: {known} in {found.labels}")
+    output.say(f"study {found.study}, {_trial(found)}: {known} ({found.labels})")
     output.say(f"accuracy           {_share(score.accuracy)}")
     output.say(f"balanced accuracy  {score.further['balanced_accuracy']:.1%}")
     output.say(f"macro F1           {score.further['macro_f1']:.1%}")

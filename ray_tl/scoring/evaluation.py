@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +202,10 @@ def _scores(store: StudyStore, trials: Iterable[TrialRecord], known: KnownTarget
         files = TrialFiles(store.folder, trial.number)
         if not files.evidence.is_file():
             continue
-        rows, probabilities = evidence_rows(files, known.domain)
+        try:
+            rows, probabilities = evidence_rows(files, known.domain)
+        except (BadZipFile, EOFError, KeyError, ValueError) as error:
+            raise broken_study(store.folder, f"{files.evidence} is not what was written ({error})") from error
         if rows.max(initial=-1) >= len(known.target):
             raise broken_study(store.folder, f"{files.evidence} has predictions on more rows than {known.domain} has")
         places, labels = true_labels(rows, known.target.ids, store.spec.classes, known.oracle)

@@ -5,7 +5,7 @@ import pytest
 from ray_tl import api
 from ray_tl.data.digits import load_optdigits
 from ray_tl.data.preprocessing import Preprocessing
-from ray_tl.errors import InvalidInput, StudyBusy, UnknownName
+from ray_tl.errors import BrokenStudy, InvalidInput, StudyBusy, UnknownName
 from ray_tl.planning.plan import load_places
 from ray_tl.study.records import DataSource
 from ray_tl.study.store import StudyStore
@@ -214,6 +214,14 @@ def test_a_trial_without_predictions_or_that_is_not_there_is_refused(evaluate, p
         evaluate(trial=2)
     with pytest.raises(UnknownName, match="trial=7 is not in study 'pets'"):
         evaluate(trial=7)
+
+
+def test_predictions_that_were_cut_are_told_of(evaluate, pets, tmp_path):
+    write_sorted(tmp_path / "sorted", 200)
+    path = pets.folder / "evidence" / "0002.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BrokenStudy, match=r"0002\.npz is not what was written"):
+        evaluate()
 
 
 def test_labels_are_not_read_while_a_search_runs(evaluate, pets):
