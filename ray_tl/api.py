@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ray_tl.planning import Plan
     from ray_tl.promotion.predict import FilePrediction
     from ray_tl.promotion.promote import PromotedVersion
+    from ray_tl.scoring import Evaluation, LedgerRow
     from ray_tl.training.layer_plan import LayerPlan
 
 Home = Path | str | None
@@ -239,6 +240,35 @@ def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[St
         if not now.is_running:
             return
         time.sleep(interval_s)
+
+
+def evaluate(
+    study: str, labels: str, trial: int | None = None, on: str | None = None, home: Home = None
+) -> "Evaluation":
+    """Score a finished search on true classes of its target, and put its champion's score into the ledger.
+
+    Args:
+        study: Which; nothing that searches or promotes reads these labels or the ledger.
+        labels: Folder of class folders, a table, or `digits:optdigits`; labels of some of the examples are enough.
+        trial: Another trial than the champion.
+        on: `target` or `target_test`; by default, whichever the labels belong to.
+        home: Folder of studies and models.
+
+    Raises:
+        UnknownName: If there is no such study or trial.
+        InvalidInput: If the labels don't fit the study, its data have changed, or it has no champion yet.
+        StudyBusy: If it is being searched.
+    """
+    from ray_tl.scoring import evaluate
+
+    return evaluate(StudyStore.open_for_reading(find_study(studies_folder(home), study)), labels, trial, on)
+
+
+def ledger(home: Home = None) -> "list[LedgerRow]":
+    """How good the choices of past searches turned out to be: one row for each study that was scored."""
+    from ray_tl.scoring import read_ledger
+
+    return read_ledger(studies_folder(home))
 
 
 def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> "PromotedVersion":

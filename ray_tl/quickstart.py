@@ -27,9 +27,8 @@ from ray_tl.on_ray.serve_app import deploy, require_free_port, undeploy
 from ray_tl.on_ray.session import ray_session
 from ray_tl.planning import Plan
 from ray_tl.promotion.promote import PromotedVersion
+from ray_tl.scoring import evaluate
 from ray_tl.search_space import DataOptions
-from ray_tl.selection.ledger import oracle_accuracy
-from ray_tl.training.files import TrialFiles
 
 SPACE = "search_spaces/digits.yaml"
 NAME = "quickstart"
@@ -58,7 +57,7 @@ def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int
         preprocessing = plan.pair.preprocessing
         assert isinstance(preprocessing, Preprocessing)
         oracle = optdigits_oracle(preprocessing)
-        accuracies = _accuracies(result, plan, oracle)
+        accuracies = evaluate(plan.store, OPTDIGITS, on="target_test", pair=plan.pair).accuracies
         _show_leaderboard(result, accuracies, output)
         version = api.promote(result.study, NAME, home=home)
         output.say(f"promoted trial {result.champion.number} as {version.name} {version.version}: {version.folder}")
@@ -84,18 +83,6 @@ def _usable(port: int | None) -> int:
         except OSError:
             probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _accuracies(result: SearchResult, plan: Plan, oracle: OracleLabels) -> dict[int, float]:
-    """True accuracy on the held-out target of every trial that left predictions; read after the search has ended."""
-    test = _target_test(plan)
-    found = {}
-    for trial in result.trials:
-        files = TrialFiles(result.folder, trial.number)
-        if files.evidence.is_file():
-            probabilities = files.load_evidence()["target_test"]
-            found[trial.number] = oracle_accuracy(probabilities, test.ids, plan.store.spec.classes, oracle)
-    return found
 
 
 def _target_test(plan: Plan) -> UnlabelledDomain:

@@ -25,6 +25,7 @@ from ray_tl.cli.options import (
     TargetTest,
 )
 from ray_tl.cli.output import Output, abandon_stdout, print_json
+from ray_tl.cli.scoring import evaluate, ledger
 from ray_tl.errors import InvalidInput, RayTLError, storage_failure
 
 EXIT_CODES = """
@@ -228,6 +229,10 @@ def promote(
         views.annotate_promotion(version, grafana_url, grafana_token, output)
     given = "--text TEXT" if version.modality == "text" else "FILES..."
     output.say(f"serve it:   ray-tl serve {version.name}\npredict:    ray-tl predict {version.name} {given}")
+
+
+app.command()(evaluate)
+app.command()(ledger)
 
 
 @app.command()

@@ -126,6 +126,6 @@ class DomainPair:
 
 @dataclass(frozen=True)
 class OracleLabels:
-    """True classes of a target domain by image id. Only the ledger, benchmarks and tests may hold one."""
+    """True classes of a target domain by image id. Only scoring, benchmarks and tests may hold one."""
 
     labels: dict[str, str]

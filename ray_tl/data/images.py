@@ -166,11 +166,11 @@ class LabelledFolder(UnlabelledFolder):
     def read(self) -> Reading[LabelledDomain]:  # type: ignore[override]
         """Decode the images."""
         images, kept, problems, left_out = self._decoded()
-        rows = [row for row, name in enumerate(kept) if self._class_of(name) is not None]
+        rows = [row for row, name in enumerate(kept) if self.class_of(name) is not None]
         if not self.problems and not problems:
             problems = self._class_problems([kept[row] for row in rows])
         names = self.names
-        labels = np.array([names.index(self._class_of(kept[row])) for row in rows], dtype=np.int64)
+        labels = np.array([names.index(self.class_of(kept[row])) for row in rows], dtype=np.int64)
         ids = tuple(kept[row] for row in rows)
         domain = LabelledDomain(self.address.name, images[rows], ids, labels, names)
         return Reading(self.address, domain, IMAGES, (*self.problems, *problems), left_out)
@@ -191,11 +191,12 @@ class LabelledFolder(UnlabelledFolder):
             return own
         return (*self.classes, *(name for name in own if name not in self.classes))
 
-    def _class_of(self, name: str) -> str | None:
+    def class_of(self, name: str) -> str | None:
+        """The class of an image, by its path; `None` outside any class."""
         return self._labels.get(name.split("/", 1)[0]) if "/" in name else None
 
     def _class_problems(self, names: Sequence[str]) -> list[str]:
-        labels = [label for name in names if (label := self._class_of(name)) is not None]
+        labels = [label for name in names if (label := self.class_of(name)) is not None]
         own = [label for label in self._labels.values() if label is not None]
         written = [] if self.preprocessing.reader_version == 1 else list(self._labels)
         if len(own) < 2 and self.classes is None:

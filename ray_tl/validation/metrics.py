@@ -1,6 +1,6 @@
 """How good are predictions whose true classes are known?
 
-Every function takes softmax outputs [N, C] and true classes [N], N >= 1, and gives plain Python numbers.
+Every function takes softmax outputs [N, C] and true classes [N], N >= 1. Single numbers are plain Python.
 All raise `InvalidInput` for inputs that do not match and `TrialFailed` for predictions that are not finite.
 """
 
@@ -27,18 +27,15 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
 
 def balanced_accuracy(probabilities: Probabilities, labels: Labels) -> float:
     """Mean recall of the classes that occur among the labels."""
-    confusion = _confusion(probabilities, labels)
-    support = confusion.sum(axis=1)
-    occurs = support > 0
-    return float(np.mean(confusion.diagonal()[occurs] / support[occurs]))
+    return float(np.nanmean(recalls(probabilities, labels)))
 
 
 def macro_f1(probabilities: Probabilities, labels: Labels) -> float:
     """Mean F1 of the classes that occur among labels or predictions; 0 for a class that is never hit."""
-    confusion = _confusion(probabilities, labels)
-    named = confusion.sum(axis=0) + confusion.sum(axis=1)
+    counts = confusion(probabilities, labels)
+    named = counts.sum(axis=0) + counts.sum(axis=1)
     occurs = named > 0
-    return float(np.mean(2 * confusion.diagonal()[occurs] / named[occurs]))
+    return float(np.mean(2 * counts.diagonal()[occurs] / named[occurs]))
 
 
 def expected_calibration_error(probabilities: Probabilities, labels: Labels, num_bins: int = 15) -> float:
@@ -74,8 +71,17 @@ def nll(probabilities: Probabilities, labels: Labels) -> float:
     return float(-np.log(np.maximum(of_truth, np.finfo(np.float32).eps)).mean())
 
 
-def _confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.integer]:
-    """Rows of each true class, [C], that were given each class, [C]."""
+def recalls(probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
+    """Share of each true class that is predicted as it, [C]; NaN for a class that is not among the labels."""
+    counts = confusion(probabilities, labels)
+    support = counts.sum(axis=1)
+    found: NDArray[np.float64] = np.full(len(support), np.nan)
+    np.divide(counts.diagonal(), support, out=found, where=support > 0)
+    return found
+
+
+def confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.integer]:
+    """How many rows of each true class (rows) were given each class (columns), [C, C]."""
     probabilities, labels = usable_with_labels(probabilities, labels)
     num_classes = probabilities.shape[1]
     pairs = labels.astype(np.int64) * num_classes + probabilities.argmax(axis=1)

@@ -15,7 +15,7 @@ from ray_tl.data.places import HALVES_SEED
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.data.splits import random_halves, stratified_split
 from ray_tl.search_space import DataOptions
-from ray_tl.selection.ledger import oracle_accuracy
+from ray_tl.selection.oracle import oracle_accuracy
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial

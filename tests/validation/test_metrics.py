@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    recall_score,
+)
 
 from ray_tl.errors import InvalidInput, TrialFailed
 from ray_tl.validation import metrics
@@ -78,6 +85,20 @@ def test_metrics_are_those_of_scikit_learn(seed):
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"), rel=1e-6)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_recalls_and_confusion_are_those_of_scikit_learn(seed):
+    probabilities, labels = random_predictions(seed, num_classes=4)
+    labels[labels == 2] = 3
+    predicted, classes = probabilities.argmax(axis=1), list(range(4))
+    expected = recall_score(labels, predicted, labels=classes, average=None, zero_division=np.nan)
+    np.testing.assert_allclose(metrics.recalls(probabilities, labels), expected)
+    assert np.isnan(expected[2])
+    np.testing.assert_array_equal(
+        metrics.confusion(probabilities, labels), confusion_matrix(labels, predicted, labels=classes)
+    )
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_row_and_one_class_give_a_finite_number(metric):
     value = metric(np.ones((1, 1), dtype=np.float32), np.array([0]))
@@ -91,7 +112,7 @@ def test_a_sure_mistake_gives_a_finite_plain_float(metric):
     assert math.isfinite(value)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [*METRICS, metrics.recalls, metrics.confusion])
 @pytest.mark.parametrize(
     ("probabilities", "labels", "message"),
     [
