@@ -203,11 +203,11 @@ def _scores(store: StudyStore, trials: Iterable[TrialRecord], known: KnownTarget
         if not files.evidence.is_file():
             continue
         try:
-            rows, probabilities = evidence_rows(files, known.domain)
+            rows, probabilities = evidence_rows(files, known.domain, len(known.target))
         except (BadZipFile, EOFError, KeyError, ValueError) as error:
             raise broken_study(store.folder, f"{files.evidence} is not what was written ({error})") from error
-        if rows.max(initial=-1) >= len(known.target):
-            raise broken_study(store.folder, f"{files.evidence} has predictions on more rows than {known.domain} has")
+        if len(rows) != len(probabilities) or len(rows) > len(known.target):
+            raise broken_study(store.folder, f"{files.evidence} has predictions on other rows than {known.domain} has")
         places, labels = true_labels(rows, known.target.ids, store.spec.classes, known.oracle)
         if len(places):
             found[trial.number] = _Scored(probabilities[places], labels, rows[places])
