@@ -10,6 +10,7 @@ from ray_tl.validation.validators import VALIDATORS
 
 CLUSTERED_ROWS = 5000
 CLUSTERED_WIDTH = 128  # principal components: k-means over 1,000 classes takes 1.3 GFLOP a round
+MOST_STARTS = 10  # of k-means, for up to 100 clusters; fewer for more, so that their product is no more than 1,000
 NEIGHBOURHOOD_ROWS = 5000
 CHUNK = 500  # rows whose similarities to all others are held at once: 20 MB for `NEIGHBOURHOOD_ROWS`
 TEMPERATURE = 0.05
@@ -37,7 +38,8 @@ def cluster_agreement(classes: NDArray[np.int64], features: NDArray[np.float64],
     if num_clusters < 2:
         what = "there is one" if num_classes < 2 else "all features of the target are alike"
         raise Unavailable(f"validator 'class_ami' compares classes with clusters, and {what}; leave it out.")
-    clusters = KMeans(num_clusters, n_init=1, max_iter=100, random_state=0).fit_predict(_narrowed(features))
+    num_starts = max(1, min(MOST_STARTS, 100 * MOST_STARTS // num_clusters))
+    clusters = KMeans(num_clusters, n_init=num_starts, max_iter=100, random_state=0).fit_predict(_narrowed(features))
     return float(adjusted_mutual_info_score(classes, clusters))
 
 

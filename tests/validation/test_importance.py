@@ -77,10 +77,10 @@ def test_risk_where_features_say_nothing_is_the_cross_entropy_on_the_source(name
 
 def test_losses_are_those_of_the_rows_whose_features_are_weighed():
     evidence = whole_evidence()
-    first = np.arange(10)
-    features = Features(first, evidence["source"].features.values[first])
+    last = np.arange(ROWS - 10, ROWS)
+    features = Features(last, evidence["source"].features.values[last])
     source = replace(evidence["source"], features=features, probabilities=evidence["source"].probabilities.copy())
-    source.probabilities[10:] = [1, 0, 0]
+    source.probabilities[:-10] = [1, 0, 0]
     expected = score_all(RISKS, **{**evidence, "source": replace(evidence["source"], features=features)})
     assert score_all(RISKS, **{**evidence, "source": source}) == expected
 
