@@ -112,8 +112,8 @@ def batch_nuclear_norm(probabilities: Probabilities) -> float:
     https://arxiv.org/abs/2003.12237; as a validator: Musgrave et al., "Three New Validators and a Large-Scale Benchmark
     Ranking for Unsupervised Domain Adaptation", 2022, https://arxiv.org/abs/2208.07360. It falls with N like
     1 / sqrt(N): compare only scores of equally many rows. Where both N and C are large, singular values are the roots
-    of the eigenvalues of the smaller of P^T P and P P^T: three times as fast, without a copy of P, and off by 1e-6 of
-    the norm at most, where P is of low rank.
+    of the eigenvalues of the smaller of P^T P and P P^T: more than twice as fast, without a copy of P, and off by about
+    1e-6 of the norm where P is of low rank.
     """
     wide = usable(probabilities)
     if min(wide.shape) <= SMALL:
