@@ -23,6 +23,7 @@ from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
 from ray_tl.selection.champion import Candidate, Choice, TrialEvidence, choose
+from ray_tl.selection.reference_space import labelled_space
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.files import TrialFiles
@@ -186,7 +187,9 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
 def _evidence(folder: Path, number: int) -> TrialEvidence:
     files = TrialFiles(folder, number)
     outputs = files.load_evidence()
-    return TrialEvidence(outputs["source_holdout"], outputs["target"], files.load_space())
+    final = files.load_final_evidence()
+    space = None if final is None else labelled_space(final, outputs["target"].shape[1])
+    return TrialEvidence(outputs["source_holdout"], outputs["target"], space)
 
 
 def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:

@@ -29,7 +29,7 @@ from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
 from ray_tl.search_space.file import JUDGE
 from ray_tl.study.records import Advice, DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
-from ray_tl.training.data import TrialData
+from ray_tl.training.data import TrialData, num_recorded
 from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
@@ -94,7 +94,7 @@ def plan_search(
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
-        num_target=len(pair.target),
+        num_target=num_recorded(len(pair.target), pair.num_classes),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     store = StudyStore.create(root / name, spec)

@@ -56,19 +56,20 @@ def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference
     if min(len(pair.source), len(pair.target)) < 2:
         return None
     limits = {"source": num_looked_at(pair.num_classes, ROWS // 2), "target": num_looked_at(pair.num_classes)}
-    source, target = (some_rows(len(data.rows[name]), limit, seed, "reference", name) for name, limit in limits.items())
+    domains = {name: data.recorded[name] for name in limits}
+    source, target = (some_rows(len(domains[name]), limit, seed, "reference", name) for name, limit in limits.items())
     spaces: dict[str, Space] = {
         f"features of {backbone.name} as it comes": _features_of(backbone, data, seed),
         "words" if pair.modality == "text" else "pixels": _words if pair.modality == "text" else _thumbnails,
     }
 
     def trust(name: str) -> float:
-        nearest = nearest_neighbours(spaces[name](data.rows["source"][source], "source"), source.numpy())
+        nearest = nearest_neighbours(spaces[name](domains["source"][source], "source"), source.numpy())
         return nearest.agreement(pair.source.labels, pair.num_classes)
 
     trusts = {name: trust(name) for name in spaces}
     best = max(trusts, key=trusts.__getitem__)
-    found = nearest_neighbours(spaces[best](data.rows["target"][target], "target"), target.numpy())
+    found = nearest_neighbours(spaces[best](domains["target"][target], "target"), target.numpy())
     return Reference(found, trusts[best], best)
 
 

@@ -61,7 +61,8 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     pair = load_pair(*names, data.options, spec.search.seed, data.target_labelled, data.intermediate, data.auxiliary)
     files = TrialFiles(store.folder, trial.number)
     evidence = files.load_evidence()
-    model = load_model(trial.config, TrialData(pair, torch.device("cpu")), files).eval()
+    trial_data = TrialData(pair, torch.device("cpu"))
+    model = load_model(trial.config, trial_data, files).eval()
     keep_target_norms(model)
     merge_adapters(model)
     head, architecture = head_of(trial.config, model), model.backbone.architecture
@@ -73,14 +74,16 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
             "config": trial.config,
             "data_fingerprint": spec.data_fingerprint,
             "scores": last.scores,
-            "source_metrics": summary(evidence["source_holdout"], pair.source_holdout.labels),
+            "source_metrics": summary(evidence["source_holdout"], trial_data.holdout_labels),
             "created_at": created_at,
             "libraries": library_versions(),
         }
     )
     trained = Bundle(store.folder, model_spec, lineage, "", model)
     strays = 0.0 if model_spec.head is None else STRAYS_OF_STEPS
-    decision = check_reproduces(trained.probabilities(pair.target.inputs), evidence["target"], strays=strays)
+    decision = check_reproduces(
+        trained.probabilities(trial_data.recorded["target"].numpy()), evidence["target"], strays=strays
+    )
     if not decision.accepted:
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
     folder = add_version(name, root, model, model_spec, lineage, spec.backbones.get(trial.config.backbone.name))

@@ -80,7 +80,7 @@ class StudySpec(BaseModel):
         judge: What predictions on the target are held against when trials are compared, in words.
         data_summary: What was read, as it was shown before the search; empty in older studies.
         source_histogram: Share of each class among the source labels, [C].
-        num_target: Rows of the target.
+        num_target: Rows of the target that are evaluated and recorded.
         data_fingerprint: Of the domains, so that a resumed search can't silently run on other data.
         created_at: ISO 8601, UTC.
     """

@@ -15,7 +15,6 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import views_of
 from ray_tl.errors import InvalidInput
 from ray_tl.models.domain_norm import domain_of
-from ray_tl.neighbours import LabelledSpace
 from ray_tl.randomness import derive_seed
 from ray_tl.training.class_balance import CLASS_BALANCES, balanced_domain
 from ray_tl.training.data import Inputs, TrialData
@@ -25,14 +24,15 @@ from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
     domains_told_apart,
-    feature_space,
     gather_evidence,
     histogram_drift,
     scores_of,
 )
 from ray_tl.training.files import State
+from ray_tl.training.final_evidence import look_closer
 from ray_tl.training.network import BARE, PREFIX, build_model, built, restore_model
 from ray_tl.training.report import EpochReport
+from ray_tl.validation.evidence import FinalEvidence
 
 
 class ClosedFormRun:
@@ -59,7 +59,7 @@ class ClosedFormRun:
         self._balance = CLASS_BALANCES.create(config.class_balance.name, config.class_balance.params)
         self.first_epoch = config.epochs - 1
         self.evidence: Evidence = {}
-        self.space: LabelledSpace | None = None
+        self.final_evidence: FinalEvidence | None = None
 
     def epoch(self, epoch: int) -> EpochReport:
         """Fit the head and evaluate; raises `InvalidInput` if a parameter does not fit the domains."""
@@ -69,7 +69,7 @@ class ClosedFormRun:
         evaluated = self.data.evaluated(self.model, num_stages, views_of(self.config.test_time_augmentation))
         self.model.head = self._fitted_head(inputs).to(device)
         self.evidence = gather_evidence(self.model, evaluated, device)
-        self.space = feature_space(self.model, evaluated[0], self.data, self.config.seed)
+        self.final_evidence = look_closer(self.model, evaluated[0], self.data, self.evidence["target"])
         scores, histogram = scores_of(self.evidence, self.data, self.validators)
         apart = domains_told_apart(self.model, inputs, device, self.config.seed)
         health = {

@@ -58,7 +58,7 @@ class Ending:
             )
         labels = np.bincount(data.pair.source.labels, minlength=data.pair.num_classes)
         self._shares = (labels / labels.sum()).tolist()
-        self._num_target = len(data.pair.target)
+        self._num_target = len(data.recorded["target"])
         self._kept: list[KeptEpoch] = []
         self.history: list[float] = []
         self.notes: list[str] = []

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.neighbours import LabelledSpace, nearest_neighbours, num_looked_at
 from ray_tl.randomness import some_rows
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
@@ -33,7 +32,7 @@ def gather_evidence(model: TransferModel, views: Sequence[Inputs], device: torch
 
 def scores_of(evidence: Evidence, data: TrialData, validators: Sequence[str]) -> tuple[dict[str, float], list[float]]:
     """Label-free score by validator, and the share of each class among the predictions on the target, [C]."""
-    source = SourceEvidence(evidence["source_holdout"], data.pair.source_holdout.labels)
+    source = SourceEvidence(evidence["source_holdout"], data.holdout_labels)
     target = TargetEvidence(evidence["target"], data.pair.neighbours)
     return score_all(validators, source, target), target.histogram().tolist()
 
@@ -48,30 +47,6 @@ def histogram_drift(histogram: Sequence[float], data: TrialData) -> float:
     """How far predictions on the target are from the source's classes, in [0, 1]."""
     classes = np.bincount(data.pair.source.labels, minlength=data.pair.num_classes)
     return drift(histogram, (classes / classes.sum()).tolist())
-
-
-def feature_space(model: TransferModel, inputs: Inputs, data: TrialData, seed: int) -> LabelledSpace | None:
-    """Who is near whom in the features, in the same rows for every trial; `None` where a domain has fewer than two.
-
-    Ranks share the work and all get the whole.
-    """
-    pair = data.pair
-    limit = num_looked_at(pair.num_classes)
-    rows = {
-        name: some_rows(len(inputs.rows[name]), limit, seed, "space", name) for name in ("source_holdout", "target")
-    }
-    if min(map(len, rows.values())) < 2:
-        return None
-    source, target = (
-        nearest_neighbours(
-            predict_features(model, inputs.rows[name][chosen], inputs.start, data.device, domain_of(name))
-            .float()
-            .numpy(),
-            chosen.numpy(),
-        )
-        for name, chosen in rows.items()
-    )
-    return LabelledSpace(target, source.agreement(pair.source_holdout.labels, pair.num_classes))
 
 
 def domains_told_apart(model: TransferModel, inputs: Inputs, device: torch.device, seed: int) -> float:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ray_tl.files import write_atomically
-from ray_tl.neighbours import LabelledSpace
+from ray_tl.validation.evidence import FinalEvidence, from_log_probabilities, log_probabilities
 
 State = dict[str, Any]
 
@@ -45,22 +45,33 @@ class TrialFiles:
         state: State = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         return state
 
-    def save_evidence(self, arrays: dict[str, NDArray[np.float32]]) -> None:
-        """Probabilities by domain: `source_holdout`, `target`, and `target_test` where there is one."""
+    def save_evidence(self, probabilities: dict[str, NDArray[np.float32]]) -> None:
+        """Probabilities by domain: `source_holdout`, `target`, and `target_test` where there is one.
+
+        Their logarithms are kept in half precision: a probability comes back within 0.0005, and one that is nearly 0
+        or 1 much closer.
+        """
+        arrays = {name: log_probabilities(values) for name, values in probabilities.items()}
         write_atomically(self.evidence, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
-    @property
-    def space(self) -> Path:
-        return self.folder / "evidence" / f"{self.number:04d}-space.npz"
-
-    def save_space(self, space: LabelledSpace) -> None:
-        """Who is near whom in the features of the trained network."""
-        write_atomically(self.space, space.save)
-
-    def load_space(self) -> LabelledSpace | None:
-        """`None` if the trial left none, as one that has not run to its end."""
-        return LabelledSpace.load(self.space) if self.space.is_file() else None
-
     def load_evidence(self) -> dict[str, NDArray[np.float32]]:
+        """Probabilities by domain, [N, C]."""
         with np.load(self.evidence, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: _probabilities(file[name]) for name in file.files}
+
+    @property
+    def final_evidence(self) -> Path:
+        return self.folder / "evidence" / f"{self.number:04d}-final.npz"
+
+    def save_final_evidence(self, evidence: FinalEvidence) -> None:
+        """Features, mixtures and head of the network that the trial ended as."""
+        write_atomically(self.final_evidence, evidence.save)
+
+    def load_final_evidence(self) -> FinalEvidence | None:
+        """`None` if the trial left none, as one that has not run to its end, or of an older study."""
+        return FinalEvidence.load(self.final_evidence) if self.final_evidence.is_file() else None
+
+
+def _probabilities(stored: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Older studies hold probabilities themselves, in single precision."""
+    return from_log_probabilities(stored) if stored.dtype == np.float16 else stored.astype(np.float32)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch.distributed as dist
 
 from ray_tl.adaptation.closed_form import is_closed_form
@@ -11,7 +12,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import views_of
 from ray_tl.training.closed_form import ClosedFormRun
 from ray_tl.training.data import TrialData
-from ray_tl.training.examination import gather_evidence, scores_of
+from ray_tl.training.examination import Evidence, gather_evidence, scores_of
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.network import load_model
 from ray_tl.training.report import EpochReport, Report
@@ -51,12 +52,15 @@ def train_trial(
     last = run.restore(_shared_checkpoint(files))
     if last is not None and _told_to_stop(report, last):
         return last.epoch == config.epochs
+    written: Evidence = {}
     for epoch in range(last.epoch if last else run.first_epoch, config.epochs):
         finished = run.epoch(epoch)
         if rank() == 0:
-            files.save_evidence(run.evidence)
-            if run.space is not None:
-                files.save_space(run.space)
+            if not _equal(run.evidence, written):
+                files.save_evidence(run.evidence)
+                written = run.evidence
+            if run.final_evidence is not None:
+                files.save_final_evidence(run.final_evidence)
             files.save_checkpoint(run.state(finished))
         if _told_to_stop(report, finished):
             return finished.epoch == config.epochs
@@ -94,6 +98,11 @@ def evaluate_checkpoint(
     recorded = files.load_evidence()["target"].argmax(axis=1)
     agreement = float((evidence["target"].argmax(axis=1) == recorded).mean())
     return Evaluation(scores, histogram, agreement)
+
+
+def _equal(evidence: Evidence, other: Evidence) -> bool:
+    """To the bit: while nothing that trains counts yet, an epoch changes nothing."""
+    return evidence.keys() == other.keys() and all(np.array_equal(evidence[name], other[name]) for name in evidence)
 
 
 def _shared_checkpoint(files: TrialFiles) -> State | None:

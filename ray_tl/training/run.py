@@ -18,7 +18,6 @@ from ray_tl.errors import TrialFailed
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import UNFREEZING, stages_at
 from ray_tl.models.transfer_model import stages_of
-from ray_tl.neighbours import LabelledSpace
 from ray_tl.randomness import derive_seed, seed_torch
 from ray_tl.training.averaging import AVERAGING, Weights, copies, renew_statistics
 from ray_tl.training.batches import PairedBatches, Step
@@ -31,13 +30,13 @@ from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
     domains_told_apart,
-    feature_space,
     gather_evidence,
     histogram_drift,
     scores_of,
 )
 from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
+from ray_tl.training.final_evidence import look_closer
 from ray_tl.training.gradients import GRADIENT_MASKING
 from ray_tl.training.layer_plan import FirstStep, layer_plan
 from ray_tl.training.multi_task import AUXILIARY
@@ -47,6 +46,7 @@ from ray_tl.training.precision import Precision, synchronised
 from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import EpochReport
 from ray_tl.training.task import StepLosses
+from ray_tl.validation.evidence import FinalEvidence
 
 
 class TrialRun:
@@ -83,7 +83,7 @@ class TrialRun:
         self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
         self.evidence: Evidence = {}
-        self.space: LabelledSpace | None = None
+        self.final_evidence: FinalEvidence | None = None
 
     def epoch(self, epoch: int) -> EpochReport:
         """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
@@ -98,7 +98,9 @@ class TrialRun:
         self._ending.remember(epoch + 1, scores, histogram, self.task.model)
         if has_ended := self._ending.has_come(epoch + 1):
             scores, histogram = self._end(epoch, scores, histogram)
-            self.space = feature_space(self.task.model, self._feed.evaluated[0], self.data, self.config.seed)
+            self.final_evidence = look_closer(
+                self.task.model, self._feed.evaluated[0], self.data, self.evidence["target"]
+            )
         health = self._examine(epoch, histogram)
         report = EpochReport(
             epoch=self.config.epochs if has_ended else epoch + 1,

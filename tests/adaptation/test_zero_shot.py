@@ -20,7 +20,7 @@ from ray_tl.training.loop import train_trial
 from ray_tl.training.network import built, head_of, load_model
 from ray_tl.training.run import TrialRun
 from tests.tiny_clip import save_tiny_clip, tiny_clip
-from tests.training.tiny import SIDE, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RECORDED, SIDE, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
 
 CLIP = {"clip": {"weights": tiny_clip(1, SIDE)}}
 EXACT = {"rtol": 0, "atol": 0}
@@ -44,7 +44,7 @@ def test_probabilities_are_those_of_transformers(template, tmp_path):
     assert train_trial(config, tiny_data(), Reports(), files, VALIDATORS)
     expected = logits_of_transformers(tiny_pair().target.inputs, template).softmax(1)
     assert expected.std(0).max() > 1e-4
-    assert_close(torch.tensor(files.load_evidence()["target"]), expected, rtol=1e-4, atol=1e-5)
+    assert_close(torch.tensor(files.load_evidence()["target"]), expected, **RECORDED)
 
 
 def test_a_version_predicts_without_the_folder_of_clip(tmp_path):
@@ -60,7 +60,7 @@ def test_a_version_predicts_without_the_folder_of_clip(tmp_path):
     write_bundle(tmp_path / "v1", model, spec, lineage)
     shutil.rmtree(folder)
     found = load_bundle(tmp_path / "v1").probabilities(data.pair.target.inputs)
-    np.testing.assert_allclose(found, files.load_evidence()["target"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, files.load_evidence()["target"], **RECORDED)
 
 
 def test_teacher_of_words_says_what_transformers_says():

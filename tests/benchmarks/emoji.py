@@ -1,8 +1,9 @@
 """Emoji of two vendors as image folders: a natural shift of style, nine classes, about 1,900 drawings each.
 
-    python tests/benchmarks/emoji.py FOLDER [--vendors google twitter]
+    python tests/benchmarks/emoji.py FOLDER [--vendors google twitter emojione]
 
-Fetches `emoji-datasource-VENDOR` from the npm registry (needs `npm`) and writes FOLDER/VENDOR/{train,test}/CLASS/*.png.
+Fetches `emoji-datasource-VENDOR`, or `emojione-assets` beside one of them, from the npm registry (needs `npm`) and
+writes FOLDER/VENDOR/{train,test}/CLASS/*.png.
 Emoji with an even first code point train, those with an odd one test: no drawing of a test emoji is ever seen with its
 label, of whichever vendor. A folder that is there is left as it is.
 """
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 VERSION = "16.0.0"
+EMOJIONE = "emojione-assets@4.5.0"
 
 
 def prepare(folder: Path, vendor: str) -> Path:
@@ -27,15 +29,31 @@ def prepare(folder: Path, vendor: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         package = _fetch(Path(name), vendor)
         for entry in json.loads((package / "emoji.json").read_text()):
-            image = package / "img" / vendor / "64" / entry["image"]
+            image = package / _image_of(entry, vendor)
             if entry["category"] != "Component" and image.is_file():
                 _copy(image, Path(name) / "images" / _split(entry["unified"]) / _class(entry["category"]))
         (Path(name) / "images").rename(done)
     return done
 
 
+def _image_of(entry: dict[str, str], vendor: str) -> str:
+    if vendor != "emojione":
+        return f"img/{vendor}/64/{entry['image']}"
+    return f"png/64/{entry['unified'].lower().replace('-fe0f', '')}.png"  # named without the variation selector
+
+
 def _fetch(folder: Path, vendor: str) -> Path:
-    package = f"emoji-datasource-{vendor}@{VERSION}"
+    """The unpacked package, with the list of all emoji."""
+    if vendor != "emojione":
+        return _unpacked(folder, f"emoji-datasource-{vendor}@{VERSION}")
+    names = (_unpacked(folder, f"emoji-datasource-google@{VERSION}") / "emoji.json").read_bytes()
+    shutil.rmtree(folder / "package")
+    package = _unpacked(folder, EMOJIONE)
+    (package / "emoji.json").write_bytes(names)
+    return package
+
+
+def _unpacked(folder: Path, package: str) -> Path:
     command = ["npm", "pack", "--silent", package]
     archive = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.split()[-1]
     with tarfile.open(folder / archive) as content:

@@ -15,6 +15,7 @@ from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, evaluate_checkpoint, load_model, train_trial
 from tests.gloo import run_on_ranks
 from tests.training.tiny import (
+    RECORDED,
     UNFREEZE_ONE_STAGE_AN_EPOCH,
     VALIDATORS,
     Reports,
@@ -182,7 +183,7 @@ def test_a_bundle_predicts_on_the_target_what_the_trial_did(choice, trains, tmp_
     assert bundle.spec == spec
     assert [name for name in bundle.model.state_dict() if "norms" in name] == []
     expected = torch.tensor(files.load_evidence()["target"])
-    assert_close(torch.tensor(bundle.probabilities(data.rows["target"].numpy())), expected, rtol=1e-5, atol=1e-6)
+    assert_close(torch.tensor(bundle.probabilities(data.rows["target"].numpy())), expected, **RECORDED)
 
 
 def lineage(config):

@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch.testing import assert_close
 
 from ray_tl.files import write_atomically
-from ray_tl.neighbours import LabelledSpace, nearest_neighbours
 from ray_tl.training.files import TrialFiles
 
 
@@ -26,24 +26,27 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert (tmp_path / "checkpoints" / "0004.pt").is_file()
 
 
-def test_evidence_comes_back_as_it_was_and_nothing_else_with_it(tmp_path):
-    arrays = {"target": np.float32([[0.25, 0.75]]), "source_holdout": np.float32([[1, 0], [0, 1]])}
+def test_probabilities_come_back_nearly_as_they_were_and_nothing_else_with_them(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(2000, 7)) * np.logspace(-2, 2, 2000)[:, None]
+    arrays = {"target": softmax(logits, axis=1).astype(np.float32), "source_holdout": np.float32([[1, 0], [0, 1]])}
     TrialFiles(tmp_path, 4).save_evidence(arrays)
     loaded = TrialFiles(tmp_path, 4).load_evidence()
     assert set(loaded) == set(arrays)
-    assert all(np.array_equal(loaded[name], array) for name, array in arrays.items())
+    np.testing.assert_allclose(loaded["target"], arrays["target"], rtol=0, atol=5e-4)
+    np.testing.assert_array_equal(loaded["source_holdout"], arrays["source_holdout"])
+    assert TrialFiles(tmp_path, 4).evidence.stat().st_size < 2000 * 7 * 2 + 2000
 
 
-def test_a_space_comes_back_as_it_was_and_without_a_file_there_is_none(tmp_path):
-    files = TrialFiles(tmp_path, 4)
-    assert files.load_space() is None
-    space = LabelledSpace(nearest_neighbours(np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) * 3), 0.25)
-    files.save_space(space)
-    again = files.load_space()
-    assert again.trust == 0.25
-    assert np.array_equal(again.neighbours.rows, space.neighbours.rows)
-    assert np.array_equal(again.neighbours.nearest, space.neighbours.nearest)
-    assert [path.name for path in files.space.parent.iterdir()] == ["0004-space.npz"]
+def test_which_of_two_classes_is_likelier_is_never_lost(tmp_path):
+    nearly = np.float32([[0.5 - 4e-4, 0.5 + 4e-4], [0.5 + 4e-4, 0.5 - 4e-4]])
+    TrialFiles(tmp_path, 0).save_evidence({"target": nearly})
+    assert TrialFiles(tmp_path, 0).load_evidence()["target"].argmax(1).tolist() == [1, 0]
+
+
+def test_probabilities_of_an_older_study_are_read_as_they_are(tmp_path):
+    old = np.float32([[0.25, 0.75], [1, 0]])
+    write_atomically(TrialFiles(tmp_path, 0).evidence, lambda file: np.savez(file, target=old))
+    assert np.array_equal(TrialFiles(tmp_path, 0).load_evidence()["target"], old)
 
 
 def test_without_a_file_there_is_no_checkpoint(tmp_path):

@@ -80,13 +80,14 @@ def finish_on_disk(folder: str) -> dict:
     ended = train_trial(config, data, second, files, VALIDATORS)
     reported = [report.epoch for report in [*first, *second]]
     agreement = evaluate_checkpoint(config, data, files, VALIDATORS).agreement
-    neighbours = files.load_space().neighbours.nearest
+    final = files.load_final_evidence()
     return {
         "rank": rank(),
         "finished": [began, ended],
         "reported": reported,
         "agreement": agreement,
-        "neighbours": neighbours.tolist(),
+        "features": final.features["target"].values.tolist(),
+        "mixes": final.mixes.probabilities.tolist(),
     }
 
 
@@ -141,7 +142,8 @@ def test_a_stage_stays_as_it_was_until_it_is_unfrozen_and_then_changes(case, sta
 def test_two_ranks_report_once_and_go_on_from_their_checkpoint(runs, tmp_path):
     first, second = (run["on disk"] for run in runs[1:])
     alone = finish_on_disk(str(tmp_path))
-    assert np.mean(np.array(first.pop("neighbours")) == alone.pop("neighbours")) > 0.95
-    del second["neighbours"]  # the same file
+    for name in ("features", "mixes"):
+        np.testing.assert_allclose(first.pop(name), alone.pop(name), rtol=2e-3, atol=2e-3)  # of half precision
+        del second[name]  # the same file
     assert first == {"rank": 0, "finished": [False, True], "reported": [1, 2, 2, 3, 4], "agreement": 1.0}
     assert second == {"rank": 1, "finished": [False, True], "reported": [], "agreement": 1.0}

@@ -12,7 +12,7 @@ from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, evaluate_checkpoint, train_trial
 from ray_tl.training.network import load_model
 from tests.training.test_activation_cache import counted
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RECORDED, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 CROPS = {"crops": {"num_crops": 3, "scale": 0.75}}
@@ -35,7 +35,7 @@ def averaged(model, images):
 def test_evidence_is_the_mean_softmax_over_the_views(changes, tmp_path):
     config, files = finished(tmp_path, **changes)
     expected = averaged(load_model(config, tiny_data(), files), tiny_pair().target.inputs)
-    np.testing.assert_allclose(files.load_evidence()["target"], expected, **CLOSE)
+    np.testing.assert_allclose(files.load_evidence()["target"], expected, **RECORDED)
     assert evaluate_checkpoint(config, tiny_data(), files, VALIDATORS).agreement == 1.0
 
 
@@ -70,4 +70,4 @@ def test_a_bundle_says_what_its_trial_said(tmp_path):
     lineage = {"study": "s", "trial": 0, "config": config, "data_fingerprint": "", "scores": {}, "libraries": {}}
     lineage["created_at"] = "2026-01-02T03:04:05+00:00"
     bundle = load_bundle(write_bundle(tmp_path / "v1", model, spec, Lineage.model_validate(lineage)))
-    np.testing.assert_allclose(bundle.probabilities(pair.target.inputs), files.load_evidence()["target"], **CLOSE)
+    np.testing.assert_allclose(bundle.probabilities(pair.target.inputs), files.load_evidence()["target"], **RECORDED)

@@ -1,16 +1,13 @@
 """A whole trial, in one process and without Ray."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ray_tl.adaptation import METHODS
 from ray_tl.errors import TrialFailed
-from ray_tl.neighbours import nearest_neighbours
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, evaluate_checkpoint, train_trial
-from ray_tl.training.network import load_model
 from tests.training.tiny import NUM_CLASSES, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
 
 LEARNS = {"epochs": 12, "optimizer": {"adamw": {"lr": 0.02}}}
@@ -61,40 +58,6 @@ def test_checkpoint_gives_the_recorded_evidence_again(finished):
     assert evaluation.agreement == 1.0
     assert evaluation.scores == pytest.approx(reports[-1].scores, abs=1e-6)
     assert evaluation.histogram == reports[-1].histogram
-
-
-def features(config, files, name):
-    """Of a domain, by the network that the checkpoint holds."""
-    model = load_model(config, tiny_data(), files).eval()
-    with torch.no_grad():
-        return model(torch.from_numpy(getattr(tiny_pair(), name).inputs))[0].numpy()
-
-
-@pytest.mark.parametrize("changes", [{}, {"averaging": "ema"}, {"averaging": "greedy_soup"}, {"method": "logistic"}])
-def test_who_is_near_whom_in_the_features_of_the_network_it_ends_as_is_kept(changes, tmp_path):
-    config, files = tiny_config(**LEARNS, **changes), TrialFiles(tmp_path, 7)
-    train_trial(config, tiny_data(), Reports(), files, VALIDATORS)
-    found, pair = files.load_space(), tiny_pair()
-    rows = found.neighbours.rows
-    assert sorted(rows) == list(range(30))
-    expected = nearest_neighbours(features(config, files, "target")[rows], rows)
-    assert np.array_equal(found.neighbours.nearest, expected.nearest)
-    holdout = nearest_neighbours(features(config, files, "source_holdout"), np.arange(12))
-    assert found.trust == pytest.approx(holdout.agreement(pair.source_holdout.labels, NUM_CLASSES))
-
-
-def test_a_trial_that_is_told_to_stop_leaves_no_space_and_gives_it_when_it_goes_on(tmp_path):
-    config, files = tiny_config(), TrialFiles(tmp_path, 7)
-    train_trial(config, tiny_data(), Reports(stop_at=2), files, VALIDATORS)
-    assert files.load_space() is None
-    train_trial(config, tiny_data(), Reports(), files, VALIDATORS)
-    assert files.load_space() is not None
-
-
-def test_one_example_has_no_neighbours(tmp_path):
-    config, files = tiny_config(), TrialFiles(tmp_path, 7)
-    train_trial(config, tiny_data(tiny_pair(num_target=1)), Reports(), files, VALIDATORS)
-    assert files.load_space() is None
 
 
 def test_evidence_of_other_weights_does_not_agree(finished, tmp_path):
