@@ -3,6 +3,7 @@
 RayTLError                      every error that the command line turns into one message
 ├── InvalidInput                something that a person stated breaks a rule          exit code 2
 │   ├── UnknownName             a name that no registry, study or model answers to    exit code 3
+│   ├── Unavailable             a score was asked for of evidence that is not there
 │   └── BrokenStudy             a study's files are cut, damaged, or of another version
 ├── BrokenBundle                a model folder does not match its manifest            exit code 4
 ├── NoResources                 the cluster can't run what was asked                  exit code 5
@@ -47,6 +48,10 @@ class UnknownName(InvalidInput):
     """A name that nothing answers to; the message lists the choices."""
 
     exit_code = 3
+
+
+class Unavailable(InvalidInput):
+    """A score that what is known of a trial does not give; the message names the score, what is missing and why."""
 
 
 class BrokenStudy(InvalidInput):

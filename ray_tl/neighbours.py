@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 NEAREST = 5
 ROWS = 1000  # of a domain: about a minute of a large network on a processor
 ROWS_A_CLASS = 10
+MOST_ROWS = 5000  # features of each are held in float64: 80 MB where they are 2,048 wide
+CHUNK = 500  # rows whose similarities to all others are held at once: 20 MB for `MOST_ROWS`
 LEAST_TRUST = 0.3
 
 
@@ -74,19 +76,64 @@ class LabelledSpace:
 
 
 def num_looked_at(num_classes: int, num_rows: int = ROWS) -> int:
-    """How many rows of a domain are looked at: more than `num_rows` only where that is too few for its classes."""
-    return max(num_rows, ROWS_A_CLASS * num_classes)
+    """How many rows of a domain are looked at.
+
+    More than `num_rows` only where that is too few for its classes, and never more than `MOST_ROWS`.
+    """
+    return min(max(num_rows, ROWS_A_CLASS * num_classes), MOST_ROWS)
 
 
 def nearest_neighbours(features: NDArray[np.floating], rows: NDArray[np.int64]) -> Neighbours:
-    """By the cosine of centred features.
+    """By the cosine of centred features; of two that are equally near, the one that comes first is nearer.
 
     Args:
         features: Of the rows, [R, D], R >= 2.
         rows: Which rows of the domain they are, [R].
     """
+    unit = _unit(features)
+    nearest = np.empty((len(unit), min(NEAREST, len(unit) - 1)), np.int64)
+    for start in range(0, len(unit), CHUNK):
+        cosine = unit[start : start + CHUNK] @ unit.T
+        own = np.arange(len(cosine))
+        cosine[own, start + own] = -np.inf
+        nearest[start : start + CHUNK] = _largest(cosine, nearest.shape[1])
+    return Neighbours(rows, nearest)
+
+
+def nearest_across(queries: NDArray[np.floating], keys: NDArray[np.floating], k: int = NEAREST) -> NDArray[np.int64]:
+    """Nearest rows of another domain, the nearest first, as positions in `keys`, int64 [R, min(k, S)].
+
+    By the cosine of features, those of each domain less the mean of its own: a shift of all of a domain, which is what
+    networks add to a domain that they were not trained on, moves no neighbour. By the mean of the keys it would turn
+    all queries the same way. Where the classes are mixed otherwise in the two domains, the means differ for that reason
+    too, and centring hides it. Of two that are equally near, the one that comes first is nearer.
+
+    Args:
+        queries: [R, D], R >= 1, of the target for example.
+        keys: [S, D], S >= 1, of the labelled source for example. The mean of a single row is itself: it is near nobody.
+        k: Neighbours of each, at least 1.
+    """
+    unit, others = _unit(queries), _unit(keys)
+    nearest = np.empty((len(unit), min(k, len(others))), np.int64)
+    for start in range(0, len(unit), CHUNK):
+        nearest[start : start + CHUNK] = _largest(unit[start : start + CHUNK] @ others.T, nearest.shape[1])
+    return nearest
+
+
+def _unit(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Centred rows of length 1, or 0 where they lie on the mean."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    cosine = unit @ unit.T
-    np.fill_diagonal(cosine, -np.inf)
-    return Neighbours(rows, np.argsort(-cosine, axis=1, kind="stable")[:, : min(NEAREST, len(rows) - 1)])
+    unit: NDArray[np.float64] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Columns of the k largest of each row as a stable sort would order them, [R, k]."""
+    bound = -np.partition(-values, k - 1, axis=1)[:, k - 1 : k]
+    found = np.empty((len(values), k), np.int64)
+    tied = np.count_nonzero(values >= bound, axis=1) > k  # a partition takes any of those that tie for the last place
+    found[tied] = np.argsort(-values[tied], axis=1, kind="stable")[:, :k]
+    columns = np.nonzero(values[~tied] >= bound[~tied])[1].reshape(-1, k)
+    order = np.argsort(-np.take_along_axis(values[~tied], columns, axis=1), axis=1, kind="stable")
+    found[~tied] = np.take_along_axis(columns, order, axis=1)
+    return found

@@ -1,6 +1,16 @@
 """Is it good, without target labels?"""
 
-from ray_tl.validation import metrics
+from ray_tl.validation import (  # noqa: F401  importing a module registers its validators
+    density,
+    ensemble,
+    importance,
+    mano,
+    metrics,
+    mixing,
+    reverse,
+    thresholds,
+    transfer_score,
+)
 from ray_tl.validation.evidence import Features, Mixes, PoolEvidence, SourceEvidence, TargetEvidence
 from ray_tl.validation.validators import VALIDATORS, Validator, score_all
 

@@ -1,9 +1,19 @@
 """Refuse evidence from which no number follows."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_tl.errors import InvalidInput, TrialFailed
+from ray_tl.errors import InvalidInput, TrialFailed, Unavailable
+from ray_tl.validation.evidence import Features
+
+T = TypeVar("T")
+Number = TypeVar("Number", bound=np.generic)
+
+OF_THE_TARGET = "features of the target, which a trial leaves when it has ended"
+OF_THE_HOLDOUT = "features of held-out source examples, which a trial leaves when it has ended"
+OF_THE_TRAINING = "features of the source examples it was trained on, which a trial leaves when it has ended"
 
 
 def usable(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -45,3 +55,60 @@ def usable_with_labels(
             f"give labels in 0..{num_classes - 1}."
         )
     return wide, labels
+
+
+def needed(validator: str, what: str, given: T | None) -> T:
+    """What is given, for a validator that can't do without.
+
+    Args:
+        validator: Its registered name.
+        what: Is needed, and where it comes from: "features of the target, which a trial leaves when it has ended".
+
+    Raises:
+        Unavailable: If it is `None`.
+    """
+    if given is None:
+        raise Unavailable(f"validator {validator!r} needs {what}; leave it out.")
+    return given
+
+
+def usable_features(features: Features, num_kept: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rows and values of at most so many; always the same ones, and at random, because some data lie by class.
+
+    Raises:
+        InvalidInput: If there are none, or rows and values do not match.
+        TrialFailed: If a feature is not finite.
+    """
+    rows, values = features.rows, features.values
+    if values.ndim != 2 or 0 in values.shape or rows.shape != (len(values),):
+        raise InvalidInput(f"features of shape {values.shape} do not match rows {rows.shape}; give [R, D] and [R].")
+    kept = some_positions(len(rows), num_kept)
+    return rows[kept], finite("features", values[kept])
+
+
+def at_rows(table: NDArray[Number], rows: NDArray[np.int64]) -> NDArray[Number]:
+    """These rows of a table of all examples of a domain.
+
+    Raises:
+        InvalidInput: If a row is none of the table's.
+    """
+    if rows.min() < 0 or rows.max() >= len(table):
+        raise InvalidInput(f"rows range over {rows.min()}..{rows.max()}; give rows of the domain, 0..{len(table) - 1}.")
+    return table[rows]
+
+
+def some_positions(num_rows: int, num_kept: int) -> NDArray[np.int64]:
+    """At most so many of 0..num_rows - 1 in ascending order; the same ones for equal arguments."""
+    return np.sort(np.random.default_rng(0).permutation(num_rows)[:num_kept])
+
+
+def finite(what: str, values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The same in float64.
+
+    Raises:
+        TrialFailed: If one of them is not finite.
+    """
+    wide = values.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise TrialFailed(f"{what} are not finite: training diverged; lower the learning rate or the loss weights.")
+    return wide

@@ -1,4 +1,3 @@
-import inspect
 import math
 import subprocess
 import sys
@@ -8,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_tl.errors import InvalidInput, TrialFailed, UnknownName
-from ray_tl.neighbours import nearest_neighbours
-from ray_tl.validation import VALIDATORS, SourceEvidence, TargetEvidence, score_all
+from ray_tl.errors import InvalidInput, TrialFailed, Unavailable, UnknownName
+from ray_tl.validation import VALIDATORS, PoolEvidence, SourceEvidence, TargetEvidence, score_all
+from tests.validation.world import peak_of_memory, whole_evidence, whole_of_one_class
 
 ON_TARGET = ["entropy", "im", "bnm", "corr_c"]
 SURE_AND_EVEN = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
@@ -85,26 +84,57 @@ def test_source_accuracy_is_the_share_of_right_predictions():
     assert validator.score(source=source) == pytest.approx(8 / 12)
 
 
-@pytest.mark.parametrize("name", VALIDATORS.names())
-def test_argument_names_state_the_data_that_is_needed(name):
-    needs = inspect.signature(VALIDATORS.create(name, {}).score).parameters
-    assert set(needs) <= {"source", "target"}
-    assert needs
-
-
 def test_score_all_gives_a_plain_float_for_every_name():
-    source = SourceEvidence(SURE_AND_EVEN, np.repeat(np.arange(3), 4))
-    neighbours = nearest_neighbours(SURE_AND_EVEN, np.arange(12))
-    scores = score_all(VALIDATORS.names(), source, TargetEvidence(UNIFORM, neighbours))
+    scores = score_all(VALIDATORS.names(), **whole_evidence())
     assert list(scores) == VALIDATORS.names()
     assert {type(value) for value in scores.values()} == {float}
-    assert scores["source_accuracy"] == 1
-    assert scores["entropy"] == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_score_all_gives_each_validator_its_own_score():
+    source = SourceEvidence(SURE_AND_EVEN, np.repeat(np.arange(3), 4))
+    scores = score_all(["entropy", "source_accuracy", "ensv"], source, TargetEvidence(UNIFORM), PoolEvidence(UNIFORM))
+    assert scores == {"entropy": pytest.approx(math.log(3), abs=1e-6), "source_accuracy": 1, "ensv": 1}
+
+
+def test_scores_that_the_evidence_does_not_allow_are_left_out_where_that_is_asked_for():
+    source = SourceEvidence(SURE_AND_EVEN, np.repeat(np.arange(3), 4))
+    found = score_all(VALIDATORS.names(), source, TargetEvidence(UNIFORM), skip_unavailable=True)
+    assert sorted(found) == ["atc", "atc_entropy", "bnm", "corr_c", "entropy", "im", "snd", "source_accuracy"]
+
+
+def test_divergence_is_not_left_out_with_what_is_unavailable():
+    source, target = SourceEvidence(UNIFORM, np.zeros(12, np.int64)), TargetEvidence(np.full((12, 3), np.nan))
+    with pytest.raises(TrialFailed, match="12 of 12 predictions are not finite"):
+        score_all(["mixval", "im"], source, target, skip_unavailable=True)
 
 
 def test_neighbours_that_nobody_looked_for_are_no_score_of_zero():
-    with pytest.raises(InvalidInput, match="'neighbours' needs to know who is near whom in the target; leave it out"):
+    with pytest.raises(
+        Unavailable, match="'neighbours' needs a k-nearest-neighbour graph of the target, which was not"
+    ):
         score_all(["neighbours"], SourceEvidence(UNIFORM, np.zeros(12)), TargetEvidence(UNIFORM))
+
+
+def test_neighbours_of_one_class_are_no_score():
+    with pytest.raises(Unavailable, match="'neighbours' compares classes, and there is one"):
+        score_all(["neighbours"], **whole_of_one_class())
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (150, 700)])
+@pytest.mark.parametrize("rank", [1, 5, 150])
+def test_nuclear_norm_of_many_classes_is_the_sum_of_singular_values_whatever_the_rank(shape, rank):
+    random = np.random.default_rng(rank)
+    low = random.dirichlet(np.ones(rank), shape[0]) @ random.dirichlet(np.full(shape[1], 0.1), rank)
+    assert score("bnm", low) == pytest.approx(np.linalg.norm(low, "nuc") / shape[0], rel=5e-6)
+
+
+def test_nuclear_norm_of_a_thousand_classes_takes_little_more_than_the_predictions_in_float64():
+    one_hot = np.zeros((8000, 1000), np.float32)
+    one_hot[np.arange(8000), np.arange(8000) % 1000] = 1
+    with peak_of_memory() as peak:
+        found = score("bnm", one_hot)
+    assert found == pytest.approx(1000 * math.sqrt(8) / 8000)
+    assert peak() < 1.5 * 8000 * 1000 * 8
 
 
 def test_score_all_refuses_an_unknown_name_with_the_nearest():
@@ -125,7 +155,7 @@ def test_no_predictions_are_refused(name):
         score(name, np.zeros((0, 3), dtype=np.float32))
 
 
-def test_validation_is_imported_without_torch():
-    program = "import sys, ray_tl.validation; print('torch' in sys.modules)"
+def test_validation_is_imported_without_torch_and_without_scikit_learn():
+    program = "import sys, ray_tl.validation; print('torch' in sys.modules, 'sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "False False"
