@@ -1,0 +1,1 @@
+"""Which classes does the target hold, and how many of each?"""
