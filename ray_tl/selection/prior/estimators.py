@@ -18,7 +18,6 @@ MAX_STEPS, TOLERANCE = 2000, 1e-7
 TIE = 1e-3  # weight of the source's shares where the confusion can't tell classes apart
 SUM_TO_ONE = 1e4  # weight of the constraint in a least-squares fit
 FAILURE = 0.05  # delta of RLLS: its bound fails with this probability
-RLLS_SCALE = 0.01  # of the bound; the authors' code
 
 
 def black_box_shift(
@@ -58,13 +57,14 @@ def regularised_shift(
     source_shares: Array,
     *,
     trust: float = 1.0,
+    penalty: float = 0.01,
 ) -> Vector:
     """Regularised learning of label shift (RLLS): shares that leave the source's only as far as the data demand.
 
     Azizzadenesheli et al., "Regularized Learning for Domain Adaptation under Label Shifts", ICLR 2019,
     https://arxiv.org/abs/1903.09734, eq. 6 and 7: theta = w - 1 minimises |C theta - b| + D |theta| (norms, not
     squares), theta >= -1, with w the ratio of shares, C the joint confusion and b the difference of mean predictions.
-    D is the bound of lemma 1 for N examples, times 0.01 as in the authors' code.
+    D is `penalty` times the bound of lemma 1 for N examples.
 
     Args:
         holdout_probs: Softmax on held-out source examples, [N, C].
@@ -72,6 +72,7 @@ def regularised_shift(
         target_probs: Softmax, [M, C].
         source_shares: Share of each class in the source, [C].
         trust: gamma, in [0, 1]: how much of the estimated shift is believed.
+        penalty: >= 0; 0.01 in the authors' code, with which few shifts are held back.
 
     Returns:
         Shares of the target, [C].
@@ -83,7 +84,7 @@ def regularised_shift(
     difference = _votes(target, "hard").mean(axis=0) - joint.sum(axis=1)
     log_term = np.log(2 * len(shares) / FAILURE)
     bound = 3 * (2 * log_term / (3 * len(labels)) + np.sqrt(2 * log_term / len(labels)))
-    return _normalised(shares * (1 + trust * _least_shift(joint, difference, RLLS_SCALE * bound)))
+    return _normalised(shares * (1 + trust * _least_shift(joint, difference, penalty * bound)))
 
 
 @dataclass(frozen=True)
