@@ -48,7 +48,7 @@ class DataOptions(BaseModel):
         split_by_time: Column by which the latest rows are held out; `null` for rows at random.
         on_overlap: What to do with training examples of which `target_test` has a copy: `stop` with an error, `skip`
             them, or `exact`, stop for exact copies and count near ones.
-        target_classes: What is known of the classes of the target: `unknown`, so that their shares are estimated; `same`
+        target_classes: What is known of the classes of the target: `unknown`, and their shares are estimated; `same`
             where they are the source's; `subset` where some of the source's may be absent; or the share of each by its
             name, `{cat: 0.3, dog: 0.7}`, 0 for a class that is left out.
         reader_version: Rules by which files become examples; 1 are those of studies that were begun before there was a

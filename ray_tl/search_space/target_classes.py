@@ -44,9 +44,7 @@ def parse_target_classes(text: str) -> Literal["same", "subset", "unknown"] | di
     return value  # type: ignore[return-value]  # `_checked` gives what `TargetClasses` says
 
 
-def target_class_problems(
-    target_classes: Literal["same", "subset", "unknown"] | Mapping[str, float], classes: Sequence[str]
-) -> list[str]:
+def target_class_problems(target_classes: str | Mapping[str, float], classes: Sequence[str]) -> list[str]:
     """One line for each class that is named and that the source lacks.
 
     Args:
@@ -57,7 +55,8 @@ def target_class_problems(
         return []
     unknown = [name for name in target_classes if name not in classes]
     return [
-        f"data.target_classes: {name!r} is no class of the source{did_you_mean(name, list(classes))}" for name in unknown
+        f"data.target_classes: {name!r} is no class of the source{did_you_mean(name, list(classes))}"
+        for name in unknown
     ]
 
 

@@ -1,7 +1,7 @@
 """Which classes does the target hold, and how many of each?"""
 
 from ray_tl.selection.prior.calibration import Calibration, fit_calibration
-from ray_tl.selection.prior.estimate import PriorEstimate
+from ray_tl.selection.prior.estimate import PriorEstimate, stated_shares
 from ray_tl.selection.prior.estimators import (
     LikelyShares,
     black_box_shift,
@@ -24,4 +24,5 @@ __all__ = [
     "likely_shares",
     "maximum_likelihood_shift",
     "regularised_shift",
+    "stated_shares",
 ]

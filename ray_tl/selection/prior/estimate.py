@@ -1,10 +1,13 @@
 """What is known of the class shares of a target, as a value and in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ray_tl.errors import all_at_once
+from ray_tl.search_space.target_classes import target_class_problems
 
 Vector = NDArray[np.float64]
 ABSENT = 0.005  # a share below counts as none
@@ -57,7 +60,7 @@ class PriorEstimate:
             return [f"No shift of the class shares that is beyond chance (estimate: {where})."]
         lines = [f"The class shares of the target differ from the source's by {where}."]
         if self.absent.any():
-            names = [str(classes[row]) for row in np.flatnonzero(self.absent)]
+            names = [name for name, is_absent in zip(classes, self.absent, strict=True) if is_absent]
             lines.append(f"The target seems to hold no {_listed(names, 'or')}.")
         if changes := self._changes(classes):
             lines.append(f"The target seems to hold {_listed(changes, 'and')}.")
@@ -73,6 +76,27 @@ class PriorEstimate:
             f"({self.shares[row]:.0%}, source {self.source_shares[row]:.0%})"
             for row in order
         ]
+
+
+def stated_shares(
+    target_classes: str | Mapping[str, float], classes: Sequence[str], source_shares: NDArray[np.floating]
+) -> Vector | None:
+    """Shares of the target that users state by `data.target_classes`, [C]; `None` where they are to be estimated.
+
+    Args:
+        target_classes: As validated.
+        classes: Names of the C classes.
+        source_shares: Share of each class in the source, [C].
+
+    Raises:
+        InvalidInput: If a class is named that the source lacks.
+    """
+    if isinstance(target_classes, str):
+        return np.asarray(source_shares, dtype=np.float64) if target_classes == "same" else None
+    if problems := target_class_problems(target_classes, classes):
+        raise all_at_once("target classes", problems)
+    shares = np.array([target_classes.get(name, 0.0) for name in classes])
+    return shares / shares.sum()
 
 
 def total_variation(first: Vector, second: Vector) -> Vector:

@@ -14,7 +14,7 @@ from ray_tl.validation.checks import usable, usable_with_labels
 Array = NDArray[np.floating]
 Labels = NDArray[np.integer]
 Vector = NDArray[np.float64]
-MAX_STEPS, TOLERANCE = 2000, 1e-7
+MAX_STEPS = 2000
 TIE = 1e-3  # weight of the source's shares where the confusion can't tell classes apart
 SUM_TO_ONE = 1e4  # weight of the constraint in a least-squares fit
 FAILURE = 0.05  # delta of RLLS: its bound fails with this probability
@@ -135,7 +135,13 @@ def maximum_likelihood_shift(
 
 
 def likely_shares(
-    probabilities: Vector, reference: Vector, *, weights: Vector | None = None, prior_rows: float = 0.0
+    probabilities: Vector,
+    reference: Vector,
+    *,
+    weights: Vector | None = None,
+    prior_rows: float = 0.0,
+    start: Vector | None = None,
+    tolerance: float = 1e-7,
 ) -> Vector:
     """Shares of a target by expectation maximisation, from calibrated probabilities.
 
@@ -144,15 +150,18 @@ def likely_shares(
         reference: Above 0, [C].
         weights: Of the rows, [M]; equal by default.
         prior_rows: As for `maximum_likelihood_shift`.
+        start: Shares above 0 from which steps are taken; `reference` by default.
+        tolerance: Largest change of a share in the last step.
     """
+    reference = np.maximum(reference, np.finfo(float).tiny)
     likelihoods = probabilities / reference
     weights = np.ones(len(probabilities)) if weights is None else weights
     total = weights.sum() + prior_rows
-    shares = reference / reference.sum()
+    shares = _normalised(reference if start is None else start)
     for _ in range(MAX_STEPS):
         expected = shares * ((weights / (likelihoods @ shares)) @ likelihoods)
         updated = (expected + prior_rows * reference) / total
-        if np.abs(updated - shares).max() < TOLERANCE:
+        if np.abs(updated - shares).max() < tolerance:
             break
         shares = updated
     return _normalised(updated)
@@ -175,18 +184,17 @@ def corrected(probabilities: Array, ratio: Array) -> Vector:
         )
     weighted = usable(np.asarray(probabilities)) * ratio
     sums = weighted.sum(axis=1, keepdims=True)
-    possible = _normalised(ratio) if ratio.any() else np.full(len(ratio), 1 / len(ratio))
+    possible = ratio / ratio.sum() if ratio.any() else np.full(len(ratio), 1 / len(ratio))
     return np.where(sums > 0, weighted / np.where(sums > 0, sums, 1), possible)
 
 
-def _usable(
-    holdout: Array, labels: Labels, target: Array, shares: Array
-) -> tuple[Vector, Labels, Vector, Vector]:
+def _usable(holdout: Array, labels: Labels, target: Array, shares: Array) -> tuple[Vector, Labels, Vector, Vector]:
     holdout, labels = usable_with_labels(np.asarray(holdout), np.asarray(labels))
     target, shares = usable(np.asarray(target)), np.asarray(shares, dtype=np.float64)
     if target.shape[1] != holdout.shape[1]:
         raise InvalidInput(
-            f"target_probs have {target.shape[1]} classes and holdout_probs {holdout.shape[1]}; give those of one network."
+            f"target_probs have {target.shape[1]} classes and holdout_probs {holdout.shape[1]}; "
+            "give those of one network."
         )
     return holdout, labels, target, checked_shares(shares, holdout.shape[1])
 

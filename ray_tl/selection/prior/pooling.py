@@ -9,16 +9,23 @@ from numpy.typing import NDArray
 from ray_tl.errors import InvalidInput
 from ray_tl.selection.prior.calibration import resampled_calibrations
 from ray_tl.selection.prior.estimate import PriorEstimate, total_variation
-from ray_tl.selection.prior.estimators import LikelyShares, checked_shares, likely_shares, maximum_likelihood_shift
+from ray_tl.selection.prior.estimators import (
+    black_box_shift,
+    checked_shares,
+    likely_shares,
+    maximum_likelihood_shift,
+)
 
 Array = NDArray[np.floating]
 Labels = NDArray[np.integer]
 Vector = NDArray[np.float64]
 LEAST_FAMILIES = 3  # fewer say too little of how far trials disagree
-MOST_ROWS = 2000  # of a target that a resample looks at
+MOST_ROWS = 2000  # of a target that a resample looks at: intervals of a larger one are as wide as with so many
 NUM_DRAWS = 2000
-EXPLAINED = 0.5
-CONFIDENCE_BINS = (0.1, 0.4)  # quantiles on the source
+MOST = 0.8  # of the draws, or of pairs of them
+CONTRADICTION = 0.5  # of a shift: where two estimators differ by more, something else than shares has changed
+TINY = 1e-12
+NEVER_ZERO, RESAMPLED_TOLERANCE = 1e-3, 1e-5
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class TrialOutputs:
         target_probs: Softmax, [M, C].
         weight: >= 0, relative to other trials of its family; a family has the weight of its weightiest trial.
         family: Trials that are near-copies of one another, such as those of one method, have one vote; a trial without
-            a family is one of its own.
+            a family is one of its own. All that never look at the target are one family: they see it through the same
+            boundaries, and are wrong of it in the same way.
     """
 
     holdout_probs: Array
@@ -41,11 +49,11 @@ class TrialOutputs:
 
 @dataclass(frozen=True)
 class _Opinion:
-    """Of a trial: its shares, resampled ones [B, C], and how much of what differs on the target they leave open."""
+    """Of a trial: its shares, resampled ones [B, C], and how far another estimator contradicts them."""
 
     shares: Vector
     resampled: Vector
-    unexplained: float
+    contradiction: float
 
 
 def estimate_prior(
@@ -54,7 +62,7 @@ def estimate_prior(
     source_shares: Array,
     *,
     level: float = 0.9,
-    num_resamples: int = 50,
+    num_resamples: int = 100,
     seed: int = 0,
     prior_rows: float = 0.0,
 ) -> PriorEstimate:
@@ -67,8 +75,8 @@ def estimate_prior(
     domain shift, and errors of trials are alike. So a shift is beyond chance only if
 
     - at least `LEAST_FAMILIES` families have a vote,
-    - nearly every draw lies farther from the source's shares than nearly every pair of draws from one another, and
-    - the shares explain most of how predictions on the target differ from those on the source, for most of the weight.
+    - four of five draws lie farther from the source's shares than four of five pairs of draws from one another, and
+    - black-box shift estimation, from predicted classes alone, agrees within half of the shift, for most of the weight.
 
     Args:
         trials: At least one, of the same examples; rows in the same order.
@@ -82,7 +90,7 @@ def estimate_prior(
     Raises:
         InvalidInput: If there is no trial of any weight, or shapes don't match.
     """
-    _check(trials, level)
+    _check(trials, level, num_resamples)
     labels = np.asarray(source_labels)
     shares = checked_shares(source_shares, np.shape(trials[0].target_probs)[-1])
     trials = [trial for trial in trials if trial.weight > 0]
@@ -93,10 +101,11 @@ def estimate_prior(
     draws = _pool(opinions, votes, np.random.default_rng(seed))
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(draws, tails, axis=0)
+    low[low * len(rows.rows) < 1] = 0  # less than one example: expectation maximisation nears 0 and never is there
     distances = total_variation(draws, shares)
     apart = total_variation(draws, draws[::-1])
-    is_far = bool(np.quantile(distances, 1 - level) > np.quantile(apart, level))
-    left = float(_weighted_median(np.array([each.unexplained for each in opinions]), votes))
+    is_far = bool(np.quantile(distances, 1 - MOST) > np.quantile(apart, MOST))
+    contradiction = _weighted_median(np.array([each.contradiction for each in opinions]), votes)
     return PriorEstimate(
         shares=centre,
         low=np.minimum(low, centre),
@@ -104,7 +113,7 @@ def estimate_prior(
         source_shares=shares,
         shift=float(total_variation(centre, shares)),
         shift_interval=(float(np.quantile(distances, tails[0])), float(np.quantile(distances, tails[1]))),
-        is_beyond_chance=num_families >= LEAST_FAMILIES and is_far and left < EXPLAINED,
+        is_beyond_chance=num_families >= LEAST_FAMILIES and is_far and contradiction < CONTRADICTION,
         level=level,
         num_trials=len(trials),
         num_families=num_families,
@@ -140,35 +149,26 @@ def _opinion(
     found = maximum_likelihood_shift(trial.holdout_probs, labels, trial.target_probs, prior_rows=prior_rows)
     holdout, target = np.asarray(trial.holdout_probs), np.asarray(trial.target_probs)[rows.rows]
     again = resampled_calibrations(found.calibration, holdout, labels, rows.holdout)
+    start = np.maximum(found.shares, NEVER_ZERO)  # from 0 no step leads away
     resampled = [
         likely_shares(
-            each(target), counts @ each(holdout) / len(labels), weights=drawn.astype(float), prior_rows=prior_rows
+            each(target),
+            counts @ each(holdout) / len(labels),
+            weights=drawn.astype(np.float64),
+            prior_rows=prior_rows,
+            start=start,
+            tolerance=RESAMPLED_TOLERANCE,
         )
         for each, counts, drawn in zip(again, rows.holdout, rows.target, strict=True)
     ]
-    return _Opinion(found.shares, np.stack(resampled), _unexplained(found, holdout, labels, source_shares))
+    contradiction = _contradiction(found.shares, holdout, labels, trial.target_probs, source_shares)
+    return _Opinion(found.shares, np.stack(resampled), contradiction)
 
 
-def _unexplained(found: LikelyShares, holdout: Array, labels: Labels, source_shares: Vector) -> float:
-    """How far predictions on the target are from what the shares let expect, over how far with the source's shares.
-
-    Distances are total variation between histograms over the likeliest class and three bins of confidence. Near 0 where
-    only shares differ, near 1 where they explain nothing.
-    """
-    calibrated = found.calibration(holdout)
-    edges = np.quantile(calibrated.max(axis=1), CONFIDENCE_BINS)
-    one_hot = np.eye(len(found.shares))[labels]
-    cells = _cells(calibrated, edges)
-    given = (cells.T @ one_hot) / np.maximum(one_hot.sum(axis=0), 1)
-    seen = _cells(found.calibrated, edges).mean(axis=0)
-    with_source = float(total_variation(given @ source_shares, seen))
-    return float(total_variation(given @ found.shares, seen)) / with_source if with_source else 1.0
-
-
-def _cells(probabilities: Vector, edges: Vector) -> Vector:
-    bins = len(edges) + 1
-    index = probabilities.argmax(axis=1) * bins + np.digitize(probabilities.max(axis=1), edges)
-    return np.eye(probabilities.shape[1] * bins)[index]
+def _contradiction(found: Vector, holdout: Array, labels: Labels, target: Array, source_shares: Vector) -> float:
+    """How far the estimate from predicted classes alone is from that by likelihood, over the shift; 0 if both agree."""
+    other = black_box_shift(holdout, labels, target, source_shares, confusion="hard")
+    return float(total_variation(found, other)) / max(float(total_variation(found, source_shares)), TINY)
 
 
 def _votes(trials: Sequence[TrialOutputs]) -> tuple[Vector, int]:
@@ -195,17 +195,20 @@ def _median(shares: Vector, votes: Vector) -> Vector:
     return middle / middle.sum() if middle.any() else votes @ shares
 
 
-def _weighted_median(values: Vector, weights: Vector) -> np.float64:
+def _weighted_median(values: Vector, weights: Vector) -> float:
+    """The mean of both middle values where half of the weight lies on either side."""
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])
-    below, above = np.searchsorted(total, 0.5 - 1e-9), np.searchsorted(total, 0.5 + 1e-9)
-    last = len(values) - 1
-    return (values[order[min(below, last)]] + values[order[min(above, last)]]) / 2
+    total /= total[-1]
+    middle = [int(np.searchsorted(total, 0.5 + nudge)) for nudge in (-TINY, TINY)]
+    return float(values[order[middle]].mean())
 
 
-def _check(trials: Sequence[TrialOutputs], level: float) -> None:
+def _check(trials: Sequence[TrialOutputs], level: float, num_resamples: int) -> None:
     if not 0 < level < 1:
         raise InvalidInput(f"level={level} is no share of intervals that shall hold the truth; give one in (0, 1).")
+    if num_resamples < 1:
+        raise InvalidInput(f"num_resamples={num_resamples} leaves no interval; give 1 or more.")
     wrong = [trial.weight for trial in trials if not (np.isfinite(trial.weight) and trial.weight >= 0)]
     if wrong:
         raise InvalidInput(f"weight={wrong[0]} of a trial is no weight; give a finite number >= 0.")
