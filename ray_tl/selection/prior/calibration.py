@@ -40,7 +40,7 @@ def fit_calibration(probabilities: Array, labels: NDArray[np.integer]) -> Calibr
     """Bias-corrected temperature scaling (BCTS) on labelled examples that were not trained on.
 
     Alexandari et al., "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation",
-    2020, https://arxiv.org/abs/1901.06852, section 3.1. Departure: a weak normal prior on the parameters, as if one
+    2020, https://arxiv.org/abs/1901.06852. Departure: a weak normal prior on the parameters, as if one
     example in all, keeps them finite where every example is right or a class has none.
 
     Args:

@@ -31,7 +31,7 @@ def black_box_shift(
     """Black-box shift estimation (BBSE): shares by which the source's confusion explains the target's predictions.
 
     Lipton et al., "Detecting and Correcting for Label Shift with Black Box Predictors", 2018,
-    https://arxiv.org/abs/1802.03916, algorithm 1. Departures: the shares are fitted as such, with predictions given
+    https://arxiv.org/abs/1802.03916. Departures: the shares are fitted as such, with predictions given
     each class in place of joint ones, so that the hold-out's balance doesn't count; they are at least 0 and sum to 1 in
     the fit, and not by clipping; where classes can't be told apart, they stay in the proportions of the source.
 
@@ -62,9 +62,9 @@ def regularised_shift(
     """Regularised learning of label shift (RLLS): shares that leave the source's only as far as the data demand.
 
     Azizzadenesheli et al., "Regularized Learning for Domain Adaptation under Label Shifts", ICLR 2019,
-    https://arxiv.org/abs/1903.09734, eq. 6 and 7: theta = w - 1 minimises |C theta - b| + D |theta| (norms, not
+    https://arxiv.org/abs/1903.09734: theta = w - 1 minimises |C theta - b| + D |theta| (norms, not
     squares), theta >= -1, with w the ratio of shares, C the joint confusion and b the difference of mean predictions.
-    D is `penalty` times the bound of lemma 1 for N examples.
+    D is `penalty` times the deviation bound of the authors' code for N examples.
 
     Args:
         holdout_probs: Softmax on held-out source examples, [N, C].
