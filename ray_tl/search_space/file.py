@@ -12,6 +12,7 @@ from ray_tl.config import Number, UserFunction, Whole
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space.explain import validated
 from ray_tl.search_space.space import SearchSpace
+from ray_tl.search_space.target_classes import TargetClasses
 from ray_tl.yaml_files import read_yaml
 
 _IMAGES_ALONE = ("image_size", "channels", "image_column")
@@ -47,6 +48,9 @@ class DataOptions(BaseModel):
         split_by_time: Column by which the latest rows are held out; `null` for rows at random.
         on_overlap: What to do with training examples of which `target_test` has a copy: `stop` with an error, `skip`
             them, or `exact`, stop for exact copies and count near ones.
+        target_classes: What is known of the classes of the target: `unknown`, and their shares are estimated; `same`
+            where they are the source's; `subset` where some of the source's may be absent; or the share of each by its
+            name, `{cat: 0.3, dog: 0.7}`, 0 for a class that is left out.
         reader_version: Rules by which files become examples; 1 are those of studies that were begun before there was a
             choice.
     """
@@ -67,6 +71,7 @@ class DataOptions(BaseModel):
     split_by: str | None = Field(default=None, min_length=1)
     split_by_time: str | None = Field(default=None, min_length=1)
     on_overlap: Literal["stop", "skip", "exact"] = "stop"
+    target_classes: TargetClasses = "unknown"
     reader_version: Literal[1, 2] = 2
 
     @field_validator("split_by_time")
