@@ -165,11 +165,9 @@ class TrialConfig(BaseModel):
     @field_validator("target_shares")
     @classmethod
     def _shares(cls, shares: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if shares is not None and not (min(shares, default=-1) >= 0 and abs(sum(shares) - 1) <= ROUNDING_OF_SHARES):
-            raise ValueError(
-                f"shares must be at least 0 and add up to 1, not to {sum(shares):.6g}; divide by their sum"
-            )
-        return shares
+        if shares is None or (min(shares, default=-1) >= 0 and abs(sum(shares) - 1) <= ROUNDING_OF_SHARES):
+            return shares
+        raise ValueError(f"must be at least 0 and add up to 1, not to {sum(shares):.7g}; divide each by their sum")
 
 
 def _short(value: Value) -> str:

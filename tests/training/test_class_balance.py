@@ -202,7 +202,15 @@ def test_a_trial_takes_the_weights_of_its_source(mixing):
     assert loss.item() == pytest.approx(-(weights * shares * log_probabilities).sum() / 8, rel=1e-5)
 
 
-METHODS = ["source_only", "source_and_target", "tradaboost", "importance_weighting", "entropy_weighting", "dann"]
+METHODS = [
+    "source_only",
+    "source_and_target",
+    "tradaboost",
+    "importance_weighting",
+    "entropy_weighting",
+    "dann",
+    "pada",
+]
 
 
 @pytest.mark.parametrize("method", [*METHODS, "kernel_mean_matching", "deepjdot"])
