@@ -213,7 +213,7 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("method", [*METHODS, "kernel_mean_matching", "deepjdot"])
+@pytest.mark.parametrize("method", [*METHODS, "kernel_mean_matching", "deepjdot", "pada"])
 def test_the_task_loss_of_every_method_rises_with_the_weights_where_rare_rows_are_wrong(method):
     losses = {}
     for balance in ("none", "weights"):
