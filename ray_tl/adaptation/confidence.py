@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive
-from ray_tl.adaptation.target_prior import PRIOR_RANGE, Prior, PriorAware, relative_shares
+from ray_tl.adaptation.target_prior import PRIOR_RANGES, Prior, PriorAware, relative_shares
 from ray_tl.collectives import gather_rows, sum_over_ranks, world_size
 
 
@@ -109,21 +109,24 @@ class Entropy(AdaptationMethod):
         return {"task": task_loss(step), "domain": mean_entropy(step.target.logits)}
 
 
-@METHODS.register("im", ranges={"prior": PRIOR_RANGE})
+@METHODS.register("im", ranges=PRIOR_RANGES)
 class InformationMaximisation(PriorAware):
     """SHOT-IM: each prediction on the target becomes confident, and all classes are predicted.
 
     Args:
         context: Gives the stated shares of the target's classes.
         prior: What the mean prediction is compared with; see `PriorAware`.
+        trust: In estimated shares, in [0, 1]; see `PriorAware`.
     """
+
+    name = "im"
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         domain = information_maximisation(step.target.logits, prior=self.shares)
         return {"task": task_loss(step), "domain": domain}
 
 
-@METHODS.register("mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}, "prior": PRIOR_RANGE})
+@METHODS.register("mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}, **PRIOR_RANGES})
 class Mcc(PriorAware):
     """MCC: classes are not confused with each other on the target.
 
@@ -131,10 +134,15 @@ class Mcc(PriorAware):
         context: Gives the stated shares of the target's classes.
         temperature: Divides the logits; above 1 the confident predictions count for less.
         prior: By what each class counts; see `PriorAware`.
+        trust: In estimated shares, in [0, 1]; see `PriorAware`.
     """
 
-    def __init__(self, context: MethodContext, *, temperature: float = 2.5, prior: Prior = "given") -> None:
-        super().__init__(context, prior=prior)
+    name = "mcc"
+
+    def __init__(
+        self, context: MethodContext, *, temperature: float = 2.5, prior: Prior = "given", trust: float = 0.5
+    ) -> None:
+        super().__init__(context, prior=prior, trust=trust)
         require_positive("mcc.temperature", temperature, usual=2.5)
         self.temperature = temperature
 
@@ -143,14 +151,17 @@ class Mcc(PriorAware):
         return {"task": task_loss(step), "domain": confusion}
 
 
-@METHODS.register("bnm", ranges={"prior": PRIOR_RANGE})
+@METHODS.register("bnm", ranges=PRIOR_RANGES)
 class Bnm(PriorAware):
     """BNM: the matrix of predictions on the target has a large nuclear norm, so they are confident and diverse.
 
     Args:
         context: Gives the stated shares of the target's classes.
         prior: How diverse they are to be; see `PriorAware`.
+        trust: In estimated shares, in [0, 1]; see `PriorAware`.
     """
+
+    name = "bnm"
 
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         return {"task": task_loss(step), "domain": batch_nuclear_norm(step.target.logits, prior=self.shares)}

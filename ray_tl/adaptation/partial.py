@@ -5,6 +5,7 @@ Weights of rows have mean 1 in the joint batch of all ranks, so that losses keep
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,12 +18,13 @@ from ray_tl.adaptation.loss_weights import dann_ramp
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_below_one, require_positive
 from ray_tl.adaptation.reweighting import over_joint_mean, weighted_source_loss
-from ray_tl.adaptation.target_prior import relative_shares
+from ray_tl.adaptation.target_prior import TRUST_RANGE, relative_shares, require_trust
 
 _LOWEST = -1e30  # of a logarithm: any factor times it is finite, and its exponential 0
 _RANGES: Mapping[str, Mapping[str, object]] = {
     "hidden_width": {"choice": [64, 256, 1024]},
     "gamma": {"log_uniform": [1.0, 20.0]},
+    "trust": TRUST_RANGE,
 }
 
 
@@ -81,18 +83,23 @@ class PresenceWeighted(AdaptationMethod):
     """A method in which a source row counts by the presence of its class in the target.
 
     Presence is the mean prediction of the network on the whole target at the start of each epoch, over its mean over
-    classes. In the first epoch, whose network has yet to learn, all classes have the same. If the trial states
-    `target_shares`, these take its place. A class never counts less than `SMALLEST_RELATIVE_SHARE`: a class wrongly
-    thought absent goes on being learnt.
+    classes; `trust` of it, and for the rest every class is as present as any other. In the first epoch, whose network
+    has yet to learn, all are. If the trial states `target_shares`, these take the place of predictions. A class never
+    counts less than `SMALLEST_RELATIVE_SHARE`: one that is wrongly thought absent goes on being learnt.
 
     Args:
         context: Gives the stated shares, and the number of classes.
+        trust: In the predictions, in [0, 1]. A class that counts for little is learnt less and predicted less: wholly
+            trusted, errors feed themselves where the target lacks no class.
     """
 
+    name: ClassVar[str]
     presence: Tensor
 
-    def __init__(self, context: MethodContext) -> None:
+    def __init__(self, context: MethodContext, *, trust: float) -> None:
         super().__init__(context)
+        require_trust(f"{self.name}.trust", trust, usual=1.0)
+        self.trust = trust
         stated = context.target_shares
         self.needs_domains = ("target",) if stated is None else ()
         presence = torch.ones(context.num_classes) if stated is None else relative_shares(torch.tensor(stated))
@@ -102,7 +109,8 @@ class PresenceWeighted(AdaptationMethod):
     def begin_epoch(self, domains: Mapping[str, DomainOutputs], progress: float) -> None:
         if progress > 0 and self.needs_domains:
             predictions = F.softmax(domains["target"].logits.double(), dim=1)
-            self.presence = relative_shares(predictions.mean(dim=0)).to(self.presence)
+            presence = relative_shares(predictions.mean(dim=0)).to(self.presence)
+            self.presence = torch.ones_like(presence).lerp(presence, self.trust)
 
     def source_weights(self, step: StepOutputs) -> Tensor:
         """How much each source row counts, [N], with mean 1 over all ranks; of a mixture by its shares of classes."""
@@ -126,12 +134,16 @@ class Pada(PresenceWeighted):
         context: Gives the width of the features and the number of classes.
         hidden_width: Width of the discriminator's two hidden layers, >= 1.
         gamma: How fast the strength of the reversal rises with progress, above 0.
+        trust: In the predictions by which classes count, in [0, 1]; the paper's is 1. See `PresenceWeighted`.
     """
 
     aligns_features = True
+    name = "pada"
 
-    def __init__(self, context: MethodContext, *, hidden_width: int = 256, gamma: float = 10.0) -> None:
-        super().__init__(context)
+    def __init__(
+        self, context: MethodContext, *, hidden_width: int = 256, gamma: float = 10.0, trust: float = 1.0
+    ) -> None:
+        super().__init__(context, trust=trust)
         require_positive("pada.hidden_width", hidden_width, usual=256)
         require_positive("pada.gamma", gamma, usual=10.0)
         self.gamma = gamma
@@ -174,9 +186,11 @@ class Ba3us(PresenceWeighted):
         augmentation: 1 / mu of the paper: share of the source rows that fill up the target at first, in [0, 1).
         entropy_weight: Of the mean entropy of the predictions on the target, above 0.
         complement_weight: Of the confidence among wrong classes of the source, above 0.
+        trust: In the predictions by which classes count, in [0, 1]; the paper's is 1. See `PresenceWeighted`.
     """
 
     aligns_features = True
+    name = "ba3us"
     takes_mixed_source = False  # a mixture has no wrong classes
 
     def __init__(
@@ -188,8 +202,9 @@ class Ba3us(PresenceWeighted):
         augmentation: float = 0.25,
         entropy_weight: float = 0.1,
         complement_weight: float = 1.0,
+        trust: float = 1.0,
     ) -> None:
-        super().__init__(context)
+        super().__init__(context, trust=trust)
         require_positive("ba3us.hidden_width", hidden_width, usual=256)
         require_positive("ba3us.gamma", gamma, usual=10.0)
         require_below_one("ba3us.augmentation", augmentation, usual=0.25)
@@ -217,7 +232,7 @@ class Ba3us(PresenceWeighted):
         )
 
 
-@METHODS.register("partial_mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}})
+@METHODS.register("partial_mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}, "trust": TRUST_RANGE})
 class PartialMcc(PresenceWeighted):
     """MCC in which classes that seem absent from the target count for little, in the confusion and in the task.
 
@@ -228,10 +243,13 @@ class PartialMcc(PresenceWeighted):
     Args:
         context: Gives the number of classes.
         temperature: Divides the logits; above 1 the confident predictions count for less.
+        trust: In the predictions by which classes count, in [0, 1]; see `PresenceWeighted`.
     """
 
-    def __init__(self, context: MethodContext, *, temperature: float = 2.5) -> None:
-        super().__init__(context)
+    name = "partial_mcc"
+
+    def __init__(self, context: MethodContext, *, temperature: float = 2.5, trust: float = 1.0) -> None:
+        super().__init__(context, trust=trust)
         require_positive("partial_mcc.temperature", temperature, usual=2.5)
         self.temperature = temperature
 

@@ -1,17 +1,22 @@
 """Shares of the classes in the target: stated, those of the source, or estimated as the network learns."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ray_tl.adaptation.method import AdaptationMethod, DomainOutputs, MethodContext
+from ray_tl.errors import InvalidInput
 
 Prior = Literal["given", "source", "estimated"]
 
-PRIOR_RANGE: Mapping[str, object] = {"choice": ["given", "source", "estimated"]}
+TRUST_RANGE: Mapping[str, object] = {"uniform": [0.25, 1.0]}
+PRIOR_RANGES: Mapping[str, Mapping[str, object]] = {
+    "prior": {"choice": ["given", "source", "estimated"]},
+    "trust": TRUST_RANGE,
+}
 SMALLEST_RELATIVE_SHARE = 0.01
 _MAX_ITERATIONS = 1000
 _TOLERANCE = 1e-7
@@ -71,24 +76,39 @@ def label_shares(labels: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(labels, minlength=num_classes).double() / len(labels)
 
 
+def require_trust(field: str, value: float, usual: float) -> None:
+    """Refuse a trust in estimates that is not in [0, 1].
+
+    Raises:
+        InvalidInput: If it is not; the message proposes `usual`.
+    """
+    if not 0 <= value <= 1:
+        raise InvalidInput(f"{field}={value!r} must be at least 0 and at most 1; {usual} is usual.")
+
+
 class PriorAware(AdaptationMethod):
     """A method that compares predictions on the target with the shares that its classes are thought to have.
 
     Args:
         context: Gives the stated shares, and the number of classes.
         prior: `given`: those of the trial's `target_shares`; without them, even ones. `source`: those of the source's
-            labels. `estimated`: at the start of each epoch those of `shares_by_likelihood`; in the first one, whose
-            network has yet to learn, those of the source's labels.
+            labels. `estimated`: at the start of each epoch those of `shares_by_likelihood`, as far as `trust` goes; in
+            the first one, whose network has yet to learn, those of the source's labels.
+        trust: Part of the estimate in what is estimated, in [0, 1]; the rest are the shares in the source. A network
+            that is asked for the shares that it predicts predicts them the more: wholly trusted, errors feed
+            themselves.
 
     Attributes:
         shares: [C]; `None` where all are even.
     """
 
+    name: ClassVar[str]
     shares: Tensor | None
 
-    def __init__(self, context: MethodContext, *, prior: Prior = "given") -> None:
+    def __init__(self, context: MethodContext, *, prior: Prior = "given", trust: float = 0.5) -> None:
         super().__init__(context)
-        self.prior = prior
+        require_trust(f"{self.name}.trust", trust, usual=0.5)
+        self.prior, self.trust = prior, trust
         self.needs_domains = {"given": (), "source": ("source",), "estimated": ("source", "target")}[prior]
         stated = context.target_shares if prior == "given" else None
         self.register_buffer("shares", None if stated is None else torch.tensor(stated), persistent=False)
@@ -99,8 +119,7 @@ class PriorAware(AdaptationMethod):
             return
         source = domains["source"]
         assert source.labels is not None
+        shares = label_shares(source.labels, source.logits.shape[1])
         if self.prior == "estimated" and progress > 0:
-            shares = shares_by_likelihood(domains["target"].logits, source.logits)
-        else:
-            shares = label_shares(source.labels, source.logits.shape[1])
+            shares = shares.lerp(shares_by_likelihood(domains["target"].logits, source.logits), self.trust)
         self.shares = shares.to(source.features)

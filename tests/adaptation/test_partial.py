@@ -58,6 +58,12 @@ def test_the_task_loss_is_weighted_by_the_mean_prediction_over_the_sum_of_the_ba
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_trusted_counts_every_class_alike(name):
+    method, predictions = told(built(name, trust=0.25))
+    np.testing.assert_allclose(method.presence.numpy(), 0.75 + 0.25 * 4 * predictions, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_before_there_is_anything_to_go_by_all_classes_count_alike(name):
     method, _ = told(built(name), progress=0.0)
     inputs = step()

@@ -196,8 +196,8 @@ def domains():
     return {"source": source, "target": DomainOutputs(torch.zeros(30, 2), torch.tensor(draw(2, 30, 3)))}
 
 
-def shares_used(prior, progress, stated=None):
-    method = METHODS.create("im", {"prior": prior}, MethodContext(2, 3, target_shares=stated))
+def shares_used(prior, progress, **trust):
+    method = METHODS.create("im", {"prior": prior, **trust}, MethodContext(2, 3))
     method.begin_epoch({name: domains()[name] for name in method.needs_domains}, progress)
     return method.shares
 
@@ -207,10 +207,12 @@ def test_the_shares_of_the_source_are_those_of_its_labels(prior, progress):
     assert_close(shares_used(prior, progress), torch.tensor([0.5, 0.25, 0.25]), rtol=0, atol=1e-7)
 
 
-def test_after_the_first_epoch_shares_are_estimated():
+@pytest.mark.parametrize("trust", [0.0, 0.25, 1.0])
+def test_after_the_first_epoch_shares_are_estimated_as_far_as_trust_goes(trust):
     whole = domains()
-    expected = shares_by_likelihood(whole["target"].logits, whole["source"].logits)
-    assert_close(shares_used("estimated", 0.1), expected.float(), **EXACT)
+    estimate = shares_by_likelihood(whole["target"].logits, whole["source"].logits).numpy()
+    expected = trust * estimate + (1 - trust) * np.array([0.5, 0.25, 0.25])
+    np.testing.assert_allclose(shares_used("estimated", 0.1, trust=trust), expected, rtol=1e-6)
 
 
 def test_without_any_statement_nothing_is_compared_and_no_domain_is_looked_at():
@@ -229,6 +231,13 @@ def test_a_trial_hands_its_shares_to_the_method(name):
 def test_shares_are_no_part_of_what_is_saved(name):
     stated = METHODS.create(name, {}, MethodContext(2, 3, target_shares=(0.5, 0.5, 0.0)))
     assert stated.state_dict() == {}
+
+
+@pytest.mark.parametrize("name", ["im", "mcc", "bnm", "pada", "ba3us", "partial_mcc"])
+@pytest.mark.parametrize("trust", [-0.1, 1.1, math.nan])
+def test_trust_out_of_range_is_named_with_rule_and_remedy(name, trust):
+    with pytest.raises(InvalidInput, match=rf"{name}.trust={trust} must be at least 0 and at most 1; .* is usual"):
+        METHODS.create(name, {"trust": trust}, MethodContext(2, 3))
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.6], [0.7, 0.4, -0.1], [0.5, 0.500002], [], [math.nan, 1.0]])
