@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from ray_tl.registry import Value
 
+ROUNDING_OF_SHARES = 1e-6
 FREEZE_PRESET = re.compile(r"head_only|everything|last_[1-9][0-9]*")
 
 
@@ -118,6 +119,8 @@ class TrialConfig(BaseModel):
         averaging: Of weights over steps or epochs; what is evaluated and promoted is the average.
         early_stopping: Whether a trial may end before full fidelity, by label-free scores.
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
+        target_shares: Share of each class in the target, in the order of the classes, if it is known or was estimated
+            before; methods that ask for diverse predictions ask for this diversity. `None` for even ones.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
         seed: Every random number of the trial derives from it.
@@ -154,9 +157,17 @@ class TrialConfig(BaseModel):
     averaging: Component = Component(name="none")
     early_stopping: Component = Component(name="never")
     target_label_weight: Number = Field(default=0.5, ge=0, le=1)
+    target_shares: tuple[Number, ...] | None = None
     batch_size: Whole = Field(default=64, ge=2)
     epochs: Whole = Field(default=10, ge=1)
     seed: Whole = Field(default=0, ge=0)
+
+    @field_validator("target_shares")
+    @classmethod
+    def _shares(cls, shares: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if shares is None or (min(shares, default=-1) >= 0 and abs(sum(shares) - 1) <= ROUNDING_OF_SHARES):
+            return shares
+        raise ValueError(f"must be at least 0 and add up to 1, not to {sum(shares):.7g}; divide each by their sum")
 
 
 def _short(value: Value) -> str:

@@ -11,6 +11,7 @@ from ray_tl.adaptation import (  # noqa: F401  importing a module registers its 
     discrepancy,
     feature_norm,
     normalisation,
+    partial,
     reconstruction,
     reweighting,
     self_training,

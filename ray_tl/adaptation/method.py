@@ -83,6 +83,7 @@ class MethodContext:
         num_target_labelled: Examples of the target whose labels were given for training.
         class_names: In the order of the labels, C; empty where a method is only restored.
         embed_texts: Texts to [N, D], of a backbone that knows words; see `StagedBackbone.embed_texts`.
+        target_shares: Share of each class in the target, as stated, C of sum 1; `None` where nothing is known of them.
     """
 
     feature_dim: int
@@ -92,6 +93,7 @@ class MethodContext:
     num_target_labelled: int = 0
     class_names: tuple[str, ...] = ()
     embed_texts: Callable[[Sequence[str]], Tensor] | None = None
+    target_shares: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def importance_weights(domain_logits: Tensor, *, largest_ratio: float = 10.0) ->
         largest_ratio: Above 1.
     """
     bound = float(np.log(largest_ratio))
-    return _over_joint_mean(torch.exp(-domain_logits.detach().clamp(-bound, bound)))
+    return over_joint_mean(torch.exp(-domain_logits.detach().clamp(-bound, bound)))
 
 
 def kernel_matching_weights(
@@ -109,6 +109,12 @@ def kernel_matching_weights(
     pull = num_source * kernel[:, num_source:].mean(axis=1) + RIDGE
     weights = _box_minimum(curvature, pull, largest_weight)
     return weights / weights.mean()
+
+
+def over_joint_mean(weights: Tensor) -> Tensor:
+    """Weights of this rank's rows over their mean in the joint batch of all ranks, [N]; all 0 if all are."""
+    total = sum_over_ranks(weights.sum())
+    return weights * len(weights) * world_size() / total.clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 @METHODS.register(
@@ -219,10 +225,6 @@ class EntropyWeighting(AdaptationMethod):
     def losses(self, step: StepOutputs) -> dict[str, Tensor]:
         weights = entropy_weights(F.softmax(step.source.logits, dim=1))
         return {"task": weighted_source_loss(step, weights)}
-
-
-def _over_joint_mean(weights: Tensor) -> Tensor:
-    return weights * len(weights) * world_size() / sum_over_ranks(weights.sum())
 
 
 def _require_above_one(field: str, value: float) -> None:

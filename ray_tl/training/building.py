@@ -1,5 +1,6 @@
 """From the configuration of a trial to what it trains, and what trains it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
         num_source = len(data.pair.source) + sum(len(domain) for _, domain in joining(config, data.pair))
         rows = num_source, len(data.pair.target), num_labelled(data.pair)
         words = data.pair.source.classes, model.backbone.embed_texts
-        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words)
+        shares = target_shares(config, data.pair.source.classes)
+        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words, shares)
         method = METHODS.create(config.method.name, config.method.params, context)
     check_mixing(config, method)
     check_class_balance(config, method)
@@ -52,6 +54,17 @@ def _auxiliary(config: TrialConfig, data: TrialData, model: TransferModel) -> Au
         classes = 0 if data.pair.auxiliary is None else len(data.pair.auxiliary.classes)
         context = MultiTaskContext(model.feature_dim, classes)
         return MULTI_TASKS.create(config.multi_task.name, config.multi_task.params, context)
+
+
+def target_shares(config: TrialConfig, classes: Sequence[str]) -> tuple[float, ...] | None:
+    """The stated share of each class in the target; raises `InvalidInput` if there are not as many as classes."""
+    shares = config.target_shares
+    if shares is not None and len(shares) != len(classes):
+        raise InvalidInput(
+            f"target_shares={shares!r} has {len(shares)} shares, and there are {len(classes)} classes, from "
+            f"{classes[0]!r} to {classes[-1]!r}; give one share for each, in the order of the classes."
+        )
+    return shares
 
 
 def check_mixing(config: TrialConfig, method: AdaptationMethod) -> None:

@@ -17,6 +17,8 @@ from tests.training.tiny import VALIDATORS, further, tiny_config, tiny_data, tin
 SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "distillation", "tent")}
 CASES: dict[str, dict] = {
     **{f"method {name}": {"method": {name: SECOND_PHASE.get(name)}} for name in METHODS.names()},
+    **{f"{name} on estimated shares": {"method": {name: {"prior": "estimated"}}} for name in ("im", "mcc", "bnm")},
+    **{f"{name} on stated shares": {"method": name, "target_shares": [0.6, 0.4, 0.0]} for name in ("im", "pada")},
     "method cdan on logits": {"method": {"cdan": {"condition": "logits"}}},
     **{f"weighting {name}": {"method": "dann", "loss_weighting": name} for name in LOSS_WEIGHTS.names()},
     **CHOICES,

@@ -202,10 +202,18 @@ def test_a_trial_takes_the_weights_of_its_source(mixing):
     assert loss.item() == pytest.approx(-(weights * shares * log_probabilities).sum() / 8, rel=1e-5)
 
 
-METHODS = ["source_only", "source_and_target", "tradaboost", "importance_weighting", "entropy_weighting", "dann"]
+METHODS = [
+    "source_only",
+    "source_and_target",
+    "tradaboost",
+    "importance_weighting",
+    "entropy_weighting",
+    "dann",
+    "pada",
+]
 
 
-@pytest.mark.parametrize("method", [*METHODS, "kernel_mean_matching", "deepjdot"])
+@pytest.mark.parametrize("method", [*METHODS, "kernel_mean_matching", "deepjdot", "pada"])
 def test_the_task_loss_of_every_method_rises_with_the_weights_where_rare_rows_are_wrong(method):
     losses = {}
     for balance in ("none", "weights"):
