@@ -120,6 +120,8 @@ class TrialConfig(BaseModel):
         target_label_weight: Share of labelled target examples in the task loss, in [0, 1]; counts where there are some.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
+        min_steps: So many steps of the optimiser at least, in as many epochs: an epoch in which the head alone trains,
+            on cached features, is longer than one pass over a small source. `None` for one pass always.
         seed: Every random number of the trial derives from it.
     """
 
@@ -156,6 +158,7 @@ class TrialConfig(BaseModel):
     target_label_weight: Number = Field(default=0.5, ge=0, le=1)
     batch_size: Whole = Field(default=64, ge=2)
     epochs: Whole = Field(default=10, ge=1)
+    min_steps: Whole | None = Field(default=None, ge=1)
     seed: Whole = Field(default=0, ge=0)
 
 

@@ -80,6 +80,7 @@ class TrialRun:
         self._stages: range | None = None
         self._rate = 1.0
         self._gap = 0.0
+        self._progress: float | None = None
         self._accuracy_before: float | None = None
         self._step_module: nn.Module = self.task
         self.evidence: Evidence = {}
@@ -129,6 +130,7 @@ class TrialRun:
         if report.epoch == self.config.epochs:
             return state
         state |= {"optimizer": self._optimizer.state_dict(), "precision": self._precision.state()}
+        state |= {"progress": self._progress}
         state |= {"averaging": self._averaging.state_dict(), "ending": self._ending.state()}
         return state | ({"training": self.task.model.state_dict()} if averaged else {})
 
@@ -144,6 +146,7 @@ class TrialRun:
         self._precision.restore(state.get("precision", {}))
         self._averaging.load_state_dict(state.get("averaging", {}))
         self._ending.restore(state.get("ending", {}))
+        self._progress = state.get("progress")
         report = EpochReport(**state["report"])
         self._gap = report.gap
         self._accuracy_before = report.health["domain_accuracy_before"]
@@ -192,14 +195,19 @@ class TrialRun:
         weights: dict[str, float] = {}
         steps = self._batches.steps_per_epoch
         for index, parts in enumerate(self._batches.steps(epoch)):
-            number, num_steps = epoch * steps + index, steps * self.config.epochs
-            progress = number / num_steps
-            if number > 0 and (number - 1) / num_steps < self.task.method.restart <= progress:
+            progress = (epoch * steps + index) / (steps * self.config.epochs)
+            if self._begins_anew(epoch * steps + index, steps * self.config.epochs):
                 self._optimizer, _ = build_optimizer(self.config, self.task, self._choice)
             losses, weights = self._step(parts, progress, epoch, index)
             for name, loss in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + loss.detach()
         return self._mean_over_ranks(totals, steps), weights
+
+    def _begins_anew(self, number: int, num_steps: int) -> bool:
+        """Whether the method asks for a new optimiser from this step on; the epoch before may have had fewer steps."""
+        before = (number - 1) / num_steps if self._progress is None else self._progress
+        self._progress = number / num_steps
+        return number > 0 and before < self.task.method.restart <= self._progress
 
     def _step(
         self, parts: Sequence[Step], progress: float, epoch: int, index: int
