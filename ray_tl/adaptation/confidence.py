@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive
+from ray_tl.adaptation.published import LIKE_CDAN, LIKE_SHOT, constant
 from ray_tl.collectives import gather_rows, sum_over_ranks, world_size
+from ray_tl.registry import Published
 
 
 @full_precision
@@ -81,7 +83,14 @@ def batch_nuclear_norm(logits: Tensor) -> Tensor:
     return -torch.linalg.svdvals(probabilities).sum() / len(probabilities)
 
 
-@METHODS.register("entropy")
+@METHODS.register(
+    "entropy",
+    published=Published(
+        "Long et al., 2016, https://arxiv.org/abs/1602.04433: the weight 0.3 of its entropy penalty; Grandvalet and "
+        "Bengio cross-validate it",
+        trial={**LIKE_CDAN, **constant(domain=0.3)},
+    ),
+)
 class Entropy(AdaptationMethod):
     """Entropy minimisation: each prediction on the target becomes confident; alone it may collapse to one class."""
 
@@ -89,7 +98,13 @@ class Entropy(AdaptationMethod):
         return {"task": task_loss(step), "domain": mean_entropy(step.target.logits)}
 
 
-@METHODS.register("im")
+@METHODS.register(
+    "im",
+    published=Published(
+        "Liang et al., 2020, https://arxiv.org/abs/2002.08546; there the source is left behind, and the head is frozen",
+        trial={**LIKE_SHOT, **constant(domain=1.0)},
+    ),
+)
 class InformationMaximisation(AdaptationMethod):
     """SHOT-IM: each prediction on the target becomes confident, and all classes are predicted."""
 
@@ -97,7 +112,15 @@ class InformationMaximisation(AdaptationMethod):
         return {"task": task_loss(step), "domain": information_maximisation(step.target.logits)}
 
 
-@METHODS.register("mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}})
+@METHODS.register(
+    "mcc",
+    ranges={"temperature": {"log_uniform": [1.0, 5.0]}},
+    published=Published(
+        "Jin et al., 2020, https://arxiv.org/abs/1912.03699",
+        params={"temperature": 2.5},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 class Mcc(AdaptationMethod):
     """MCC: classes are not confused with each other on the target.
 
@@ -116,7 +139,12 @@ class Mcc(AdaptationMethod):
         return {"task": task_loss(step), "domain": confusion}
 
 
-@METHODS.register("bnm")
+@METHODS.register(
+    "bnm",
+    published=Published(
+        "Cui et al., 2020, https://arxiv.org/abs/2003.12237", trial={**LIKE_CDAN, **constant(domain=1.0)}
+    ),
+)
 class Bnm(AdaptationMethod):
     """BNM: the matrix of predictions on the target has a large nuclear norm, so they are confident and diverse."""
 

@@ -34,6 +34,7 @@ from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
 NEIGHBOURS_FILE = "neighbours.npz"
+ADVISED = 3  # of so many trials one is a recipe, and the sampler gets the others
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def plan_search(
         trees=space.trees,
         backbones=file.backbones,
         first=baselines,
-        advice=_advice(space, baselines[0], pair, free // 4) if free > 3 else (),
+        advice=_advice(space, baselines[0], pair, free // ADVISED) if free >= ADVISED else (),
         judge="" if reference is None else reference.in_words(),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
