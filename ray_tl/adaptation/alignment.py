@@ -58,8 +58,31 @@ def mmd_distance(source: Tensor, target: Tensor, *, bandwidth: float = 1.0) -> T
         InvalidInput: If the widths differ or a domain has fewer than two rows.
     """
     _require_comparable("MMD", source, target)
-    joint = _joined(source, target)
-    return _unbiased_distance(_feature_kernel(joint, bandwidth), len(source) * world_size())
+    return whole_mmd_distance(gather_rows(source), gather_rows(target), bandwidth=bandwidth)
+
+
+@full_precision
+def whole_mmd_distance(source: Tensor, target: Tensor, *, bandwidth: float = 1.0) -> Tensor:
+    """`mmd_distance` of rows that each rank has all of; no rank asks another.
+
+    Args:
+        source: Features [N, D], N >= 2.
+        target: Features [M, D], M >= 2.
+        bandwidth: Factor on s^2.
+    """
+    return _unbiased_distance(_feature_kernel(torch.cat([source, target]), bandwidth), len(source))
+
+
+@full_precision
+def whole_coral_distance(source: Tensor, target: Tensor) -> Tensor:
+    """`coral_distance` of rows that each rank has all of; no rank asks another.
+
+    Args:
+        source: Features [N, D], N >= 2.
+        target: Features [M, D], M >= 2.
+    """
+    difference = torch.cov(source.T) - torch.cov(target.T)
+    return difference.square().sum() / (4 * source.shape[1] ** 2)
 
 
 @full_precision

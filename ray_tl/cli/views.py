@@ -36,6 +36,8 @@ def show_status(status: StudyStatus, output: Output) -> None:
     for line in status.spec.data_lines():
         output.say(line)
     output.say(ended_table(status.trials, status.champion, status.merits))
+    for line in status.examination.lines() if status.examination else ():
+        output.say(line)
     for number, item in enumerate(status.spec.advice, len(status.spec.first)):
         output.say(f"trial {number} was advised: {item.reason}")
     for trial in status.trials:

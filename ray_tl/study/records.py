@@ -135,6 +135,7 @@ class EpochRecord(BaseModel):
     health: dict[str, float] = Field(default_factory=dict)
     findings: list[str] = Field(default_factory=list)
     cached_stages: int = 0
+    source_recalls: list[float | None] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

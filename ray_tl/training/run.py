@@ -30,11 +30,12 @@ from ray_tl.training.evaluation import predict_outputs
 from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
-    domains_told_apart,
     feature_space,
+    gap_of_domains,
     gather_evidence,
     histogram_drift,
     scores_of,
+    source_recalls,
 )
 from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
@@ -45,7 +46,7 @@ from ray_tl.training.network import PREFIX
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.precision import Precision, synchronised
 from ray_tl.training.regularisers import REGULARISER
-from ray_tl.training.report import EpochReport
+from ray_tl.training.report import BEFORE, EpochReport, before
 from ray_tl.training.task import StepLosses
 
 
@@ -81,7 +82,7 @@ class TrialRun:
         self._rate = 1.0
         self._gap = 0.0
         self._progress: float | None = None
-        self._accuracy_before: float | None = None
+        self._gap_before: dict[str, float] | None = None
         self._step_module: nn.Module = self.task
         self.evidence: Evidence = {}
         self.space: LabelledSpace | None = None
@@ -90,8 +91,8 @@ class TrialRun:
         """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
         start = time.perf_counter()
         self._enter_phase(epoch / self.config.epochs)
-        if self._accuracy_before is None:
-            self._accuracy_before = self._domain_accuracy()
+        if self._gap_before is None:
+            self._gap_before = before(self._domain_gap())
         self._begin_epoch(epoch / self.config.epochs)
         losses, weights = self._train(epoch)
         own = self._take_average(epoch)
@@ -113,6 +114,7 @@ class TrialRun:
             gap=self._gap,
             health=health,
             cached_stages=self._feed.inputs.start,
+            source_recalls=source_recalls(self.evidence, self.data),
         )
         method, progress = self.task.method, (epoch + 1) / self.config.epochs
         found = findings(report, progress, method.aligns_features, method.idle_losses(progress))
@@ -149,7 +151,7 @@ class TrialRun:
         self._progress = state.get("progress")
         report = EpochReport(**state["report"])
         self._gap = report.gap
-        self._accuracy_before = report.health["domain_accuracy_before"]
+        self._gap_before = {name: value for name, value in report.health.items() if name.endswith(BEFORE)}
         return report
 
     @property
@@ -329,8 +331,8 @@ class TrialRun:
         norms = gradient_norms(found.named, found.weights, trained)
         measured = {
             **{f"gradient_{name}": norm for name, norm in norms.items() if math.isfinite(norm)},
-            "domain_accuracy": self._domain_accuracy(),
-            "domain_accuracy_before": float(self._accuracy_before or 0.0),
+            **self._domain_gap(),
+            **(self._gap_before or {}),
             "histogram_drift": histogram_drift(histogram, self.data),
             **self._masking.figures(),
         }
@@ -340,5 +342,5 @@ class TrialRun:
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 
-    def _domain_accuracy(self) -> float:
-        return domains_told_apart(self.task.model, self._feed.evaluated[0], self.data.device, self.config.seed)
+    def _domain_gap(self) -> dict[str, float]:
+        return gap_of_domains(self.task.model, self._feed.evaluated[0], self.data.device, self.config.seed)

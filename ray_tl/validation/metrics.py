@@ -33,6 +33,13 @@ def balanced_accuracy(probabilities: Probabilities, labels: Labels) -> float:
     return float(np.mean(confusion.diagonal()[occurs] / support[occurs]))
 
 
+def recalls(probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
+    """Share of each class that is recognised, [C]; not a number for a class that does not occur among the labels."""
+    confusion = _confusion(probabilities, labels)
+    support = confusion.sum(axis=1)
+    return np.where(support > 0, confusion.diagonal() / np.maximum(support, 1), np.nan)
+
+
 def macro_f1(probabilities: Probabilities, labels: Labels) -> float:
     """Mean F1 of the classes that occur among labels or predictions; 0 for a class that is never hit."""
     confusion = _confusion(probabilities, labels)
