@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from ray_tl.data.summary import BALANCE_FIELD, DataSummary
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once, storage_failure
 from ray_tl.files import require_writable
 from ray_tl.home import models_folder, studies_folder
+from ray_tl.observability.examination import Examination, examined
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
@@ -44,6 +45,7 @@ class StudyStatus:
         merits: By which it was chosen, by number of the trial, the best first; empty until the search has ended.
         is_running: Whether a process searches it now.
         seconds: From its creation to its last change.
+        examination: What the champion did to the domains, or another trial that was asked for; `None` without one.
     """
 
     spec: StudySpec
@@ -54,6 +56,7 @@ class StudyStatus:
     merits: dict[int, float]
     is_running: bool
     seconds: float
+    examination: Examination | None = None
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
@@ -66,6 +69,7 @@ class StudyStatus:
             "merits": self.merits,
             "data": self.spec.data_summary.model_dump(mode="json"),
             "advice": [item.model_dump(mode="json") for item in self.spec.advice],
+            "examination": self.examination and self.examination.summary(),
             "states": dict(Counter(str(trial.state) for trial in self.trials)),
             "trials": [_plain(trial) for trial in self.trials],
         }
@@ -218,14 +222,18 @@ def studies(home: Home = None) -> list[dict[str, object]]:
     return [_row_of(name, home) for name in list_studies(studies_folder(home))]
 
 
-def status(study: str, home: Home = None) -> StudyStatus:
-    """How a study stands.
+def status(study: str, home: Home = None, trial: int | None = None) -> StudyStatus:
+    """How a study stands, with the examination of its champion, or of a trial.
 
     Raises:
-        UnknownName: If there is no such study.
+        UnknownName: If there is no such study or trial.
     """
     store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
-    return _status(store)
+    found = _status(store)
+    number = found.champion if trial is None else trial
+    if number is None:
+        return found
+    return replace(found, examination=examined(store.trial(number), store.spec.classes))
 
 
 def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[StudyStatus]:

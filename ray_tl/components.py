@@ -51,7 +51,7 @@ def catalogue() -> dict[str, Registry]:
 
 
 def describe() -> list[dict[str, object]]:
-    """Every component as plain values: kind, name, summary, parameters."""
+    """Every component as plain values: kind, name, summary, parameters, and the settings of its authors."""
     return [
         {
             "kind": registry.kind,
@@ -59,6 +59,7 @@ def describe() -> list[dict[str, object]]:
             "name": name,
             "summary": registry.summary(name),
             "parameters": [vars(parameter) for parameter in registry.parameters(name).values()],
+            "published": (stated := registry.published(name)) and vars(stated),
         }
         for field, registry in {**catalogue(), "validators": VALIDATORS}.items()
         for name in registry.names()

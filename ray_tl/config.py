@@ -123,6 +123,8 @@ class TrialConfig(BaseModel):
             before; methods that ask for diverse predictions ask for this diversity. `None` for even ones.
         batch_size: Examples of each domain in one step, over all workers of the trial.
         epochs: Passes over the source at full fidelity; progress 1 is reached at their end.
+        min_steps: So many steps of the optimiser at least, in as many epochs: an epoch in which the head alone trains,
+            on cached features, is longer than one pass over a small source. `None` for one pass always.
         seed: Every random number of the trial derives from it.
     """
 
@@ -160,6 +162,7 @@ class TrialConfig(BaseModel):
     target_shares: tuple[Number, ...] | None = None
     batch_size: Whole = Field(default=64, ge=2)
     epochs: Whole = Field(default=10, ge=1)
+    min_steps: Whole | None = Field(default=None, ge=1)
     seed: Whole = Field(default=0, ge=0)
 
     @field_validator("target_shares")

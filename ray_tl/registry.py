@@ -9,7 +9,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ray_tl.errors import InvalidInput, UnknownName
@@ -33,6 +33,21 @@ class Parameter:
     range: Mapping[str, object] | None
 
 
+@dataclass(frozen=True)
+class Published:
+    """Settings with which the authors of a component report their results: where to begin, before any range.
+
+    Attributes:
+        source: Paper and section, or the authors' code; and what of it could not be taken over.
+        params: Of the component; those that it leaves out stay at their defaults.
+        trial: Other fields of a trial that belong to the recipe, in the notation of a search-space file.
+    """
+
+    source: str
+    params: Mapping[str, Value] = field(default_factory=dict)
+    trial: Mapping[str, object] = field(default_factory=dict)
+
+
 class Registry(Generic[T]):
     """Components of one kind by name.
 
@@ -44,10 +59,14 @@ class Registry(Generic[T]):
         self.kind = kind
         self._factories: dict[str, Callable[..., T]] = {}
         self._ranges: dict[str, Mapping[str, Mapping[str, object]]] = {}
+        self._published: dict[str, Published | None] = {}
         self._parameters: dict[str, dict[str, Parameter]] = {}
 
     def register(
-        self, name: str, ranges: Mapping[str, Mapping[str, object]] | None = None
+        self,
+        name: str,
+        ranges: Mapping[str, Mapping[str, object]] | None = None,
+        published: Published | None = None,
     ) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """Decorator that makes a class or function available as `name`.
 
@@ -55,11 +74,13 @@ class Registry(Generic[T]):
             name: The paper's name in lower case.
             ranges: For each parameter worth searching, its usual range in the notation of a search-space file,
                 `{"temperature": {"log_uniform": [1, 5]}}`.
+            published: The settings of its authors.
         """
 
         def add(factory: Callable[..., T]) -> Callable[..., T]:
             self._factories[name] = factory
             self._ranges[name] = ranges or {}
+            self._published[name] = published
             self._parameters.pop(name, None)
             return factory
 
@@ -71,6 +92,7 @@ class Registry(Generic[T]):
         both: Registry[T | U] = Registry(self.kind)
         both._factories = {**self._factories, **other._factories}
         both._ranges = {**self._ranges, **other._ranges}
+        both._published = {**self._published, **other._published}
         return both
 
     def names(self) -> list[str]:
@@ -89,6 +111,15 @@ class Registry(Generic[T]):
         if name not in self._factories:
             raise UnknownName(f"{self.kind} {name!r} is not known{did_you_mean(name, self.names())}")
         return self._factories[name]
+
+    def published(self, name: str) -> Published | None:
+        """The settings of the component's authors; `None` where it states none.
+
+        Raises:
+            UnknownName: If there is no such component.
+        """
+        self.factory(name)
+        return self._published[name]
 
     def parameters(self, name: str) -> dict[str, Parameter]:
         """The searchable parameters of a component, in the order of its signature."""

@@ -154,7 +154,7 @@ def test_fixed_space_asks_for_nothing():
     (trial,) = optuna_trials(1)
     config = space(method="mcc", batch_size=16).sample(trial)
     assert trial.params == {}
-    assert config == TrialConfig(backbone="tiny_cnn", method="mcc", batch_size=16, epochs=9, seed=0)
+    assert config == TrialConfig(backbone="tiny_cnn", method="mcc", batch_size=16, epochs=9, min_steps=1200, seed=0)
 
 
 def test_seed_of_the_trees_wins():

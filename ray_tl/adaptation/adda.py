@@ -8,8 +8,10 @@ from torch.nn import functional as F
 from ray_tl.adaptation.adversarial import domain_classification_loss, domain_discriminator
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, View, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_below_one, require_positive
+from ray_tl.adaptation.published import DIGITS, constant
 from ray_tl.adaptation.teachers import Teacher
 from ray_tl.collectives import sum_over_ranks, world_size
+from ray_tl.registry import Published
 
 STRONG = 0.6
 
@@ -42,6 +44,12 @@ def joint_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
         "start": {"uniform": [0.2, 0.6]},
         "rate": {"log_uniform": [0.03, 1.0]},
     },
+    published=Published(
+        "Tzeng et al., 2017, https://arxiv.org/abs/1702.05464, digits; when it begins and the rate from then on are "
+        "ours",
+        params={"hidden_width": 500, "start": 0.4, "rate": 0.1},
+        trial={**DIGITS, **constant(domain=1.0)},
+    ),
 )
 class Adda(AdaptationMethod):
     """ADDA: from `start` on, the network learns to give target features like those of the source network it was.

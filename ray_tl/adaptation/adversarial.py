@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from ray_tl.adaptation.loss_weights import dann_ramp
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.published import LIKE_CDAN, constant
+from ray_tl.registry import Published
 
 
 def reverse_gradient(features: Tensor, strength: float) -> Tensor:
@@ -42,7 +44,15 @@ def domain_discriminator(width: int, hidden_width: int) -> nn.Sequential:
     )
 
 
-@METHODS.register("dann", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "gamma": {"log_uniform": [1.0, 20.0]}})
+@METHODS.register(
+    "dann",
+    ranges={"hidden_width": {"choice": [64, 256, 1024]}, "gamma": {"log_uniform": [1.0, 20.0]}},
+    published=Published(
+        "Ganin et al., 2016, https://arxiv.org/abs/1505.07818",
+        params={"hidden_width": 1024, "gamma": 10.0},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 class Dann(AdaptationMethod):
     """DANN: features that a discriminator can't tell apart, by gradient reversal.
 

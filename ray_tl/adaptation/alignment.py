@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive, squared_distances
+from ray_tl.adaptation.published import BOTTLENECK, LIKE_CDAN, SLOW_BACKBONE, constant
 from ray_tl.collectives import gather_rows, sum_over_ranks, world_size
 from ray_tl.errors import InvalidInput
+from ray_tl.registry import Published
 
 MMD_SCALES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
 PREDICTION_VARIANCE = 0.84
@@ -56,8 +58,31 @@ def mmd_distance(source: Tensor, target: Tensor, *, bandwidth: float = 1.0) -> T
         InvalidInput: If the widths differ or a domain has fewer than two rows.
     """
     _require_comparable("MMD", source, target)
-    joint = _joined(source, target)
-    return _unbiased_distance(_feature_kernel(joint, bandwidth), len(source) * world_size())
+    return whole_mmd_distance(gather_rows(source), gather_rows(target), bandwidth=bandwidth)
+
+
+@full_precision
+def whole_mmd_distance(source: Tensor, target: Tensor, *, bandwidth: float = 1.0) -> Tensor:
+    """`mmd_distance` of rows that each rank has all of; no rank asks another.
+
+    Args:
+        source: Features [N, D], N >= 2.
+        target: Features [M, D], M >= 2.
+        bandwidth: Factor on s^2.
+    """
+    return _unbiased_distance(_feature_kernel(torch.cat([source, target]), bandwidth), len(source))
+
+
+@full_precision
+def whole_coral_distance(source: Tensor, target: Tensor) -> Tensor:
+    """`coral_distance` of rows that each rank has all of; no rank asks another.
+
+    Args:
+        source: Features [N, D], N >= 2.
+        target: Features [M, D], M >= 2.
+    """
+    difference = torch.cov(source.T) - torch.cov(target.T)
+    return difference.square().sum() / (4 * source.shape[1] ** 2)
 
 
 @full_precision
@@ -111,7 +136,20 @@ def joint_mmd_distance(
     return _unbiased_distance(kernel, len(source) * world_size())
 
 
-@METHODS.register("coral")
+@METHODS.register(
+    "coral",
+    published=Published(
+        "Sun and Saenko, 2016, https://arxiv.org/abs/1607.01719; the weight, which they set so that both losses end "
+        "alike, is 1",
+        trial={
+            **SLOW_BACKBONE,
+            "optimizer": {"sgd": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}},
+            "lr_schedule": "constant",
+            "batch_size": 128,
+            **constant(domain=1.0),
+        },
+    ),
+)
 class Coral(AdaptationMethod):
     """Deep CORAL: the covariances of source and target features agree."""
 
@@ -121,7 +159,19 @@ class Coral(AdaptationMethod):
         return {"task": task_loss(step), "domain": coral_distance(step.source.features, step.target.features)}
 
 
-@METHODS.register("ddc")
+@METHODS.register(
+    "ddc",
+    published=Published(
+        "Tzeng et al., 2014, https://arxiv.org/abs/1412.3474: weight 0.25, of the distance where ours is its square",
+        trial={
+            **BOTTLENECK,
+            **SLOW_BACKBONE,
+            "optimizer": {"sgd": {"lr": 1e-3}},
+            "lr_schedule": "constant",
+            **constant(domain=0.25),
+        },
+    ),
+)
 class Ddc(AdaptationMethod):
     """DDC: the mean features of source and target agree, which is MMD under a linear kernel."""
 
@@ -131,7 +181,15 @@ class Ddc(AdaptationMethod):
         return {"task": task_loss(step), "domain": mean_distance(step.source.features, step.target.features)}
 
 
-@METHODS.register("mmd", ranges={"bandwidth": {"log_uniform": [0.25, 4.0]}})
+@METHODS.register(
+    "mmd",
+    ranges={"bandwidth": {"log_uniform": [0.25, 4.0]}},
+    published=Published(
+        "Long et al., 2015, https://arxiv.org/abs/1502.02791; the weight, which they cross-validate, is 1",
+        params={"bandwidth": 1.0},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 class Mmd(AdaptationMethod):
     """DAN: the mean embeddings of source and target features agree under several Gaussian kernels.
 
@@ -152,7 +210,15 @@ class Mmd(AdaptationMethod):
         return {"task": task_loss(step), "domain": distance}
 
 
-@METHODS.register("jan", ranges={"bandwidth": {"log_uniform": [0.25, 4.0]}})
+@METHODS.register(
+    "jan",
+    ranges={"bandwidth": {"log_uniform": [0.25, 4.0]}},
+    published=Published(
+        "Long et al., 2017, https://arxiv.org/abs/1605.06636",
+        params={"bandwidth": 1.0},
+        trial={**LIKE_CDAN, "loss_weighting": {"dann": {"domain": 1.0, "gamma": 10.0}}},
+    ),
+)
 class Jan(AdaptationMethod):
     """JAN: the joint distributions of features and predictions agree between source and target.
 

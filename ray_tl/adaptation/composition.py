@@ -11,7 +11,9 @@ from ray_tl.adaptation.conditional import Cdan
 from ray_tl.adaptation.confidence import Mcc
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs, View
 from ray_tl.adaptation.numerics import require_positive
+from ray_tl.adaptation.published import LIKE_CDAN, constant
 from ray_tl.adaptation.self_training import PseudoLabel
+from ray_tl.registry import Published
 
 T = TypeVar("T")
 _RANGES: Mapping[str, Mapping[str, object]] = {
@@ -90,7 +92,15 @@ class Composed(AdaptationMethod):
         self.second.after_step(model, progress)
 
 
-@METHODS.register("dann_mcc", ranges=_RANGES)
+@METHODS.register(
+    "dann_mcc",
+    ranges=_RANGES,
+    published=Published(
+        "Jin et al., 2020, https://arxiv.org/abs/1912.03699: MCC with weight 1 beside the other loss",
+        params={"hidden_width": 1024, "gamma": 10.0, "temperature": 2.5, "second_weight": 1.0},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 def dann_mcc(
     context: MethodContext,
     *,
@@ -115,7 +125,15 @@ def dann_mcc(
     return Composed(context, dann, Mcc(context, temperature=temperature), second_weight=second_weight)
 
 
-@METHODS.register("cdan_mcc", ranges={**_RANGES, "max_width": {"choice": [1024, 4096]}})
+@METHODS.register(
+    "cdan_mcc",
+    ranges={**_RANGES, "max_width": {"choice": [1024, 4096]}},
+    published=Published(
+        "Jin et al., 2020, https://arxiv.org/abs/1912.03699: MCC with weight 1 beside the other loss",
+        params={"hidden_width": 1024, "gamma": 10.0, "temperature": 2.5, "second_weight": 1.0},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 def cdan_mcc(
     context: MethodContext,
     *,
@@ -144,6 +162,11 @@ def cdan_mcc(
 @METHODS.register(
     "coral_pseudo_label",
     ranges={"threshold": {"uniform": [0.7, 0.99]}, "second_weight": {"log_uniform": [0.1, 10.0]}},
+    published=Published(
+        "no paper: CORAL and pseudo-labels with the settings of their own, and equal weights",
+        params={"threshold": 0.8, "second_weight": 1.0},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
 )
 def coral_pseudo_label(context: MethodContext, *, threshold: float = 0.8, second_weight: float = 1.0) -> Composed:
     """CORAL and pseudo-labels together: features of the same covariance, and confident predictions taken as labels.

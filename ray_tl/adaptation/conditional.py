@@ -15,7 +15,9 @@ from ray_tl.adaptation.adversarial import domain_discriminator, reverse_gradient
 from ray_tl.adaptation.loss_weights import dann_ramp
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.published import LIKE_CDAN, constant
 from ray_tl.collectives import sum_over_ranks, world_size
+from ray_tl.registry import Published
 
 Condition = Literal["softmax", "logits"]
 
@@ -96,7 +98,15 @@ def weighted_domain_loss(source: Tensor, target: Tensor, source_weights: Tensor,
     return (of_source + of_target) / 2
 
 
-@METHODS.register("cdan", ranges=_RANGES)
+@METHODS.register(
+    "cdan",
+    ranges=_RANGES,
+    published=Published(
+        "Long et al., 2018, https://arxiv.org/abs/1705.10667",
+        params={"hidden_width": 1024, "gamma": 10.0, "max_width": 4096},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 class Cdan(AdaptationMethod):
     """CDAN: features that a discriminator can't tell apart even where it knows the predicted classes.
 
@@ -165,7 +175,15 @@ class Cdan(AdaptationMethod):
         return torch.ones_like(probabilities[:, 0])
 
 
-@METHODS.register("cdan_e", ranges=_RANGES)
+@METHODS.register(
+    "cdan_e",
+    ranges=_RANGES,
+    published=Published(
+        "Long et al., 2018, https://arxiv.org/abs/1705.10667",
+        params={"hidden_width": 1024, "gamma": 10.0, "max_width": 4096},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 class CdanE(Cdan):
     """CDAN+E: CDAN in which examples with a confident prediction count up to twice as much.
 

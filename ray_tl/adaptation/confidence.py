@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive
+from ray_tl.adaptation.published import LIKE_CDAN, LIKE_SHOT, constant
 from ray_tl.adaptation.target_prior import PRIOR_RANGES, Prior, PriorAware, relative_shares
 from ray_tl.collectives import gather_rows, sum_over_ranks, world_size
+from ray_tl.registry import Published
 
 
 @full_precision
@@ -101,7 +103,14 @@ def batch_nuclear_norm(logits: Tensor, *, prior: Tensor | None = None) -> Tensor
     return -torch.linalg.svdvals(probabilities).sum() / len(probabilities)
 
 
-@METHODS.register("entropy")
+@METHODS.register(
+    "entropy",
+    published=Published(
+        "Long et al., 2016, https://arxiv.org/abs/1602.04433: the weight 0.3 of its entropy penalty; Grandvalet and "
+        "Bengio cross-validate it",
+        trial={**LIKE_CDAN, **constant(domain=0.3)},
+    ),
+)
 class Entropy(AdaptationMethod):
     """Entropy minimisation: each prediction on the target becomes confident; alone it may collapse to one class."""
 
@@ -109,7 +118,14 @@ class Entropy(AdaptationMethod):
         return {"task": task_loss(step), "domain": mean_entropy(step.target.logits)}
 
 
-@METHODS.register("im", ranges=PRIOR_RANGES)
+@METHODS.register(
+    "im",
+    ranges=PRIOR_RANGES,
+    published=Published(
+        "Liang et al., 2020, https://arxiv.org/abs/2002.08546; there the source is left behind, and the head is frozen",
+        trial={**LIKE_SHOT, **constant(domain=1.0)},
+    ),
+)
 class InformationMaximisation(PriorAware):
     """SHOT-IM: each prediction on the target becomes confident, and all classes are predicted.
 
@@ -126,7 +142,15 @@ class InformationMaximisation(PriorAware):
         return {"task": task_loss(step), "domain": domain}
 
 
-@METHODS.register("mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}, **PRIOR_RANGES})
+@METHODS.register(
+    "mcc",
+    ranges={"temperature": {"log_uniform": [1.0, 5.0]}, **PRIOR_RANGES},
+    published=Published(
+        "Jin et al., 2020, https://arxiv.org/abs/1912.03699",
+        params={"temperature": 2.5},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+)
 class Mcc(PriorAware):
     """MCC: classes are not confused with each other on the target.
 
@@ -151,7 +175,13 @@ class Mcc(PriorAware):
         return {"task": task_loss(step), "domain": confusion}
 
 
-@METHODS.register("bnm", ranges=PRIOR_RANGES)
+@METHODS.register(
+    "bnm",
+    ranges=PRIOR_RANGES,
+    published=Published(
+        "Cui et al., 2020, https://arxiv.org/abs/2003.12237", trial={**LIKE_CDAN, **constant(domain=1.0)}
+    ),
+)
 class Bnm(PriorAware):
     """BNM: the matrix of predictions on the target has a large nuclear norm, so they are confident and diverse.
 

@@ -11,7 +11,9 @@ from ray_tl.adaptation.adversarial import reverse_gradient
 from ray_tl.adaptation.loss_weights import dann_ramp
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.published import DIGITS, LIKE_CDAN, constant
 from ray_tl.errors import InvalidInput
+from ray_tl.registry import Published
 
 RAMP_GAMMA = 10.0
 
@@ -67,6 +69,17 @@ def classifier_discrepancy(first: Tensor, second: Tensor) -> Tensor:
         "margin": {"uniform": [1.0, 6.0]},
         "strength": {"log_uniform": [0.01, 1.0]},
     },
+    published=Published(
+        "Zhang et al., 2019, https://arxiv.org/abs/1904.05801 and the authors' code",
+        params={"hidden_width": 1024, "margin": 4.0, "strength": 0.1},
+        trial={
+            **LIKE_CDAN,
+            "adaptor": {"bottleneck": {"width": 1024, "dropout": 0.5}},
+            "optimizer": {"sgd": {"lr": 4e-4, "momentum": 0.9, "weight_decay": 5e-4}},
+            "batch_size": 32,
+            **constant(domain=1.0),
+        },
+    ),
 )
 class Mdd(AdaptationMethod):
     """MDD: no auxiliary classifier that agrees with the main one on the source disagrees with it on the target.
@@ -106,7 +119,15 @@ class Mdd(AdaptationMethod):
         return {"task": task_loss(step), "domain": domain}
 
 
-@METHODS.register("mcd", ranges={"hidden_width": {"choice": [64, 256, 1024]}, "strength": {"log_uniform": [0.5, 16.0]}})
+@METHODS.register(
+    "mcd",
+    ranges={"hidden_width": {"choice": [64, 256, 1024]}, "strength": {"log_uniform": [0.5, 16.0]}},
+    published=Published(
+        "Saito et al., 2018, https://arxiv.org/abs/1712.02560, digits, with four updates of the features a step",
+        params={"strength": 4.0},
+        trial={**DIGITS, **constant(domain=1.0)},
+    ),
+)
 class Mcd(AdaptationMethod):
     """MCD: two classifiers that learn the source and disagree on the target where they can; the features stop them.
 

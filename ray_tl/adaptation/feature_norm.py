@@ -9,7 +9,17 @@ from torch import Tensor
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.published import constant
 from ray_tl.collectives import sum_over_ranks, world_size
+from ray_tl.registry import Published
+
+WIDE_BOTTLENECK = {
+    "adaptor": {"bottleneck": {"width": 1000, "norm": "batch", "activation": "relu", "dropout": 0.5}},
+    "freeze_depth": "everything",
+    "optimizer": {"sgd": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}},
+    "lr_schedule": "constant",
+    "batch_size": 32,
+}
 
 
 @full_precision
@@ -49,7 +59,16 @@ def hard_norm_loss(source: Tensor, target: Tensor, *, radius: float = 25.0) -> T
     return (_mean_norm(source) - radius).square() + (_mean_norm(target) - radius).square()
 
 
-@METHODS.register("afn", ranges={"step": {"log_uniform": [0.01, 1.0]}})
+@METHODS.register(
+    "afn",
+    ranges={"step": {"log_uniform": [0.01, 1.0]}},
+    published=Published(
+        "Xu et al., 2019, https://arxiv.org/abs/1811.07456: step 1 at weight 0.05 for each domain, which is step 0.1 "
+        "at weight 1",
+        params={"step": 0.1},
+        trial={**WIDE_BOTTLENECK, **constant(domain=1.0)},
+    ),
+)
 class Afn(AdaptationMethod):
     """AFN, stepwise (SAFN): the norm of every source and target feature grows step by step.
 
@@ -69,7 +88,15 @@ class Afn(AdaptationMethod):
         return {"task": task_loss(step), "domain": domain}
 
 
-@METHODS.register("hafn", ranges={"radius": {"log_uniform": [5.0, 100.0]}, "strength": {"log_uniform": [0.005, 0.5]}})
+@METHODS.register(
+    "hafn",
+    ranges={"radius": {"log_uniform": [5.0, 100.0]}, "strength": {"log_uniform": [0.005, 0.5]}},
+    published=Published(
+        "Xu et al., 2019, https://arxiv.org/abs/1811.07456",
+        params={"radius": 25.0, "strength": 0.05},
+        trial={**WIDE_BOTTLENECK, **constant(domain=1.0)},
+    ),
+)
 class Hafn(AdaptationMethod):
     """HAFN: the mean norms of source and target features are drawn to one radius.
 

@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ray_tl.adaptation.confidence import mean_entropy
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, View, task_loss
 from ray_tl.adaptation.numerics import require_below_one
+from ray_tl.adaptation.published import LIKE_CDAN, constant
+from ray_tl.registry import Published
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -42,7 +44,14 @@ def set_statistics(model: nn.Module, batches: Iterable[Tensor], start: int) -> N
         norm.eval()
 
 
-@METHODS.register("adabn")
+@METHODS.register(
+    "adabn",
+    published=Published(
+        "Li et al., 2016, https://arxiv.org/abs/1603.04779, algorithm 1, which has no parameter; trained as the "
+        "source model of CDAN",
+        trial=LIKE_CDAN,
+    ),
+)
 class AdaBN(AdaptationMethod):
     """AdaBN: training on the source, then the statistics of batch normalisation of the target.
 
@@ -63,7 +72,20 @@ class AdaBN(AdaptationMethod):
         set_statistics(model, target, start)
 
 
-@METHODS.register("tent", ranges={"start": {"uniform": [0.3, 0.9]}})
+@METHODS.register(
+    "tent",
+    ranges={"start": {"uniform": [0.3, 0.9]}},
+    published=Published(
+        "Wang et al., 2021, https://arxiv.org/abs/2006.10726, small images; when it begins is ours",
+        params={"start": 0.7},
+        trial={
+            "freeze_depth": "everything",
+            "optimizer": {"adam": {"lr": 1e-3}},
+            "batch_size": 200,
+            **constant(domain=1.0),
+        },
+    ),
+)
 class Tent(AdaptationMethod):
     """TENT: from `start` on, the scales and shifts of normalisation minimise the entropy on the target, without source.
 

@@ -6,7 +6,9 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.published import constant
 from ray_tl.collectives import sum_over_ranks, world_size
+from ray_tl.registry import Published
 
 SIDE = 8
 VARIANCE_FLOOR = 1e-5
@@ -56,7 +58,21 @@ def reconstruction_loss(restored: Tensor, wanted: Tensor) -> Tensor:
     return F.mse_loss(restored, wanted)
 
 
-@METHODS.register("drcn", ranges={"hidden_width": {"choice": [64, 256, 1024]}})
+@METHODS.register(
+    "drcn",
+    ranges={"hidden_width": {"choice": [64, 256, 1024]}},
+    published=Published(
+        "Ghifary et al., 2016, https://arxiv.org/abs/1607.03516: 0.7 of the classification to 0.3 of the "
+        "reconstruction",
+        trial={
+            "freeze_depth": "everything",
+            "optimizer": {"rmsprop": {"lr": 1e-4}},
+            "dropout": 0.5,
+            "batch_size": 128,
+            **constant(reconstruction=0.43),
+        },
+    ),
+)
 class Drcn(AdaptationMethod):
     """DRCN: features from which the target's inputs can be restored, while the source is classified.
 

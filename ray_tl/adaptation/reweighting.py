@@ -26,8 +26,10 @@ from ray_tl.adaptation.method import (
     source_losses,
 )
 from ray_tl.adaptation.numerics import full_precision, require_positive
+from ray_tl.adaptation.published import LIKE_CDAN, constant
 from ray_tl.collectives import rank, sum_over_ranks, world_size
 from ray_tl.errors import InvalidInput
+from ray_tl.registry import Published
 
 MAX_MATCHED_ROWS = 500
 RIDGE = 1e-3
@@ -120,6 +122,12 @@ def over_joint_mean(weights: Tensor) -> Tensor:
 @METHODS.register(
     "importance_weighting",
     ranges={"hidden_width": {"choice": [64, 256, 1024]}, "largest_ratio": {"log_uniform": [2.0, 100.0]}},
+    published=Published(
+        "Bickel et al., 2009, https://jmlr.org/papers/v10/bickel09a.html, gives no settings of a network: these are "
+        "ours, trained as the source model of CDAN",
+        params={"largest_ratio": 10.0},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
 )
 class ImportanceWeighting(AdaptationMethod):
     """Source rows weigh as much more as a learned classifier of domains finds them likelier in the target.
@@ -155,6 +163,12 @@ class ImportanceWeighting(AdaptationMethod):
 @METHODS.register(
     "kernel_mean_matching",
     ranges={"bandwidth": {"log_uniform": [0.1, 10.0]}, "largest_weight": {"log_uniform": [2.0, 1000.0]}},
+    published=Published(
+        "Huang et al., 2006, https://is.mpg.de/publications/4194: weights up to 1000; trained as the source model of "
+        "CDAN",
+        params={"largest_weight": 1000.0},
+        trial=LIKE_CDAN,
+    ),
 )
 class KernelMeanMatching(AdaptationMethod):
     """Source rows weigh so that the source has the target's mean in the space of a Gaussian kernel, anew each epoch.
@@ -211,7 +225,13 @@ class KernelMeanMatching(AdaptationMethod):
         return weights
 
 
-@METHODS.register("entropy_weighting")
+@METHODS.register(
+    "entropy_weighting",
+    published=Published(
+        "Long et al., 2018, https://arxiv.org/abs/1705.10667: trained as CDAN+E, whose weights these are",
+        trial=LIKE_CDAN,
+    ),
+)
 class EntropyWeighting(AdaptationMethod):
     """Source rows weigh 1 + exp(-H) for the entropy H of their prediction: certain ones up to twice the others.
 

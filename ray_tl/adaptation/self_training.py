@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_threshold
+from ray_tl.adaptation.published import LIKE_CDAN, LIKE_SHOT, constant
 from ray_tl.collectives import sum_over_ranks
+from ray_tl.registry import Published
 
 UNSURE = -100
 
@@ -101,7 +103,14 @@ def centroid_labels(features: Tensor, logits: Tensor) -> Tensor:
 
 
 @METHODS.register(
-    "pseudo_label", ranges={"threshold": {"uniform": [0.5, 1.0]}, "class_balanced": {"choice": [False, True]}}
+    "pseudo_label",
+    ranges={"threshold": {"uniform": [0.5, 1.0]}, "class_balanced": {"choice": [False, True]}},
+    published=Published(
+        "Lee, 2013: the rise to weight 3; balance from Zou et al., 2018, https://arxiv.org/abs/1810.07911; the "
+        "threshold is ours",
+        params={"threshold": 0.8, "class_balanced": True},
+        trial={**LIKE_CDAN, "loss_weighting": {"delayed": {"domain": 3.0, "start": 0.1, "ramp": 0.5}}},
+    ),
 )
 class PseudoLabel(AdaptationMethod):
     """Pseudo-Label: the network's own confident predictions on the target become its labels there.
@@ -123,7 +132,13 @@ class PseudoLabel(AdaptationMethod):
         return {"task": task_loss(step), "domain": self._loss(step.target.logits, threshold=self.threshold)}
 
 
-@METHODS.register("iterated_pseudo_label")
+@METHODS.register(
+    "iterated_pseudo_label",
+    published=Published(
+        "Liang et al., 2020, https://arxiv.org/abs/2002.08546: weight 0.3",
+        trial={**LIKE_SHOT, **constant(domain=0.3)},
+    ),
+)
 class IteratedPseudoLabel(AdaptationMethod):
     """SHOT's labels: before each epoch every target row takes the class of the nearest centroid, and learns it.
 
@@ -147,7 +162,21 @@ class IteratedPseudoLabel(AdaptationMethod):
         return {"task": task_loss(step), "domain": F.cross_entropy(step.target.logits, self._labels[step.target.rows])}
 
 
-@METHODS.register("fixmatch", ranges={"threshold": {"uniform": [0.5, 1.0]}})
+@METHODS.register(
+    "fixmatch",
+    ranges={"threshold": {"uniform": [0.5, 1.0]}},
+    published=Published(
+        "Sohn et al., 2020, https://arxiv.org/abs/2001.07685",
+        params={"threshold": 0.95},
+        trial={
+            "freeze_depth": "everything",
+            "optimizer": {"sgd": {"lr": 0.03, "momentum": 0.9, "weight_decay": 5e-4}},
+            "lr_schedule": "cosine",
+            "batch_size": 64,
+            **constant(consistency=1.0),
+        },
+    ),
+)
 class FixMatch(AdaptationMethod):
     """FixMatch: confident predictions on the target are the labels of its strongly changed view.
 

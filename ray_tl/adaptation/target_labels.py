@@ -9,14 +9,25 @@ from torch.nn import functional as F
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import full_precision
+from ray_tl.adaptation.published import RATE_OF_DANN, SLOW_BACKBONE
 from ray_tl.adaptation.reweighting import weighted_source_loss, weighted_task_loss
 from ray_tl.errors import InvalidInput
+from ray_tl.registry import Published
 
 LARGEST_ERROR = 0.49  # a round of boosting needs to be better than chance
 SMALLEST_ERROR = 0.01
+LIKE_MME = {
+    **SLOW_BACKBONE,
+    **RATE_OF_DANN,
+    "optimizer": {"sgd": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}},
+    "batch_size": 24,
+}
 
 
-@METHODS.register("fine_tune")
+@METHODS.register(
+    "fine_tune",
+    published=Published("Saito et al., 2019, https://arxiv.org/abs/1904.06487: trained as S+T", trial=LIKE_MME),
+)
 class FineTune(AdaptationMethod):
     """Cross-entropy on the labelled target examples alone: the source is never looked at.
 
@@ -39,7 +50,15 @@ class FineTune(AdaptationMethod):
         return {"task": target_task_loss(step)}
 
 
-@METHODS.register("source_and_target", ranges={"target_share": {"uniform": [0.1, 0.9]}})
+@METHODS.register(
+    "source_and_target",
+    ranges={"target_share": {"uniform": [0.1, 0.9]}},
+    published=Published(
+        "Saito et al., 2019, https://arxiv.org/abs/1904.06487",
+        params={"target_share": 0.5},
+        trial=LIKE_MME,
+    ),
+)
 class SourceAndTarget(AdaptationMethod):
     """S+T: cross-entropy on the source and on the labelled target examples.
 
@@ -96,7 +115,15 @@ def boosted_weights(
     return source / total, target / total
 
 
-@METHODS.register("tradaboost", ranges={"rounds": {"int": [2, 20]}, "target_share": {"uniform": [0.1, 0.9]}})
+@METHODS.register(
+    "tradaboost",
+    ranges={"rounds": {"int": [2, 20]}, "target_share": {"uniform": [0.1, 0.9]}},
+    published=Published(
+        "Dai et al., 2007, https://doi.org/10.1145/1273496.1273521: 100 rounds, of other classifiers; trained as S+T",
+        params={"rounds": 100},
+        trial=LIKE_MME,
+    ),
+)
 class TrAdaBoost(AdaptationMethod):
     """TrAdaBoost: source rows that contradict the labelled target examples lose weight, epoch by epoch.
 

@@ -17,7 +17,9 @@ from ray_tl.adaptation.numerics import (
     require_positive,
     require_threshold,
 )
+from ray_tl.adaptation.published import constant
 from ray_tl.adaptation.zero_shot import TEMPLATE, ZeroShotHead, class_weights, require_template
+from ray_tl.registry import Published
 
 
 class Teacher(nn.Module):
@@ -95,7 +97,19 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -
 
 
 @METHODS.register(
-    "mean_teacher", ranges={"decay": {"choice": [0.9, 0.99, 0.999]}, "threshold": {"uniform": [0.5, 1.0]}}
+    "mean_teacher",
+    ranges={"decay": {"choice": [0.9, 0.99, 0.999]}, "threshold": {"uniform": [0.5, 1.0]}},
+    published=Published(
+        "French et al., 2018, https://arxiv.org/abs/1706.05208 and the authors' code, small images",
+        params={"decay": 0.99, "threshold": 0.968},
+        trial={
+            "freeze_depth": "everything",
+            "optimizer": {"adam": {"lr": 1e-3}},
+            "lr_schedule": "constant",
+            "batch_size": 256,
+            **constant(consistency=3.0),
+        },
+    ),
 )
 class MeanTeacher(AdaptationMethod):
     """Mean Teacher: predictions on a strong view agree with those of a moving average of the network.
@@ -140,7 +154,16 @@ class _WithBackbone(Protocol):
     def with_head(self, head: nn.Module) -> nn.Module: ...
 
 
-@METHODS.register("distillation", ranges={"start": {"uniform": [0.1, 0.5]}, "temperature": {"log_uniform": [1.0, 5.0]}})
+@METHODS.register(
+    "distillation",
+    ranges={"start": {"uniform": [0.1, 0.5]}, "temperature": {"log_uniform": [1.0, 5.0]}},
+    published=Published(
+        "Hinton et al., 2015, https://arxiv.org/abs/1503.02531: temperature 2, both losses alike; when it begins is "
+        "ours",
+        params={"start": 0.3, "temperature": 2.0},
+        trial=constant(consistency=1.0),
+    ),
+)
 class Distillation(AdaptationMethod):
     """Distillation: from `start` on, the network on the target stays near what it was then, or near what words say.
 

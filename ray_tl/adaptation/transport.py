@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_positive, squared_distances
+from ray_tl.adaptation.published import DIGITS, constant
 from ray_tl.collectives import gather_rows
+from ray_tl.registry import Published
 
 
 @full_precision
@@ -50,6 +52,11 @@ def joint_transport_cost(
 @METHODS.register(
     "deepjdot",
     ranges={"feature_weight": {"log_uniform": [0.0001, 0.1]}, "label_weight": {"log_uniform": [0.00001, 1.0]}},
+    published=Published(
+        "Damodaran et al., 2018, https://arxiv.org/abs/1803.10081, digits",
+        params={"feature_weight": 0.001, "label_weight": 0.0001},
+        trial={**DIGITS, "batch_size": 500, **constant(domain=1.0)},
+    ),
 )
 class DeepJdot(AdaptationMethod):
     """DeepJDOT: source features and labels are transported onto target features and predictions at least cost.

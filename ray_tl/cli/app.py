@@ -177,6 +177,7 @@ def search(
 @app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="Name of a study; without one, all are listed.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Examine this trial instead of the champion.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -188,7 +189,7 @@ def status(
     if study is None:
         views.show_studies(api.studies(home), output)
     else:
-        views.show_status(api.status(study, home), output)
+        views.show_status(api.status(study, home, trial), output)
 
 
 @app.command()

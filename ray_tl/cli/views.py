@@ -1,6 +1,7 @@
 """How each verb shows its answer."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -35,6 +36,8 @@ def show_status(status: StudyStatus, output: Output) -> None:
     for line in status.spec.data_lines():
         output.say(line)
     output.say(ended_table(status.trials, status.champion, status.merits))
+    for line in status.examination.lines() if status.examination else ():
+        output.say(line)
     for number, item in enumerate(status.spec.advice, len(status.spec.first)):
         output.say(f"trial {number} was advised: {item.reason}")
     for trial in status.trials:
@@ -104,6 +107,8 @@ def show_components(rows: list[dict[str, Any]], output: Output) -> None:
             default = "required" if parameter["required"] else f"default {parameter['default']}"
             usual = f", usual range {parameter['range']}" if parameter["range"] else ""
             output.say(f"      {parameter['name']}: {parameter['type']}, {default}{usual}")
+        if row["published"] is not None:
+            output.say(Text(f"      published: {_settings(row['published'])}", style="dim"))
 
 
 def show_plan(plan: "LayerPlan", output: Output) -> None:
@@ -156,6 +161,13 @@ def annotate_promotion(version: "PromotedVersion", url: str, token: str, output:
         Grafana(url, token).annotate(f"promoted {version.name} {version.version}", [version.name])
     except RayTLError as error:
         output.say(f"not marked in Grafana: {error}")
+
+
+def _settings(published: Mapping[str, Any]) -> str:
+    """The settings of a component's authors in a line."""
+    stated = {**published["params"], **published["trial"]}
+    inside = ", ".join(f"{key} {json.dumps(value)}" for key, value in stated.items())
+    return f"{inside or 'its defaults'} ({published['source']})"
 
 
 def _next_step(status: StudyStatus) -> str:

@@ -15,6 +15,7 @@ from ray_tl.data.addresses import absolute
 from ray_tl.data.domains import DomainPair
 from ray_tl.data.load import LoadedData, load_data
 from ray_tl.data.places import Places
+from ray_tl.data.summary import DataSummary
 from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.files import write_atomically
 from ray_tl.models.backbones import knows_words
@@ -23,6 +24,7 @@ from ray_tl.neighbours import Neighbours
 from ray_tl.planning.advisor import advise, examine
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
+from ray_tl.planning.fidelity import fidelity_note
 from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.requirements import requirement_problems
 from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
@@ -34,6 +36,7 @@ from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
 NEIGHBOURS_FILE = "neighbours.npz"
+ADVISED = 3  # of so many trials one is a recipe, and the sampler gets the others
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,12 @@ def plan_search(
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
-        data_summary=loaded.summary,
+        data_summary=_with_fidelity(loaded.summary, space, data, pair),
         search=file.search if reference is not None and reference.can_be_trusted else _without_judge(file.search),
         trees=space.trees,
         backbones=file.backbones,
         first=baselines,
-        advice=_advice(space, baselines[0], pair, free // 4) if free > 3 else (),
+        advice=_advice(space, baselines[0], pair, free // ADVISED) if free >= ADVISED else (),
         judge="" if reference is None else reference.in_words(),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
@@ -163,6 +166,13 @@ def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[Tri
             if knows_words(config.backbone, expected_context(data.options)):
                 rest = config.model_dump(include={"backbone", "batch_size", "epochs", "seed"})
                 yield TrialConfig.model_validate({**rest, "method": "zero_shot"})
+
+
+def _with_fidelity(summary: DataSummary, space: SearchSpace, data: DataSource, pair: DomainPair) -> DataSummary:
+    fields = {"backbone", "freeze_depth", "trained_stages", "unfreezing", "augmentation"}
+    corners = space.extremes({*fields, *(tree["by"] for tree in _dependent(space, fields))})
+    note = fidelity_note(space.baseline(), corners, data.options, len(pair.source), len(pair.target))
+    return summary if note is None else summary.model_copy(update={"notes": (*summary.notes, note)})
 
 
 def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:

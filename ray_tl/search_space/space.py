@@ -19,13 +19,14 @@ class SearchSpace:
         trees: By field name, in the notation of the module.
         epochs: Full fidelity of every trial.
         seed: Of every trial, unless the trees hold one.
+        min_steps: Likewise.
     """
 
-    def __init__(self, trees: Mapping[str, Tree], epochs: int, seed: int) -> None:
+    def __init__(self, trees: Mapping[str, Tree], epochs: int, seed: int, min_steps: int | None = None) -> None:
         fields = [name for name in TrialConfig.model_fields if name in trees]
         self.trees = {name: trees[name] for name in fields}
         self._unknown = [name for name in trees if name not in TrialConfig.model_fields]
-        self._defaults: dict[str, Value] = {"epochs": epochs, "seed": seed}
+        self._defaults: dict[str, Value] = {"epochs": epochs, "seed": seed, "min_steps": min_steps}
 
     def sample(self, trial: Suggests) -> TrialConfig:
         """One configuration; names of parameters are paths: `method`, `method.mcc.temperature`."""
@@ -58,7 +59,7 @@ class SearchSpace:
             name: resolve_tree(tree, catalogue[name]) if name in catalogue else tree
             for name, tree in self.trees.items()
         }
-        return SearchSpace(trees, cast(int, self._defaults["epochs"]), cast(int, self._defaults["seed"]))
+        return self._with(trees)
 
     def problems(self, catalogue: Catalogue) -> list[str]:
         """Everything that is wrong with the space, given the components that there are."""
@@ -85,10 +86,15 @@ class SearchSpace:
             fields: With those that they depend on; few, as the combinations multiply.
         """
         part = {name: tree for name, tree in self.trees.items() if name in fields}
-        space = SearchSpace(part, cast(int, self._defaults["epochs"]), cast(int, self._defaults["seed"]))
+        space = self._with(part)
         for end in (0, -1):
             turn: list[tuple[int, int]] | None = []
             while turn is not None:
                 corner = Corner(end, turn)
                 yield space.sample(corner)
                 turn = corner.next_turn()
+
+    def _with(self, trees: Mapping[str, Tree]) -> "SearchSpace":
+        defaults = self._defaults
+        min_steps = cast("int | None", defaults["min_steps"])
+        return SearchSpace(trees, cast(int, defaults["epochs"]), cast(int, defaults["seed"]), min_steps)

@@ -1,7 +1,9 @@
 """The notation of a search space: how a tree becomes a value."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, cast
+from types import MappingProxyType
+from typing import Protocol, TypeGuard, cast
 
 from ray_tl.registry import Parameter, Registry, Scalar
 
@@ -32,40 +34,66 @@ class Middle:
 
 
 class Preferring(Middle):
-    """A trial that suggests what is preferred for a field, and the middle or the first for all else.
+    """A trial that suggests what comes nearest to stated values, and the middle or the first for all else.
 
     Args:
         preferred: By field of the trial; of whole numbers and choices the best is taken, of equals the first.
+        wanted: By field, or by field, component and parameter (`method.mcc.temperature`): a value to come near to. A
+            range that does not hold it gives its nearer end, a choice its nearest number, or else its first.
 
     Attributes:
         taken: What was suggested, by path: the point of the space.
     """
 
-    def __init__(self, preferred: Mapping[str, Preference]) -> None:
-        self._preferred = preferred
+    def __init__(
+        self, preferred: Mapping[str, Preference], wanted: Mapping[str, Scalar] = MappingProxyType({})
+    ) -> None:
+        self._preferred, self._wanted = preferred, wanted
         self.taken: dict[str, Scalar] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        wanted = self._wanted.get(_without_case(name))
         value = super().suggest_float(name, low, high, log=log)
-        self.taken[name] = value
+        self.taken[name] = value = float(min(max(wanted, low), high)) if _is_number(wanted) else value
         return value
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        preference = self._preference(name)
         value = super().suggest_int(name, low, high, log=log)
-        if (preference := self._preference(name)) is not None:
-            value = min(range(low, high + 1), key=preference)
-        self.taken[name] = value
+        self.taken[name] = value = value if preference is None else min(range(low, high + 1), key=preference)
         return value
 
     def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
         preference = self._preference(name)
-        value = choices[0] if preference is None else min(choices, key=preference)
-        self.taken[name] = value
+        self.taken[name] = value = choices[0] if preference is None else min(choices, key=preference)
         return value
 
     def _preference(self, name: str) -> Preference | None:
-        """Of a field, whose path is its name, or name and case; what is longer is a parameter of a component."""
-        return self._preferred.get(name.partition(".")[0]) if name.count(".") < 2 else None
+        key = _without_case(name)
+        if key in self._preferred:
+            return self._preferred[key]
+        return near(self._wanted[key]) if key in self._wanted else None
+
+
+def near(wanted: Scalar) -> Preference:
+    """The same value, or else the nearest number; what is neither comes last."""
+
+    def distance(value: Scalar) -> float:
+        if value == wanted and isinstance(value, bool) == isinstance(wanted, bool):
+            return 0.0
+        return abs(value - wanted) if _is_number(value) and _is_number(wanted) else math.inf
+
+    return distance
+
+
+def _without_case(path: str) -> str:
+    """The field, or field, component and parameter, of a path in which the case of a `by` may stand."""
+    parts = path.split(".")
+    return parts[0] if len(parts) < 3 else ".".join([parts[0], *parts[-2:]])
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Corner:

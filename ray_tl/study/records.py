@@ -103,6 +103,15 @@ class StudySpec(BaseModel):
     num_target: int
     created_at: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_recorded(cls, value: object) -> object:
+        """A record that does not say how many steps a trial takes is of a study whose epochs were one pass each."""
+        search = value.get("search") if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(search, dict):
+            return value
+        return {**value, "search": {"min_steps": None, **search}}
+
     def data_lines(self) -> list[str]:
         """What was read, for people."""
         return self.data_summary.lines(is_balanced=BALANCE_FIELD in self.trees)
@@ -126,6 +135,7 @@ class EpochRecord(BaseModel):
     health: dict[str, float] = Field(default_factory=dict)
     findings: list[str] = Field(default_factory=list)
     cached_stages: int = 0
+    source_recalls: list[float | None] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ class StudyStore:
     def __init__(self, folder: Path, mode: Literal["rw", "ro"] = "rw") -> None:
         self.folder = folder
         self.spec = _read_spec(folder)
-        self.space = SearchSpace(self.spec.trees, self.spec.search.epochs, self.spec.search.seed)
+        search = self.spec.search
+        self.space = SearchSpace(self.spec.trees, search.epochs, search.seed, search.min_steps)
         if not (folder / DATABASE).is_file():
             raise broken_study(folder, f"{folder / DATABASE} is missing")
         with reading(folder), using_database(folder / DATABASE):

@@ -44,7 +44,7 @@ class PairedBatches:
     """Joint batches of equal size from two domains; the shorter domain is repeated, the rest dropped.
 
     Args:
-        num_source: N, rows of the source; an epoch is one pass over them.
+        num_source: N, rows of the source; an epoch is one pass over them, or several.
         num_target: M, rows of the target.
         batch_size: B, of each domain over all ranks; cut to what the domains and the number of ranks allow.
         rank: Of this process, in [0, world_size).
@@ -54,6 +54,7 @@ class PairedBatches:
         num_auxiliary: Examples of another task; repeated as often as needed.
         accumulation: K, micro-batches of a step. Each is a joint batch of its own, the same on any number of ranks.
         draw_source: So many rows of the source for an epoch, drawn otherwise than in passes over it.
+        least_steps: Of an epoch; where one pass has fewer, as many more passes as that takes.
     """
 
     num_source: int
@@ -66,6 +67,7 @@ class PairedBatches:
     num_auxiliary: int = 0
     accumulation: int = 1
     draw_source: Callable[[int, torch.Generator], Tensor] | None = None
+    least_steps: int = 1
 
     @property
     def per_rank(self) -> int:
@@ -79,7 +81,7 @@ class PairedBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, self.num_source // self.per_step)
+        return max(self.least_steps, self.num_source // self.per_step)
 
     def steps(self, epoch: int) -> Iterator[list[Step]]:
         """The micro-batches of each step of an epoch."""
@@ -110,6 +112,15 @@ class PairedBatches:
             return self.draw_source(needed, random)
         passes = -(-needed // num_rows)
         return torch.cat([torch.randperm(num_rows, generator=random) for _ in range(passes)])[:needed]
+
+
+def least_steps_of_an_epoch(config: TrialConfig) -> int:
+    """Of one in which the head alone trains, so that all of a trial's epochs together have its `min_steps`.
+
+    A step costs next to nothing there, and a head that is trained for 144 of them is not what a method can do: papers
+    train for thousands. Where stages train too, an epoch stays one pass: its steps are what a search costs.
+    """
+    return 1 if config.min_steps is None else -(-config.min_steps // config.epochs)
 
 
 def check_accumulation(config: TrialConfig) -> None:

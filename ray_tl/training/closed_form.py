@@ -23,15 +23,16 @@ from ray_tl.training.evaluation import predict_features
 from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
-    domains_told_apart,
+    gap_of_domains,
     gather_evidence,
     histogram_drift,
     scores_of,
+    source_recalls,
 )
 from ray_tl.training.files import State
 from ray_tl.training.final_evidence import look_closer
 from ray_tl.training.network import BARE, PREFIX, build_model, built, restore_model
-from ray_tl.training.report import EpochReport
+from ray_tl.training.report import EpochReport, before
 from ray_tl.validation.evidence import FinalEvidence
 
 
@@ -71,12 +72,8 @@ class ClosedFormRun:
         self.evidence = gather_evidence(self.model, evaluated, device)
         self.final_evidence = look_closer(self.model, evaluated[0], self.data, self.evidence["target"])
         scores, histogram = scores_of(self.evidence, self.data, self.validators)
-        apart = domains_told_apart(self.model, inputs, device, self.config.seed)
-        health = {
-            "domain_accuracy": apart,
-            "domain_accuracy_before": apart,
-            "histogram_drift": histogram_drift(histogram, self.data),
-        }
+        gap = gap_of_domains(self.model, inputs, device, self.config.seed)
+        health = {**gap, **before(gap), "histogram_drift": histogram_drift(histogram, self.data)}
         report = EpochReport(
             epoch=epoch + 1,
             scores=scores,
@@ -89,6 +86,7 @@ class ClosedFormRun:
             gap=confidence_gap(self.evidence),
             health=health,
             cached_stages=inputs.start,
+            source_recalls=source_recalls(self.evidence, self.data),
         )
         report.findings.extend([*self._left_out(), *findings(report, 1.0, aligns_features=False)])
         return report

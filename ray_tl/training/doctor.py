@@ -1,5 +1,6 @@
 """What is wrong with a trial while it trains, without a label of the target: measurements, and findings in words."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ray_tl.adaptation.alignment import whole_coral_distance, whole_mmd_distance
 from ray_tl.collectives import world_size
 
 if TYPE_CHECKING:
@@ -38,6 +40,28 @@ def domain_accuracy(source: Tensor, target: Tensor) -> float:
     directions = _ridge((fitted - mean) / scale, signs)
     unseen = (torch.cat([source[1::2], target[1::2]]) - mean) / scale @ directions
     return float((unseen * signs > 0).double().mean() + (unseen == 0).double().mean() / 2)
+
+
+def domain_gap(source: Tensor, target: Tensor) -> dict[str, float]:
+    """How far the domains are apart by their features: `domain_accuracy`, `mmd` and `coral`; finite ones alone.
+
+    The distances are those that methods train on, of at most 512 rows of each domain, here in units of the spread of
+    all features together: longer features alone put no domains further apart.
+
+    Args:
+        source: Features [N, D], N >= 2.
+        target: Features [M, D], M >= 2.
+    """
+    rows = min(len(source), len(target), 2 * ROWS_A_HALF)
+    both = torch.cat([source[:rows], target[:rows]]).double()
+    spread = both.var(0).mean().sqrt().clamp_min(torch.finfo(torch.float32).eps)
+    scaled = (both / spread).split(rows)
+    found = {
+        "domain_accuracy": domain_accuracy(source, target),
+        "mmd": float(whole_mmd_distance(*scaled)),
+        "coral": float(whole_coral_distance(*scaled)),
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def gradient_norms(

@@ -11,9 +11,10 @@ from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.randomness import some_rows
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
-from ray_tl.training.doctor import ROWS_A_HALF, domain_accuracy, drift
+from ray_tl.training.doctor import ROWS_A_HALF, domain_gap, drift
 from ray_tl.training.evaluation import predict_features, predict_probabilities
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
+from ray_tl.validation.metrics import recalls
 
 Evidence = dict[str, NDArray[np.float32]]
 
@@ -49,10 +50,16 @@ def histogram_drift(histogram: Sequence[float], data: TrialData) -> float:
     return drift(histogram, (classes / classes.sum()).tolist())
 
 
-def domains_told_apart(model: TransferModel, inputs: Inputs, device: torch.device, seed: int) -> float:
-    """Accuracy of a linear classifier that tells the features of the domains apart, in [0, 1]."""
+def gap_of_domains(model: TransferModel, inputs: Inputs, device: torch.device, seed: int) -> dict[str, float]:
+    """How far the domains are apart by the features of a network; see `doctor.domain_gap`."""
     source, target = (_some_features(model, inputs, name, device, seed) for name in ("source_holdout", "target"))
-    return domain_accuracy(source, target)
+    return domain_gap(source, target)
+
+
+def source_recalls(evidence: Evidence, data: TrialData) -> list[float | None]:
+    """Share of each class of the source hold-out that is recognised, [C]; `None` for a class that is not there."""
+    found = recalls(evidence["source_holdout"], data.holdout_labels)
+    return [None if np.isnan(value) else float(value) for value in found]
 
 
 def _mean_probabilities(

@@ -16,7 +16,7 @@ from ray_tl.data.mixing import MIXINGS, mixed_labels
 from ray_tl.models.domain_norm import Domain, domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.randomness import generator
-from ray_tl.training.batches import PairedBatches, Step, check_accumulation
+from ray_tl.training.batches import PairedBatches, Step, check_accumulation, least_steps_of_an_epoch
 from ray_tl.training.class_balance import SourceBalance
 from ray_tl.training.data import Inputs, TrialData, intermediate
 from ray_tl.training.transfer import TRANSFERS, TransferContext
@@ -56,6 +56,7 @@ class Feed:
         self._mixing = MIXINGS.create(config.mixing.name, config.mixing.params)
         self._looks = views_of(config.test_time_augmentation)
         check_accumulation(config)
+        self._least_steps = 1
         self.go_to(0.0)
 
     def go_to(self, progress: float) -> None:
@@ -73,7 +74,9 @@ class Feed:
             rows = self._entered.rows
             joined = torch.cat([rows["source"], *(rows[intermediate(number)] for number, _ in self._joining)])
             self._entered = replace(self._entered, rows={**rows, "source": joined})
-        self._balance.begin_phase(is_frozen=self._entered.start == model.backbone.num_stages)
+        has_head_alone = self._entered.start == model.backbone.num_stages
+        self._balance.begin_phase(is_frozen=has_head_alone)
+        self._least_steps = least_steps_of_an_epoch(self.config) if has_head_alone else 1
         self._assign()
 
     def views(
@@ -161,6 +164,7 @@ class Feed:
             len(data.auxiliary_labels) if self._has_auxiliary else 0,
             self.config.accumulation,
             source.draw,
+            self._least_steps,
         )
 
     def _views(

@@ -29,10 +29,11 @@ from ray_tl.training.evaluation import predict_outputs
 from ray_tl.training.examination import (
     Evidence,
     confidence_gap,
-    domains_told_apart,
+    gap_of_domains,
     gather_evidence,
     histogram_drift,
     scores_of,
+    source_recalls,
 )
 from ray_tl.training.feed import Feed
 from ray_tl.training.files import State
@@ -44,7 +45,7 @@ from ray_tl.training.network import PREFIX
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.precision import Precision, synchronised
 from ray_tl.training.regularisers import REGULARISER
-from ray_tl.training.report import EpochReport
+from ray_tl.training.report import BEFORE, EpochReport, before
 from ray_tl.training.task import StepLosses
 from ray_tl.validation.evidence import FinalEvidence
 
@@ -80,7 +81,8 @@ class TrialRun:
         self._stages: range | None = None
         self._rate = 1.0
         self._gap = 0.0
-        self._accuracy_before: float | None = None
+        self._progress: float | None = None
+        self._gap_before: dict[str, float] | None = None
         self._step_module: nn.Module = self.task
         self.evidence: Evidence = {}
         self.final_evidence: FinalEvidence | None = None
@@ -89,8 +91,8 @@ class TrialRun:
         """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
         start = time.perf_counter()
         self._enter_phase(epoch / self.config.epochs)
-        if self._accuracy_before is None:
-            self._accuracy_before = self._domain_accuracy()
+        if self._gap_before is None:
+            self._gap_before = before(self._domain_gap())
         self._begin_epoch(epoch / self.config.epochs)
         losses, weights = self._train(epoch)
         own = self._take_average(epoch)
@@ -114,6 +116,7 @@ class TrialRun:
             gap=self._gap,
             health=health,
             cached_stages=self._feed.inputs.start,
+            source_recalls=source_recalls(self.evidence, self.data),
         )
         method, progress = self.task.method, (epoch + 1) / self.config.epochs
         found = findings(report, progress, method.aligns_features, method.idle_losses(progress))
@@ -131,6 +134,7 @@ class TrialRun:
         if report.epoch == self.config.epochs:
             return state
         state |= {"optimizer": self._optimizer.state_dict(), "precision": self._precision.state()}
+        state |= {"progress": self._progress}
         state |= {"averaging": self._averaging.state_dict(), "ending": self._ending.state()}
         return state | ({"training": self.task.model.state_dict()} if averaged else {})
 
@@ -146,9 +150,10 @@ class TrialRun:
         self._precision.restore(state.get("precision", {}))
         self._averaging.load_state_dict(state.get("averaging", {}))
         self._ending.restore(state.get("ending", {}))
+        self._progress = state.get("progress")
         report = EpochReport(**state["report"])
         self._gap = report.gap
-        self._accuracy_before = report.health["domain_accuracy_before"]
+        self._gap_before = {name: value for name, value in report.health.items() if name.endswith(BEFORE)}
         return report
 
     @property
@@ -194,14 +199,19 @@ class TrialRun:
         weights: dict[str, float] = {}
         steps = self._batches.steps_per_epoch
         for index, parts in enumerate(self._batches.steps(epoch)):
-            number, num_steps = epoch * steps + index, steps * self.config.epochs
-            progress = number / num_steps
-            if number > 0 and (number - 1) / num_steps < self.task.method.restart <= progress:
+            progress = (epoch * steps + index) / (steps * self.config.epochs)
+            if self._begins_anew(epoch * steps + index, steps * self.config.epochs):
                 self._optimizer, _ = build_optimizer(self.config, self.task, self._choice)
             losses, weights = self._step(parts, progress, epoch, index)
             for name, loss in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + loss.detach()
         return self._mean_over_ranks(totals, steps), weights
+
+    def _begins_anew(self, number: int, num_steps: int) -> bool:
+        """Whether the method asks for a new optimiser from this step on; the epoch before may have had fewer steps."""
+        before = (number - 1) / num_steps if self._progress is None else self._progress
+        self._progress = number / num_steps
+        return number > 0 and before < self.task.method.restart <= self._progress
 
     def _step(
         self, parts: Sequence[Step], progress: float, epoch: int, index: int
@@ -323,8 +333,8 @@ class TrialRun:
         norms = gradient_norms(found.named, found.weights, trained)
         measured = {
             **{f"gradient_{name}": norm for name, norm in norms.items() if math.isfinite(norm)},
-            "domain_accuracy": self._domain_accuracy(),
-            "domain_accuracy_before": float(self._accuracy_before or 0.0),
+            **self._domain_gap(),
+            **(self._gap_before or {}),
             "histogram_drift": histogram_drift(histogram, self.data),
             **self._masking.figures(),
         }
@@ -334,5 +344,5 @@ class TrialRun:
             measured["gradient_ratio"] = adaptation / norms["task"]
         return measured
 
-    def _domain_accuracy(self) -> float:
-        return domains_told_apart(self.task.model, self._feed.evaluated[0], self.data.device, self.config.seed)
+    def _domain_gap(self) -> dict[str, float]:
+        return gap_of_domains(self.task.model, self._feed.evaluated[0], self.data.device, self.config.seed)

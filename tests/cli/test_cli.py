@@ -244,6 +244,15 @@ def test_error_with_brackets_is_printed_as_it_is(run, study):
     assert "it was interrupted; go on with: ray-tl search --resume office" in ended.out
 
 
+def test_a_trial_is_examined_where_it_is_asked_for(run, study):
+    last = epoch(1).model_copy(update={"health": {"mmd": 0.1, "mmd_before": 0.3}, "source_recalls": [0.5, 1.0]})
+    number = study.ask().number
+    study.add_epoch(number, last, 1)
+    ended = run("status", "office", "--trial", str(number))
+    assert f"trial {number}, gap between the domains before -> after training: MMD 0.3 -> 0.1" in ended.out
+    assert "of each class of the source hold-out: cat 50%, dog 100%" in ended.out
+
+
 def test_study_without_a_champion_can_not_be_promoted(run, study):
     ended = run("promote", "office")
     assert (ended.code, ended.err) == (

@@ -16,6 +16,7 @@ SOME_DECAY = {"optimizer": {"nadam": {"weight_decay": 0.5, "decay_all": False}},
 EMA, SOUP = {"averaging": {"ema": {"decay": 0.8}}}, {"averaging": {"greedy_soup": {"size": 3}}}
 PROBE = {"unfreezing": {"probe_then_fine_tune": {"until": 0.3, "rate_after": 0.1}}}
 PLATEAU = {"lr_schedule": {"plateau": {"patience": 0, "min_improvement": 5.0}}}
+ADDA = {"adda": {"start": 0.3}}  # of three epochs: in the last step of a first epoch of two steps, or of four
 HEAD_ALONE = {"freeze_depth": "head_only", "augmentation": "none"}
 CASES: dict[str, dict] = {
     "block": {"trained_stages": 1, **EMA, **SOME_DECAY},
@@ -29,6 +30,9 @@ CASES: dict[str, dict] = {
     "smote": {"class_balance": {"smote": {"k": 3}}, "mixing": "mixup", **HEAD_ALONE},
     "smote at first": {"class_balance": "smote", "augmentation": "none", **PROBE},
     "smote where domains join": {"class_balance": "smote", "transfer": {"staged": {"share": 0.3}}, **HEAD_ALONE},
+    "more steps than a pass": {"min_steps": 11, **HEAD_ALONE},
+    "more steps while the head trains": {"min_steps": 11, "augmentation": "none", **PROBE, **EMA},
+    "more steps before a new beginning": {"min_steps": 11, "augmentation": "none", **PROBE, "method": ADDA},
     "smote of rows that are matched": {"class_balance": "smote", "method": "kernel_mean_matching", **HEAD_ALONE},
 }
 HALF: dict[str, dict] = {name: {"precision": name, "optimizer": {"sgd": {"lr": 0.002}}} for name in ("bf16", "fp16")}

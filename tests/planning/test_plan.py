@@ -227,3 +227,32 @@ def test_of_a_study_of_the_second_reader_a_new_file_is_new_data(folders, tmp_pat
     Image.new("L", (8, 8), 7).save(tmp_path / "target" / "new.tif")
     with pytest.raises(InvalidInput, match="was begun on other data"):
         api.plan_resumption("planned", home=tmp_path)
+
+
+def test_what_the_least_number_of_steps_means_for_a_small_source_is_said(folders, tmp_path):
+    spec = plan(folders, tmp_path, "im", batch_size=4, freeze_depth="head_only").store.spec
+    assert [config.min_steps for config in spec.first] == [1200]
+    (line,) = [line for line in spec.data_lines() if "steps" in line]
+    assert "8 examples to train on: 10 epochs in batches of 4 would be 20 steps" in line
+    assert "on cached features, they are 1,200 (search.min_steps" in line
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_said"),
+    [
+        ({"freeze_depth": {"choice": ["everything", "head_only"]}}, True),
+        ({"unfreezing": {"choice": ["fixed", "gradual"]}}, True),
+        ({"freeze_depth": "last_1"}, False),
+        ({"freeze_depth": "head_only", "augmentation": "affine"}, False),  # no cache
+    ],
+)
+def test_steps_are_spoken_of_where_the_head_may_train_alone_on_cached_features(folders, tmp_path, fields, is_said):
+    spec = plan(folders, tmp_path, "im", batch_size=4, **fields).store.spec
+    assert any("steps" in line for line in spec.data_lines()) is is_said
+
+
+def test_a_third_of_a_search_is_advised_at_most(folders, tmp_path):
+    methods = {"choice": ["source_only", *(name for name in ("im", "bnm", "mcc", "mmd", "dann", "cdan", "afn"))]}
+    spec = plan(folders, tmp_path, methods).store.spec
+    assert spec.search.num_trials == 24
+    assert len(spec.advice) <= 24 // 3

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import os
 import signal
 import sqlite3
@@ -475,3 +476,15 @@ def python(folder: Path, code: str) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     arguments = [sys.executable, "-c", opening + code, str(folder)]
     return subprocess.Popen(arguments, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_an_older_study_goes_on_with_epochs_of_one_pass(tmp_path):
+    recorded = store(tmp_path).spec.model_dump(mode="json")
+    del recorded["search"]["min_steps"]
+    (tmp_path / "office" / "study.json").write_text(json.dumps(recorded))
+    assert StudyStore(tmp_path / "office").ask().config.min_steps is None
+
+
+def test_a_study_gives_its_trials_the_least_number_of_steps_that_it_was_begun_with(tmp_path):
+    opened = store(tmp_path, first=(), min_steps=300)
+    assert StudyStore(opened.folder).ask().config.min_steps == 300

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_tl.training.batches import PairedBatches
+from ray_tl.training.run import TrialRun
+from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
 
 SIZES = st.integers(1, 40)
 RANKS = st.integers(1, 5)
@@ -68,3 +70,44 @@ def test_order_depends_on_seed_and_epoch(change):
 def test_source_and_target_are_shuffled_independently():
     (step,) = epoch_of(40, 40, 40)
     assert not torch.equal(step.source_rows, step.target_rows)
+
+
+def test_an_epoch_that_needs_more_steps_goes_over_both_domains_again():
+    steps = list(PairedBatches(20, 30, 8, 0, 1, seed=0, least_steps=6).epoch(0))
+    source, target = (torch.cat([getattr(step, name) for step in steps]) for name in ("source_rows", "target_rows"))
+    assert len(steps) == 6
+    assert sorted(source[:20].tolist()) == sorted(source[20:40].tolist()) == list(range(20))
+    assert sorted(target[:30].tolist()) == list(range(30))
+
+
+def test_an_epoch_that_has_enough_steps_is_what_it_was():
+    enough = PairedBatches(20, 30, 8, 0, 1, seed=0, least_steps=2).epoch(1)
+    for one, other in zip(enough, PairedBatches(20, 30, 8, 0, 1, seed=0).epoch(1), strict=True):
+        assert torch.equal(one.source_rows, other.source_rows)
+        assert torch.equal(one.target_rows, other.target_rows)
+
+
+def steps_of_epochs(**changes) -> list[int]:
+    """How many steps the optimiser has made after each epoch of a trial of three epochs."""
+    run = TrialRun(tiny_config(epochs=3, optimizer="adamw", **changes), tiny_data(), VALIDATORS)
+    made = []
+    for epoch in range(3):
+        run.epoch(epoch)
+        made.append(int(run._optimizer.state[run.task.model.head.weight]["step"]))
+    return made
+
+
+def test_a_head_on_cached_features_takes_the_least_number_of_steps():
+    assert steps_of_epochs(freeze_depth="head_only") == [3, 6, 9]
+    assert steps_of_epochs(freeze_depth="head_only", min_steps=20) == [7, 14, 21]
+    assert steps_of_epochs(freeze_depth="head_only", min_steps=5) == [3, 6, 9]
+
+
+def test_where_stages_train_or_images_change_an_epoch_stays_one_pass():
+    assert steps_of_epochs(freeze_depth="last_1", min_steps=20) == [3, 6, 9]
+    assert steps_of_epochs(freeze_depth="head_only", min_steps=20, augmentation="affine") == [3, 6, 9]
+
+
+def test_a_head_that_trains_first_takes_more_steps_until_stages_join():
+    probe = {"probe_then_fine_tune": {"until": 0.3}}
+    assert steps_of_epochs(freeze_depth=0, min_steps=20, unfreezing=probe) == [7, 10, 13]

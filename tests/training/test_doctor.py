@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ray_tl.training.doctor import domain_accuracy, drift, findings, gradient_norms
+from ray_tl.adaptation.alignment import coral_distance, mmd_distance
+from ray_tl.training.doctor import domain_accuracy, domain_gap, drift, findings, gradient_norms
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.report import EpochReport
 from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
@@ -55,6 +56,26 @@ def test_wide_features_of_few_rows_give_a_number():
     assert 0 <= domain_accuracy(normal(6), normal(4, seed=1)) <= 1
 
 
+def test_the_gap_is_what_methods_train_on_of_features_in_units_of_their_spread():
+    source, target = normal(40), 2 * normal(30, shift=1.0, seed=1)
+    spread = np.sqrt(np.concatenate([source[:30], target]).var(axis=0, ddof=1).mean())
+    found = domain_gap(source, target)
+    assert found["mmd"] == pytest.approx(float(mmd_distance(source[:30], target)))  # of any unit
+    assert found["coral"] == pytest.approx(float(coral_distance(source[:30] / spread, target / spread)))
+    assert found["domain_accuracy"] == domain_accuracy(source, target)
+
+
+def test_the_gap_does_not_depend_on_the_length_of_the_features():
+    source, target = normal(40), normal(40, shift=1.0, seed=1)
+    assert domain_gap(7 * source, 7 * target) == pytest.approx(domain_gap(source, target))
+
+
+def test_the_gap_of_one_domain_with_itself_is_about_zero():
+    found = domain_gap(normal(512), normal(512, seed=1))
+    assert abs(found["mmd"]) < 0.01
+    assert found["coral"] < 0.001
+
+
 def test_drift_is_the_total_variation_distance():
     assert drift([0.5, 0.5, 0.0], [0.2, 0.3, 0.5]) == pytest.approx(0.5)
 
@@ -101,7 +122,8 @@ def test_a_method_that_does_not_align_features_may_leave_them_apart():
 def test_a_trial_is_examined_after_every_epoch():
     run = TrialRun(tiny_config(method="coral"), tiny_data(), VALIDATORS)
     first, second = run.epoch(0), run.epoch(1)
-    assert first.health["domain_accuracy_before"] == second.health["domain_accuracy_before"]
+    for name in ("domain_accuracy", "mmd", "coral"):
+        assert first.health[f"{name}_before"] == second.health[f"{name}_before"]
     assert second.health["gradient_ratio"] == pytest.approx(
         second.health["gradient_domain"] / second.health["gradient_task"]
     )

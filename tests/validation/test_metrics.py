@@ -131,3 +131,13 @@ def test_inputs_that_do_not_match_are_refused(metric, probabilities, labels, mes
 def test_predictions_that_are_not_finite_fail_the_trial(metric):
     with pytest.raises(TrialFailed, match="1 of 2 predictions are not finite"):
         metric(np.array([[np.nan, 0.5], [0.5, 0.5]]), np.array([0, 1]))
+
+
+def test_recalls_are_those_of_each_class_and_not_a_number_for_one_that_is_not_there():
+    np.testing.assert_allclose(metrics.recalls(PROBABILITIES, LABELS), [1, 2 / 3, np.nan])
+
+
+def test_recalls_are_those_of_scikit_learn():
+    probabilities, labels = random_predictions(3)
+    expected = recall_score(labels, probabilities.argmax(axis=1), average=None)
+    np.testing.assert_allclose(metrics.recalls(probabilities, labels), expected)

@@ -18,6 +18,7 @@ from ray_tl.adaptation.closed_form.method import CLOSED_FORM, Array, ClosedForm,
 from ray_tl.adaptation.method import MethodContext
 from ray_tl.adaptation.numerics import require_positive
 from ray_tl.errors import InvalidInput
+from ray_tl.registry import Published
 
 Align = Callable[[Array, Array], tuple[Array, Array]]
 CLEAR = 1e-6  # share of the largest deviation, far above the rounding of float64 and of its square
@@ -96,7 +97,14 @@ def aligned_state(domains: Domains, align: Align, inverse_penalty: float) -> Sta
     return target_score.fold(weight @ target_map.T, bias)
 
 
-@CLOSED_FORM.register("coral_closed", ranges={"regularisation": {"log_uniform": [1e-3, 10.0]}, "C": C_RANGE})
+@CLOSED_FORM.register(
+    "coral_closed",
+    ranges={"regularisation": {"log_uniform": [1e-3, 10.0]}, "C": C_RANGE},
+    published=Published(
+        "Sun et al., 2016, https://arxiv.org/abs/1511.05547, algorithm 1: covariances plus 1",
+        params={"regularisation": 1.0, "C": 1.0},
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class CoralClosed(ClosedForm):
     """CORAL: the source is whitened and recoloured with the target's covariance, then classified.
@@ -166,7 +174,14 @@ class AxesAlignment(ClosedForm):
         """From each domain's standard scores to the common space, [D, d]."""
 
 
-@CLOSED_FORM.register("subspace_alignment", ranges={"num_components": COMPONENTS_RANGE, "C": C_RANGE})
+@CLOSED_FORM.register(
+    "subspace_alignment",
+    ranges={"num_components": COMPONENTS_RANGE, "C": C_RANGE},
+    published=Published(
+        "Fernando et al., 2013, https://doi.org/10.1109/ICCV.2013.368, choose the number of axes for each task: "
+        "these are defaults"
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class SubspaceAlignment(AxesAlignment):
     """Subspace alignment: the source's principal axes are turned towards the target's, then classified.
@@ -185,7 +200,13 @@ class SubspaceAlignment(AxesAlignment):
         return subspace_maps(source, target, num_components=self.num_components)
 
 
-@CLOSED_FORM.register("pca_alignment", ranges={"num_components": COMPONENTS_RANGE, "C": C_RANGE})
+@CLOSED_FORM.register(
+    "pca_alignment",
+    ranges={"num_components": COMPONENTS_RANGE, "C": C_RANGE},
+    published=Published(
+        "Pan et al., 2011, https://doi.org/10.1109/TNN.2010.2091281, vary the number of axes: these are defaults"
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class PcaAlignment(AxesAlignment):
     """Common principal axes of both domains, then a classifier.

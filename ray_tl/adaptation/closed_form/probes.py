@@ -13,13 +13,22 @@ from ray_tl.adaptation.closed_form.linear import C_RANGE, logistic_regression, s
 from ray_tl.adaptation.closed_form.method import CLOSED_FORM, Array, ClosedForm, Domains, State
 from ray_tl.adaptation.numerics import require_positive
 from ray_tl.errors import InvalidInput
+from ray_tl.registry import Published
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.tree import DecisionTreeClassifier
 
 
-@CLOSED_FORM.register("logistic", ranges={"C": C_RANGE})
+@CLOSED_FORM.register(
+    "logistic",
+    ranges={"C": C_RANGE},
+    published=Published(
+        "Radford et al., 2021, https://arxiv.org/abs/2103.00020, the linear probe of the authors' code; its features "
+        "are not standardised",
+        params={"C": 0.316},
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class Logistic(ClosedForm):
     """Logistic regression of standardised features: the linear probe.
@@ -41,7 +50,14 @@ class Logistic(ClosedForm):
         return score.fold(*logistic_regression(score.apply(domains.source), domains.labels, self.C))
 
 
-@CLOSED_FORM.register("nearest_mean", ranges={"temperature": {"log_uniform": [1.0, 1000.0]}})
+@CLOSED_FORM.register(
+    "nearest_mean",
+    ranges={"temperature": {"log_uniform": [1.0, 1000.0]}},
+    published=Published(
+        "Tibshirani et al., 2002, https://doi.org/10.1073/pnas.082099299, eq. 8: Gaussian classes of equal size",
+        params={"temperature": 2.0},
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class NearestMean(ClosedForm):
     """Nearest class mean: softmax of the negative squared distance of standardised features to each class mean.
@@ -68,7 +84,14 @@ class NearestMean(ClosedForm):
         return score.fold(2 * means / self.temperature, -np.square(means).sum(axis=1) / self.temperature)
 
 
-@CLOSED_FORM.register("knn", ranges={"k": {"int": [1, 50]}, "metric": {"choice": ["euclidean", "cosine"]}})
+@CLOSED_FORM.register(
+    "knn",
+    ranges={"k": {"int": [1, 50]}, "metric": {"choice": ["euclidean", "cosine"]}},
+    published=Published(
+        "Caron et al., 2021, https://arxiv.org/abs/2104.14294; its votes are weighted",
+        params={"k": 20, "metric": "cosine"},
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours(ClosedForm):
     """k nearest neighbours among the standardised source features, which the head keeps.
@@ -101,7 +124,14 @@ class NearestNeighbours(ClosedForm):
         return NearestNeighboursHead(num_rows, width, self.context.num_classes, k=self.k, cosine=cosine)
 
 
-@CLOSED_FORM.register("random_forest", ranges={"num_trees": {"int": [50, 300]}, "min_leaf_rows": {"int": [1, 20]}})
+@CLOSED_FORM.register(
+    "random_forest",
+    ranges={"num_trees": {"int": [50, 300]}, "min_leaf_rows": {"int": [1, 20]}},
+    published=Published(
+        "Breiman, 2001, https://doi.org/10.1023/A:1010933404324: 100 trees, grown to the end",
+        params={"num_trees": 100, "min_leaf_rows": 1},
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class RandomForest(ClosedForm):
     """Random forest of raw features, grown by scikit-learn and evaluated from tensors.

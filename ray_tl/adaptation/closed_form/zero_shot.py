@@ -8,9 +8,16 @@ from torch import Tensor, nn
 
 from ray_tl.adaptation.closed_form.method import CLOSED_FORM, ClosedForm, Domains, State
 from ray_tl.adaptation.zero_shot import TEMPLATE, TEMPLATES, ZeroShotHead, class_weights, require_template
+from ray_tl.registry import Published
 
 
-@CLOSED_FORM.register("zero_shot", ranges={"template": {"choice": list(TEMPLATES)}})
+@CLOSED_FORM.register(
+    "zero_shot",
+    ranges={"template": {"choice": list(TEMPLATES)}},
+    published=Published(
+        "Radford et al., 2021, https://arxiv.org/abs/2103.00020", params={"template": "a photo of a {}"}
+    ),
+)
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot(ClosedForm):
     """CLIP's zero-shot classifier: the class whose description is nearest to the image.
