@@ -60,6 +60,7 @@ class Registry(Generic[T]):
         self._factories: dict[str, Callable[..., T]] = {}
         self._ranges: dict[str, Mapping[str, Mapping[str, object]]] = {}
         self._published: dict[str, Published | None] = {}
+        self._families: dict[str, str] = {}
         self._parameters: dict[str, dict[str, Parameter]] = {}
 
     def register(
@@ -67,6 +68,7 @@ class Registry(Generic[T]):
         name: str,
         ranges: Mapping[str, Mapping[str, object]] | None = None,
         published: Published | None = None,
+        family: str = "",
     ) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """Decorator that makes a class or function available as `name`.
 
@@ -75,12 +77,14 @@ class Registry(Generic[T]):
             ranges: For each parameter worth searching, its usual range in the notation of a search-space file,
                 `{"temperature": {"log_uniform": [1, 5]}}`.
             published: The settings of its authors.
+            family: Of components that work alike, and so err alike; the component alone by default.
         """
 
         def add(factory: Callable[..., T]) -> Callable[..., T]:
             self._factories[name] = factory
             self._ranges[name] = ranges or {}
             self._published[name] = published
+            self._families[name] = family or name
             self._parameters.pop(name, None)
             return factory
 
@@ -93,6 +97,7 @@ class Registry(Generic[T]):
         both._factories = {**self._factories, **other._factories}
         both._ranges = {**self._ranges, **other._ranges}
         both._published = {**self._published, **other._published}
+        both._families = {**self._families, **other._families}
         return both
 
     def names(self) -> list[str]:
@@ -120,6 +125,15 @@ class Registry(Generic[T]):
         """
         self.factory(name)
         return self._published[name]
+
+    def family(self, name: str) -> str:
+        """Of components that err alike.
+
+        Raises:
+            UnknownName: If there is no such component.
+        """
+        self.factory(name)
+        return self._families[name]
 
     def parameters(self, name: str) -> dict[str, Parameter]:
         """The searchable parameters of a component, in the order of its signature."""

@@ -50,6 +50,7 @@ def joint_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
         params={"hidden_width": 500, "start": 0.4, "rate": 0.1},
         trial={**DIGITS, **constant(domain=1.0)},
     ),
+    family="adversarial",
 )
 class Adda(AdaptationMethod):
     """ADDA: from `start` on, the network learns to give target features like those of the source network it was.

@@ -52,6 +52,7 @@ def domain_discriminator(width: int, hidden_width: int) -> nn.Sequential:
         params={"hidden_width": 1024, "gamma": 10.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="adversarial",
 )
 class Dann(AdaptationMethod):
     """DANN: features that a discriminator can't tell apart, by gradient reversal.

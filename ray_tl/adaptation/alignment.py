@@ -149,6 +149,7 @@ def joint_mmd_distance(
             **constant(domain=1.0),
         },
     ),
+    family="alignment",
 )
 class Coral(AdaptationMethod):
     """Deep CORAL: the covariances of source and target features agree."""
@@ -171,6 +172,7 @@ class Coral(AdaptationMethod):
             **constant(domain=0.25),
         },
     ),
+    family="alignment",
 )
 class Ddc(AdaptationMethod):
     """DDC: the mean features of source and target agree, which is MMD under a linear kernel."""
@@ -189,6 +191,7 @@ class Ddc(AdaptationMethod):
         params={"bandwidth": 1.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="alignment",
 )
 class Mmd(AdaptationMethod):
     """DAN: the mean embeddings of source and target features agree under several Gaussian kernels.
@@ -218,6 +221,7 @@ class Mmd(AdaptationMethod):
         params={"bandwidth": 1.0},
         trial={**LIKE_CDAN, "loss_weighting": {"dann": {"domain": 1.0, "gamma": 10.0}}},
     ),
+    family="alignment",
 )
 class Jan(AdaptationMethod):
     """JAN: the joint distributions of features and predictions agree between source and target.

@@ -100,6 +100,7 @@ class Composed(AdaptationMethod):
         params={"hidden_width": 1024, "gamma": 10.0, "temperature": 2.5, "second_weight": 1.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="adversarial",
 )
 def dann_mcc(
     context: MethodContext,
@@ -133,6 +134,7 @@ def dann_mcc(
         params={"hidden_width": 1024, "gamma": 10.0, "temperature": 2.5, "second_weight": 1.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="adversarial",
 )
 def cdan_mcc(
     context: MethodContext,
@@ -167,6 +169,7 @@ def cdan_mcc(
         params={"threshold": 0.8, "second_weight": 1.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="alignment",
 )
 def coral_pseudo_label(context: MethodContext, *, threshold: float = 0.8, second_weight: float = 1.0) -> Composed:
     """CORAL and pseudo-labels together: features of the same covariance, and confident predictions taken as labels.

@@ -106,6 +106,7 @@ def weighted_domain_loss(source: Tensor, target: Tensor, source_weights: Tensor,
         params={"hidden_width": 1024, "gamma": 10.0, "max_width": 4096},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="adversarial",
 )
 class Cdan(AdaptationMethod):
     """CDAN: features that a discriminator can't tell apart even where it knows the predicted classes.
@@ -183,6 +184,7 @@ class Cdan(AdaptationMethod):
         params={"hidden_width": 1024, "gamma": 10.0, "max_width": 4096},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="adversarial",
 )
 class CdanE(Cdan):
     """CDAN+E: CDAN in which examples with a confident prediction count up to twice as much.

@@ -110,6 +110,7 @@ def batch_nuclear_norm(logits: Tensor, *, prior: Tensor | None = None) -> Tensor
         "Bengio cross-validate it",
         trial={**LIKE_CDAN, **constant(domain=0.3)},
     ),
+    family="confidence",
 )
 class Entropy(AdaptationMethod):
     """Entropy minimisation: each prediction on the target becomes confident; alone it may collapse to one class."""
@@ -125,6 +126,7 @@ class Entropy(AdaptationMethod):
         "Liang et al., 2020, https://arxiv.org/abs/2002.08546; there the source is left behind, and the head is frozen",
         trial={**LIKE_SHOT, **constant(domain=1.0)},
     ),
+    family="confidence",
 )
 class InformationMaximisation(PriorAware):
     """SHOT-IM: each prediction on the target becomes confident, and all classes are predicted.
@@ -150,6 +152,7 @@ class InformationMaximisation(PriorAware):
         params={"temperature": 2.5},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
+    family="confidence",
 )
 class Mcc(PriorAware):
     """MCC: classes are not confused with each other on the target.
@@ -181,6 +184,7 @@ class Mcc(PriorAware):
     published=Published(
         "Cui et al., 2020, https://arxiv.org/abs/2003.12237", trial={**LIKE_CDAN, **constant(domain=1.0)}
     ),
+    family="confidence",
 )
 class Bnm(PriorAware):
     """BNM: the matrix of predictions on the target has a large nuclear norm, so they are confident and diverse.

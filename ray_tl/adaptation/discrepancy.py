@@ -80,6 +80,7 @@ def classifier_discrepancy(first: Tensor, second: Tensor) -> Tensor:
             **constant(domain=1.0),
         },
     ),
+    family="adversarial",
 )
 class Mdd(AdaptationMethod):
     """MDD: no auxiliary classifier that agrees with the main one on the source disagrees with it on the target.
@@ -127,6 +128,7 @@ class Mdd(AdaptationMethod):
         params={"strength": 4.0},
         trial={**DIGITS, **constant(domain=1.0)},
     ),
+    family="adversarial",
 )
 class Mcd(AdaptationMethod):
     """MCD: two classifiers that learn the source and disagree on the target where they can; the features stop them.

@@ -68,6 +68,7 @@ def hard_norm_loss(source: Tensor, target: Tensor, *, radius: float = 25.0) -> T
         params={"step": 0.1},
         trial={**WIDE_BOTTLENECK, **constant(domain=1.0)},
     ),
+    family="alignment",
 )
 class Afn(AdaptationMethod):
     """AFN, stepwise (SAFN): the norm of every source and target feature grows step by step.
@@ -96,6 +97,7 @@ class Afn(AdaptationMethod):
         params={"radius": 25.0, "strength": 0.05},
         trial={**WIDE_BOTTLENECK, **constant(domain=1.0)},
     ),
+    family="alignment",
 )
 class Hafn(AdaptationMethod):
     """HAFN: the mean norms of source and target features are drawn to one radius.

@@ -51,6 +51,7 @@ def set_statistics(model: nn.Module, batches: Iterable[Tensor], start: int) -> N
         "source model of CDAN",
         trial=LIKE_CDAN,
     ),
+    family="alignment",
 )
 class AdaBN(AdaptationMethod):
     """AdaBN: training on the source, then the statistics of batch normalisation of the target.
@@ -85,6 +86,7 @@ class AdaBN(AdaptationMethod):
             **constant(domain=1.0),
         },
     ),
+    family="confidence",
 )
 class Tent(AdaptationMethod):
     """TENT: from `start` on, the scales and shifts of normalisation minimise the entropy on the target, without source.

@@ -17,8 +17,10 @@ from ray_tl.adaptation.confidence import class_confusion, mean_entropy
 from ray_tl.adaptation.loss_weights import dann_ramp
 from ray_tl.adaptation.method import METHODS, AdaptationMethod, DomainOutputs, MethodContext, StepOutputs
 from ray_tl.adaptation.numerics import finite_log_softmax, full_precision, require_below_one, require_positive
+from ray_tl.adaptation.published import LIKE_CDAN, constant
 from ray_tl.adaptation.reweighting import over_joint_mean, weighted_source_loss
 from ray_tl.adaptation.target_prior import TRUST_RANGE, relative_shares, require_trust
+from ray_tl.registry import Published
 
 _LOWEST = -1e30  # of a logarithm: any factor times it is finite, and its exponential 0
 _RANGES: Mapping[str, Mapping[str, object]] = {
@@ -119,7 +121,16 @@ class PresenceWeighted(AdaptationMethod):
         return over_joint_mean(rows)
 
 
-@METHODS.register("pada", ranges=_RANGES)
+@METHODS.register(
+    "pada",
+    ranges=_RANGES,
+    published=Published(
+        "Cao et al., 2018, https://arxiv.org/abs/1808.04205, and the authors' code",
+        params={"trust": 1.0},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+    family="adversarial",
+)
 class Pada(PresenceWeighted):
     """PADA: DANN in which source classes that seem absent from the target count for little, also in the task.
 
@@ -166,6 +177,11 @@ class Pada(PresenceWeighted):
         "entropy_weight": {"log_uniform": [0.01, 1.0]},
         "complement_weight": {"log_uniform": [0.1, 10.0]},
     },
+    published=Published(
+        "Liang et al., 2020, https://arxiv.org/abs/2003.02541; there the share of source rows among the target falls",
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+    family="adversarial",
 )
 class Ba3us(PresenceWeighted):
     """BA3US: PADA whose target is filled up with source rows at first, and that is unsure among the wrong classes.
@@ -232,7 +248,16 @@ class Ba3us(PresenceWeighted):
         )
 
 
-@METHODS.register("partial_mcc", ranges={"temperature": {"log_uniform": [1.0, 5.0]}, "trust": TRUST_RANGE})
+@METHODS.register(
+    "partial_mcc",
+    ranges={"temperature": {"log_uniform": [1.0, 5.0]}, "trust": TRUST_RANGE},
+    published=Published(
+        "Jin et al., 2020, https://arxiv.org/abs/1912.03699, of MCC; the combination is ours",
+        params={"temperature": 2.5},
+        trial={**LIKE_CDAN, **constant(domain=1.0)},
+    ),
+    family="confidence",
+)
 class PartialMcc(PresenceWeighted):
     """MCC in which classes that seem absent from the target count for little, in the confusion and in the task.
 

@@ -72,6 +72,7 @@ def reconstruction_loss(restored: Tensor, wanted: Tensor) -> Tensor:
             **constant(reconstruction=0.43),
         },
     ),
+    family="alignment",
 )
 class Drcn(AdaptationMethod):
     """DRCN: features from which the target's inputs can be restored, while the source is classified.

@@ -13,6 +13,7 @@ from ray_tl.registry import Published
         "Long et al., 2018, https://arxiv.org/abs/1705.10667: the source model of those comparisons",
         trial=LIKE_CDAN,
     ),
+    family="source",
 )
 class SourceOnly(AdaptationMethod):
     """Cross-entropy on the source alone; the target is never looked at."""

@@ -27,6 +27,7 @@ LIKE_MME = {
 @METHODS.register(
     "fine_tune",
     published=Published("Saito et al., 2019, https://arxiv.org/abs/1904.06487: trained as S+T", trial=LIKE_MME),
+    family="source",
 )
 class FineTune(AdaptationMethod):
     """Cross-entropy on the labelled target examples alone: the source is never looked at.
@@ -58,6 +59,7 @@ class FineTune(AdaptationMethod):
         params={"target_share": 0.5},
         trial=LIKE_MME,
     ),
+    family="source",
 )
 class SourceAndTarget(AdaptationMethod):
     """S+T: cross-entropy on the source and on the labelled target examples.
@@ -123,6 +125,7 @@ def boosted_weights(
         params={"rounds": 100},
         trial=LIKE_MME,
     ),
+    family="source",
 )
 class TrAdaBoost(AdaptationMethod):
     """TrAdaBoost: source rows that contradict the labelled target examples lose weight, epoch by epoch.

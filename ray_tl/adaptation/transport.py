@@ -57,6 +57,7 @@ def joint_transport_cost(
         params={"feature_weight": 0.001, "label_weight": 0.0001},
         trial={**DIGITS, "batch_size": 500, **constant(domain=1.0)},
     ),
+    family="alignment",
 )
 class DeepJdot(AdaptationMethod):
     """DeepJDOT: source features and labels are transported onto target features and predictions at least cost.

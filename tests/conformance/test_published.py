@@ -34,3 +34,10 @@ def test_components_are_listed_with_their_published_settings():
     (row,) = [row for row in describe() if (row["field"], row["name"]) == ("method", "mcc")]
     assert row["published"]["params"] == {"temperature": 2.5}
     assert row["published"]["source"].startswith("Jin et al., 2020")
+
+
+def test_every_method_states_with_which_others_it_errs_alike():
+    families = {METHODS.family(name) for name in METHODS.names()}
+    assert families == {
+        "source", "confidence", "alignment", "adversarial", "self_training", "reweighting", "zero_shot",
+    }  # fmt: skip

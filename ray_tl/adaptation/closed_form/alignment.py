@@ -104,6 +104,7 @@ def aligned_state(domains: Domains, align: Align, inverse_penalty: float) -> Sta
         "Sun et al., 2016, https://arxiv.org/abs/1511.05547, algorithm 1: covariances plus 1",
         params={"regularisation": 1.0, "C": 1.0},
     ),
+    family="alignment",
 )
 @dataclass(frozen=True, kw_only=True)
 class CoralClosed(ClosedForm):
@@ -181,6 +182,7 @@ class AxesAlignment(ClosedForm):
         "Fernando et al., 2013, https://doi.org/10.1109/ICCV.2013.368, choose the number of axes for each task: "
         "these are defaults"
     ),
+    family="alignment",
 )
 @dataclass(frozen=True, kw_only=True)
 class SubspaceAlignment(AxesAlignment):
@@ -206,6 +208,7 @@ class SubspaceAlignment(AxesAlignment):
     published=Published(
         "Pan et al., 2011, https://doi.org/10.1109/TNN.2010.2091281, vary the number of axes: these are defaults"
     ),
+    family="alignment",
 )
 @dataclass(frozen=True, kw_only=True)
 class PcaAlignment(AxesAlignment):

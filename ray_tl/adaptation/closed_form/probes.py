@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         "are not standardised",
         params={"C": 0.316},
     ),
+    family="source",
 )
 @dataclass(frozen=True, kw_only=True)
 class Logistic(ClosedForm):
@@ -57,6 +58,7 @@ class Logistic(ClosedForm):
         "Tibshirani et al., 2002, https://doi.org/10.1073/pnas.082099299, eq. 8: Gaussian classes of equal size",
         params={"temperature": 2.0},
     ),
+    family="source",
 )
 @dataclass(frozen=True, kw_only=True)
 class NearestMean(ClosedForm):
@@ -91,6 +93,7 @@ class NearestMean(ClosedForm):
         "Caron et al., 2021, https://arxiv.org/abs/2104.14294; its votes are weighted",
         params={"k": 20, "metric": "cosine"},
     ),
+    family="source",
 )
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours(ClosedForm):
@@ -131,6 +134,7 @@ class NearestNeighbours(ClosedForm):
         "Breiman, 2001, https://doi.org/10.1023/A:1010933404324: 100 trees, grown to the end",
         params={"num_trees": 100, "min_leaf_rows": 1},
     ),
+    family="source",
 )
 @dataclass(frozen=True, kw_only=True)
 class RandomForest(ClosedForm):

@@ -17,6 +17,7 @@ from ray_tl.registry import Published
     published=Published(
         "Radford et al., 2021, https://arxiv.org/abs/2103.00020", params={"template": "a photo of a {}"}
     ),
+    family="zero_shot",
 )
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot(ClosedForm):
