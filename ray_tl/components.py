@@ -12,6 +12,7 @@ from ray_tl.models.features import FEATURES
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS, UNFREEZING
 from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT
 from ray_tl.registry import Registry
+from ray_tl.selection import SELECTION_RULES
 from ray_tl.training.averaging import AVERAGING
 from ray_tl.training.class_balance import CLASS_BALANCES
 from ray_tl.training.gradients import GRADIENT_MASKING
@@ -61,6 +62,6 @@ def describe() -> list[dict[str, object]]:
             "parameters": [vars(parameter) for parameter in registry.parameters(name).values()],
             "published": (stated := registry.published(name)) and vars(stated),
         }
-        for field, registry in {**catalogue(), "validators": VALIDATORS}.items()
+        for field, registry in {**catalogue(), "selection": SELECTION_RULES, "validators": VALIDATORS}.items()
         for name in registry.names()
     ]

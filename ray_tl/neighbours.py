@@ -1,4 +1,4 @@
-"""Who is near whom among the examples of a domain."""
+"""k-nearest-neighbour graphs among the examples of a domain, and across domains."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,10 @@ class Neighbours:
     nearest: NDArray[np.int64]
 
     def agreement(self, classes: NDArray[np.int64], num_classes: int) -> float:
-        """How much oftener neighbours are of one class than any two rows are, of the most that could be; at most 1.
+        """How much more often neighbours are of one class than any two rows are, of the most that could be; at most 1.
 
-        (share of neighbours of one class - sum_c share_c^2) / (1 - 1 / C): 0 by chance, and when all are of one class.
+        Cohen's kappa, (share of neighbours of one class - sum_c share_c^2) / (1 - sum_c share_c^2): 0 by chance, and
+        when all are of one class. Uneven classes are no drawback: rows that are all beside their like score 1.
 
         Args:
             classes: Of all examples of the domain, [N].
@@ -39,40 +40,60 @@ class Neighbours:
         own = classes[self.rows]
         shares = np.bincount(own, minlength=num_classes) / len(own)
         alike = float((own[self.nearest] == own[:, None]).mean())
-        return (alike - float((shares**2).sum())) / (1 - 1 / num_classes)
-
-    def save(self, file: IO[bytes]) -> None:
-        np.savez(file, allow_pickle=False, rows=self.rows, nearest=self.nearest)
-
-    @classmethod
-    def load(cls, path: Path) -> "Neighbours":
-        with np.load(path, allow_pickle=False) as file:
-            return cls(file["rows"], file["nearest"])
+        return kappa(alike, float((shares**2).sum()))
 
 
 @dataclass(frozen=True)
 class LabelledSpace:
-    """Neighbours among target examples, and how far the labels of the source bear the same space out.
+    """Neighbours of target examples, and how far the labels of the source bear the same space out.
 
     Attributes:
-        neighbours: Of target examples.
+        neighbours: k-nearest-neighbour graph among target examples.
         trust: Agreement of the source's own labels between source neighbours in the same space: 0 by chance, at most 1.
+        votes: Share of each class among the nearest labelled source examples of each target example, [R, C]; `None` in
+            older studies.
     """
 
     neighbours: Neighbours
     trust: float
+    votes: NDArray[np.floating] | None = None
 
     @property
     def can_be_trusted(self) -> bool:
         return self.trust >= LEAST_TRUST
 
+    def label_agreement(self, classes: NDArray[np.int64]) -> float:
+        """How much more often predictions are the label of a near source example than by chance; at most 1.
+
+        Cohen's kappa of predictions and labels of the nearest source examples, one drawn at random for each.
+
+        Args:
+            classes: Of all examples of the domain, [N].
+        """
+        assert self.votes is not None
+        own = classes[self.neighbours.rows]
+        shares = np.bincount(own, minlength=self.votes.shape[1]) / len(own)
+        alike = np.take_along_axis(self.votes, own[:, None], axis=1).mean()
+        return kappa(float(alike), float(shares @ self.votes.mean(axis=0)))
+
     def save(self, file: IO[bytes]) -> None:
-        np.savez(file, allow_pickle=False, trust=self.trust, **vars(self.neighbours))
+        votes = {} if self.votes is None else {"votes": self.votes.astype(np.float16)}
+        np.savez(file, allow_pickle=False, trust=np.array(self.trust), **vars(self.neighbours), **votes)
 
     @classmethod
     def load(cls, path: Path) -> "LabelledSpace":
         with np.load(path, allow_pickle=False) as file:
-            return cls(Neighbours(file["rows"], file["nearest"]), float(file["trust"]))
+            votes = file["votes"].astype(np.float32) if "votes" in file.files else None
+            trust = float(file["trust"]) if "trust" in file.files else 1.0  # an older study kept what it could trust
+            return cls(Neighbours(file["rows"], file["nearest"]), trust, votes)
+
+
+def kappa(agreement: float, by_chance: float) -> float:
+    """Agreement beyond chance, of the most that could be: Cohen, "A Coefficient of Agreement for Nominal Scales", 1960.
+
+    At most 1, 0 by chance, and 0 where there is nothing but chance.
+    """
+    return (agreement - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
 
 
 def num_looked_at(num_classes: int, num_rows: int = ROWS) -> int:

@@ -21,12 +21,14 @@ from ray_tl.cli.options import (
     SplitByTime,
     Study,
     Target,
+    TargetClasses,
     TargetLabelled,
     TargetTest,
 )
 from ray_tl.cli.output import Output, abandon_stdout, print_json
 from ray_tl.cli.scoring import evaluate, ledger
 from ray_tl.errors import InvalidInput, RayTLError, storage_failure
+from ray_tl.search_space.target_classes import parse_target_classes
 
 EXIT_CODES = """
 Exit codes: 0 done · 1 other error · 2 wrong input · 3 unknown name · 4 broken model folder · 5 no room on the cluster ·
@@ -108,6 +110,7 @@ def search(
     on_overlap: OnOverlap = None,
     split_by: SplitBy = None,
     split_by_time: SplitByTime = None,
+    target_classes: TargetClasses = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's search.seed.")] = None,
     pruning: Annotated[bool, typer.Option(help="Stop weak trials early (ASHA).")] = True,
     cluster: Annotated[Path | None, typer.Option(help="Cluster file, for example cluster/local.yaml.")] = None,
@@ -150,6 +153,7 @@ def search(
         "on_overlap": on_overlap,
         "split_by": split_by,
         "split_by_time": split_by_time,
+        "target_classes": None if target_classes is None else parse_target_classes(target_classes),
         "seed": seed,
         "target_shots": shots,
     }

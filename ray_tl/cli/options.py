@@ -61,4 +61,12 @@ SplitBy = Annotated[
 SplitByTime = Annotated[
     str | None, typer.Option(help="Hold out the latest rows by this column of the source.", metavar="COLUMN")
 ]
+TargetClasses = Annotated[
+    str | None,
+    typer.Option(
+        help="Class shares of the target: same as the source's, subset of its classes, unknown, or "
+        "known: cat=0.3,dog=0.7.",
+        metavar="same|subset|unknown|CLASS=SHARE,...",
+    ),
+]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port of the HTTP address, on 127.0.0.1.")]

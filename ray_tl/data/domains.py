@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.data.preprocessing import AnyPreprocessing
-from ray_tl.neighbours import Neighbours
+from ray_tl.neighbours import LabelledSpace
 
 Inputs = NDArray[np.uint8] | NDArray[np.int32]
 
@@ -75,7 +75,7 @@ class DomainPair:
         target_labelled: The few examples of the target whose labels a person has given for training.
         intermediate: Domains on the way from source to target, in order; a `LabelledDomain` has the source's classes.
         auxiliary: Another labelled task, with classes of its own.
-        neighbours: Who is near whom in the target, where the choice of a trial asks for it.
+        reference: Space that no trial trains, where the choice of a trial asks for it.
     """
 
     source: LabelledDomain
@@ -86,7 +86,7 @@ class DomainPair:
     target_labelled: LabelledDomain | None = None
     intermediate: tuple[UnlabelledDomain, ...] = ()
     auxiliary: LabelledDomain | None = None
-    neighbours: Neighbours | None = None
+    reference: LabelledSpace | None = None
 
     @property
     def modality(self) -> str:

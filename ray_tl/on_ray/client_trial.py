@@ -1,7 +1,6 @@
 """A Tune trial that trains nothing. Its process imports no torch, so it starts quickly."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +9,8 @@ from ray import tune
 
 from ray_tl.config import TrialConfig
 from ray_tl.on_ray.trial_queue import Job, Outcome
+from ray_tl.selection import rule_of
 from ray_tl.study.records import EpochRecord
-from ray_tl.validation.objective import objective
 
 Result = dict[str, Any]
 FAILED_OBJECTIVE = -1e9
@@ -21,7 +20,7 @@ class ClientTrial(tune.Trainable):
     """Submits its configuration to the trial queue and relays the reports."""
 
     def setup(self, config: Result) -> None:
-        self._queue, self._spec = config["queue"], config["spec"]
+        self._queue, self._rule = config["queue"], rule_of(config["spec"])
         self._submit(config)
 
     def step(self) -> Result:
@@ -30,7 +29,7 @@ class ClientTrial(tune.Trainable):
         if isinstance(message, Outcome):
             error = message.error or "it ended without a report."
             return {"objective": FAILED_OBJECTIVE, "error": error, "infeasible": message.infeasible, "done": True}
-        record = EpochRecord(objective=self._objective(message.scores, message.histogram), **asdict(message))
+        record = EpochRecord(objective=self._rule.objective(message.scores, message.histogram), **asdict(message))
         done = record.epoch >= self._job.config.epochs
         return {"epoch": record.epoch, "objective": record.objective, "record": record.model_dump_json(), "done": done}
 
@@ -56,6 +55,3 @@ class ClientTrial(tune.Trainable):
 
     def _stop(self) -> None:
         ray.get(self._queue.stop.remote(self._job.key))
-
-    def _objective(self, scores: Mapping[str, float], histogram: list[float]) -> float:
-        return objective(scores, histogram, self._spec.source_histogram, self._spec.num_target)

@@ -22,8 +22,7 @@ from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
-from ray_tl.selection.champion import Candidate, Choice, TrialEvidence, choose
-from ray_tl.selection.reference_space import labelled_space
+from ray_tl.selection import Candidate, Choice, TrialEvidence, rule_of
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.files import TrialFiles
@@ -150,7 +149,7 @@ def _slots(
     spec, folder = plan.store.spec, str(plan.store.folder)
     shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
     threads = max(1, int(cluster.cpus_per_worker))
-    task = SlotTask(spec.name, folder, spec.search.validators, threads, spec.backbones)
+    task = SlotTask(spec.name, folder, spec, threads, spec.backbones)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     queue = start_queue(spec.name, ray.put(plan.pair.for_trials()))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
@@ -168,7 +167,7 @@ def _slots(
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
     evidence = partial(_evidence, store.folder)
-    choice = choose(store.trials(), store.spec.source_histogram, evidence, has_judge=store.spec.search.has_judge)
+    choice = rule_of(store.spec).choose(store.trials(), evidence)
     if choice is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
@@ -187,9 +186,7 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
 def _evidence(folder: Path, number: int) -> TrialEvidence:
     files = TrialFiles(folder, number)
     outputs = files.load_evidence()
-    final = files.load_final_evidence()
-    space = None if final is None else labelled_space(final, outputs["target"].shape[1])
-    return TrialEvidence(outputs["source_holdout"], outputs["target"], space)
+    return TrialEvidence(outputs["source_holdout"], outputs["target"], files.load_final_evidence())
 
 
 def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:

@@ -13,6 +13,7 @@ from ray_tl.collectives import rank, world_size
 from ray_tl.errors import RayTLError
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask
+from ray_tl.selection import rule_of
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
@@ -80,10 +81,10 @@ def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, t
             log.warning("%s trial %04d epoch %d: %s", task.study, job.number, report.epoch, finding)
         return bool(ray.get(queue.report.remote(slot, job.key, report)))
 
-    train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), task.validators)
+    train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), rule_of(task.spec))
     return Outcome()
 
 
 def _evaluate(job: Job, data: TrialData, task: SlotTask) -> Outcome:
     files = TrialFiles(Path(task.folder), job.number)
-    return Outcome(result=asdict(evaluate_checkpoint(job.config, data, files, task.validators)))
+    return Outcome(result=asdict(evaluate_checkpoint(job.config, data, files, rule_of(task.spec))))

@@ -10,6 +10,7 @@ from typing import Literal
 import ray
 
 from ray_tl.config import TrialConfig, UserFunction
+from ray_tl.study.records import StudySpec
 from ray_tl.training.report import EpochReport
 
 MAX_RESTARTS = 3
@@ -53,7 +54,7 @@ class SlotTask:
 
     study: str
     folder: str
-    validators: tuple[str, ...]
+    spec: StudySpec
     threads: int
     backbones: Mapping[str, UserFunction] = field(default_factory=dict)
 

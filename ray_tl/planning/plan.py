@@ -20,7 +20,7 @@ from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.files import write_atomically
 from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
-from ray_tl.neighbours import Neighbours
+from ray_tl.neighbours import LabelledSpace
 from ray_tl.planning.advisor import advise, examine
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
@@ -29,6 +29,9 @@ from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.requirements import requirement_problems
 from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
 from ray_tl.search_space.file import JUDGE
+from ray_tl.search_space.target_classes import target_class_problems
+from ray_tl.selection import SELECTION_RULES, SelectionContext
+from ray_tl.selection.prior import stated_shares
 from ray_tl.study.records import Advice, DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData, num_recorded
@@ -81,6 +84,7 @@ def plan_search(
     loaded = load_places(data, file.search.seed)
     pair = loaded.pair
     _require_none(row_problems(configs, pair))
+    space = _with_shares(space, data, pair)
     baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
@@ -130,9 +134,34 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
 def _sound_space(file: SearchFile) -> SearchSpace:
     """The space of a file, resolved; of one with mistakes nothing can be sampled, so they come first."""
     space = file.space()
-    unknown = [line for validator in file.search.validators for line in VALIDATORS.key_problems(validator, ())]
-    _require_none([*requirement_problems(), *space.problems(catalogue()), *unknown])
+    _require_none([*requirement_problems(), *space.problems(catalogue()), *_selection_problems(file.search)])
     return space.resolved(catalogue())
+
+
+def _selection_problems(search: SearchOptions) -> list[str]:
+    """What is wrong with the rule of choice, and with the validators that are recorded each epoch."""
+    found = [line for name in search.validators for line in VALIDATORS.key_problems(name, ())]
+    known = [name for name in search.validators if name in VALIDATORS.names()]
+    found += [
+        f"search.validators: {name!r} looks at the end of a trial and can't be recorded each epoch; choose by it with "
+        f"selection: {{validators: {{names: [{name}]}}}}, or leave it out."
+        for name in known
+        if VALIDATORS.create(name, {}).needs_end
+    ]
+    try:
+        SELECTION_RULES.create(search.selection.name, search.selection.params, SelectionContext((), ()))
+    except InvalidInput as error:
+        found.append(f"search.selection: {error}")
+    return found
+
+
+def _with_shares(space: SearchSpace, data: DataSource, pair: DomainPair) -> SearchSpace:
+    """The same space, in which trials know the shares of the target's classes if users have stated them."""
+    _require_none(target_class_problems(data.options.target_classes, pair.source.classes))
+    shares = stated_shares(data.options.target_classes, pair.source.classes, np.array(_shares(pair)))
+    if shares is None or "target_shares" in space.trees:
+        return space
+    return space.with_field("target_shares", shares.tolist())
 
 
 def _network_and_weight_problems(configs: Sequence[TrialConfig], data: DataSource, room: Room | None) -> list[str]:
@@ -186,19 +215,19 @@ def _reference(baseline: TrialConfig, pair: DomainPair) -> Reference | None:
 
 
 def _without_judge(search: SearchOptions) -> SearchOptions:
-    return search.model_copy(update={"validators": tuple(name for name in search.validators if name != JUDGE)})
+    return search.model_copy(update={"validators": tuple(name for name in search.validators if name not in JUDGE)})
 
 
 def _with_neighbours(store: StudyStore, pair: DomainPair, reference: Reference | None = None) -> DomainPair:
-    """The same pair with the neighbours that all trials of a study are judged by, once and for all."""
+    """The same pair with the space that all trials of a study are judged in, once and for all."""
     if not store.spec.search.has_judge:
         return pair
     path = store.folder / NEIGHBOURS_FILE
     if not path.is_file():
         found = reference or _reference(store.spec.first[0], pair)
         assert found is not None
-        write_atomically(path, found.neighbours.save)
-    return replace(pair, neighbours=Neighbours.load(path))
+        write_atomically(path, found.save)
+    return replace(pair, reference=LabelledSpace.load(path))
 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:

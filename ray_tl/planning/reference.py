@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.domain_norm import Domain
-from ray_tl.neighbours import ROWS, LabelledSpace, nearest_neighbours, num_looked_at
+from ray_tl.neighbours import ROWS, LabelledSpace, nearest_across, nearest_neighbours, num_looked_at
 from ray_tl.randomness import some_rows
 from ray_tl.training.data import TrialData
 from ray_tl.training.evaluation import predict_features
@@ -19,7 +19,8 @@ from ray_tl.training.network import build_model
 
 THUMBNAIL = 16  # pixels
 
-Space = Callable[[Tensor, Domain], NDArray[np.floating]]
+Both = tuple[NDArray[np.floating], NDArray[np.floating]]
+Space = Callable[[Tensor, Tensor], Both]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Reference(LabelledSpace):
         space: What it is, in words.
     """
 
-    space: str
+    space: str = ""
 
     def in_words(self) -> str:
         """What predictions on the target are held against, for a person."""
@@ -63,14 +64,19 @@ def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference
         "words" if pair.modality == "text" else "pixels": _words if pair.modality == "text" else _thumbnails,
     }
 
+    looked_at = domains["source"][source], domains["target"][target]
+    features = {name: space(*looked_at) for name, space in spaces.items()}
+
     def trust(name: str) -> float:
-        nearest = nearest_neighbours(spaces[name](domains["source"][source], "source"), source.numpy())
+        nearest = nearest_neighbours(features[name][0], source.numpy())
         return nearest.agreement(pair.source.labels, pair.num_classes)
 
     trusts = {name: trust(name) for name in spaces}
     best = max(trusts, key=trusts.__getitem__)
-    found = nearest_neighbours(spaces[best](domains["target"][target], "target"), target.numpy())
-    return Reference(found, trusts[best], best)
+    of_source, of_target = features[best]
+    nearest = nearest_across(of_target, of_source)
+    votes = np.eye(pair.num_classes, dtype=np.float32)[pair.source.labels[source.numpy()][nearest]].mean(axis=1)
+    return Reference(nearest_neighbours(of_target, target.numpy()), trusts[best], votes, space=best)
 
 
 def _features_of(backbone: Component, data: TrialData, seed: int) -> Space:
@@ -80,18 +86,23 @@ def _features_of(backbone: Component, data: TrialData, seed: int) -> Space:
         found: NDArray[np.floating] = predict_features(model, rows, 0, data.device, domain).float().numpy()
         return found
 
-    return features
+    return lambda source, target: (features(source, "source"), features(target, "target"))
 
 
-def _thumbnails(rows: Tensor, domain: Domain) -> NDArray[np.floating]:
+def _thumbnails(source: Tensor, target: Tensor) -> Both:
     """Flat images of at most `THUMBNAIL` pixels a side."""
-    side = min(THUMBNAIL, rows.shape[-1])
-    thumbnails: NDArray[np.floating] = F.adaptive_avg_pool2d(rows.float(), side).flatten(1).numpy()
-    return thumbnails
+    side = min(THUMBNAIL, source.shape[-1])
+    small = [F.adaptive_avg_pool2d(rows.float(), side).flatten(1).numpy() for rows in (source, target)]
+    return small[0], small[1]
 
 
-def _words(rows: Tensor, domain: Domain) -> NDArray[np.floating]:
-    """TF-IDF of tokens, [R, words that occur]."""
+def _words(source: Tensor, target: Tensor) -> Both:
+    """TF-IDF of tokens, [R, words that occur in either]."""
+    weighted = _weighted_words(torch.cat([source, target]))
+    return weighted[: len(source)], weighted[len(source) :]
+
+
+def _weighted_words(rows: Tensor) -> NDArray[np.floating]:
     from sklearn.feature_extraction.text import TfidfTransformer
 
     tokens, places = torch.unique(rows, return_inverse=True)

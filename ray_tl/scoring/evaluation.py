@@ -14,10 +14,11 @@ from ray_tl.errors import InvalidInput, StudyBusy, storage_failure
 from ray_tl.planning.plan import load_places
 from ray_tl.scoring.known import KnownTarget, known_target
 from ray_tl.scoring.records import Expected, LedgerRow, record
-from ray_tl.selection.oracle import PairedDifference, Rows, Score, compare, evidence_rows, hits, score, true_labels
+from ray_tl.selection.oracle import PairedDifference, Rows, Score, compare, hits, score, true_labels
 from ray_tl.study.damage import broken_study, unreadable
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
+from ray_tl.training.data import recorded_rows
 from ray_tl.training.files import TrialFiles
 
 
@@ -203,7 +204,7 @@ def _scores(store: StudyStore, trials: Iterable[TrialRecord], known: KnownTarget
         if not files.evidence.is_file():
             continue
         try:
-            rows, probabilities = evidence_rows(files, known.domain, len(known.target))
+            rows, probabilities = _recorded_rows(files, known.domain, len(known.target))
         except (BadZipFile, EOFError, KeyError, ValueError) as error:
             raise broken_study(store.folder, f"{files.evidence} is not what was written ({error})") from error
         if len(rows) != len(probabilities) or len(rows) > len(known.target):
@@ -212,6 +213,19 @@ def _scores(store: StudyStore, trials: Iterable[TrialRecord], known: KnownTarget
         if len(places):
             found[trial.number] = _Scored(probabilities[places], labels, rows[places])
     return found
+
+
+def _recorded_rows(files: TrialFiles, domain: str, num_rows: int) -> tuple[Rows, NDArray[np.float32]]:
+    """Which rows of a domain a trial recorded predictions on, [R], and these as softmax outputs, [R, C].
+
+    Args:
+        files: Of the trial.
+        domain: `target` or `target_test`.
+        num_rows: Of the whole domain.
+    """
+    probabilities = files.load_evidence()[domain]
+    some = recorded_rows(domain, num_rows, probabilities.shape[1])
+    return (np.arange(len(probabilities)) if some is None else some.numpy()), probabilities
 
 
 def _evaluation(

@@ -28,6 +28,10 @@ class SearchSpace:
         self._unknown = [name for name in trees if name not in TrialConfig.model_fields]
         self._defaults: dict[str, Value] = {"epochs": epochs, "seed": seed, "min_steps": min_steps}
 
+    def with_field(self, name: str, tree: Tree) -> "SearchSpace":
+        """The same space with another tree for one field."""
+        return self._with({**self.trees, name: tree})
+
     def sample(self, trial: Suggests) -> TrialConfig:
         """One configuration; names of parameters are paths: `method`, `method.mcc.temperature`."""
         sampled: dict[str, object] = dict(self._defaults)

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from ray_tl.data.domains import OracleLabels
-from ray_tl.training.data import recorded_rows
-from ray_tl.training.files import TrialFiles
 from ray_tl.validation import metrics
 
 TWO_SIDED_95_PERCENT = 1.959964  # quantile of the normal distribution
@@ -84,19 +82,6 @@ def oracle_accuracy(
     """
     predicted = probabilities.argmax(axis=1)
     return float(np.mean([classes[row] == oracle.labels[key] for row, key in zip(predicted, ids, strict=True)]))
-
-
-def evidence_rows(files: TrialFiles, domain: str, num_rows: int) -> tuple[Rows, NDArray[np.float32]]:
-    """Which rows of a domain a trial recorded predictions on, [R], and these as softmax outputs, [R, C].
-
-    Args:
-        files: Of the trial.
-        domain: `target` or `target_test`.
-        num_rows: Of the whole domain.
-    """
-    probabilities = files.load_evidence()[domain]
-    some = recorded_rows(domain, num_rows, probabilities.shape[1])
-    return (np.arange(len(probabilities)) if some is None else some.numpy()), probabilities
 
 
 def true_labels(rows: Rows, ids: Sequence[str], classes: Sequence[str], oracle: OracleLabels) -> tuple[Rows, Rows]:

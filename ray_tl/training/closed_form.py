@@ -1,7 +1,6 @@
 """Run a trial whose head is solved for instead of trained: one look at the domains, one report."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -16,6 +15,7 @@ from ray_tl.data.augmentation import views_of
 from ray_tl.errors import InvalidInput
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.randomness import derive_seed
+from ray_tl.selection import SelectionRule
 from ray_tl.training.class_balance import CLASS_BALANCES, balanced_domain
 from ray_tl.training.data import Inputs, TrialData
 from ray_tl.training.doctor import findings
@@ -44,11 +44,11 @@ class ClosedFormRun:
     Args:
         config: The whole trial; `ClosedForm` says what of it has no part here.
         data: Domains of the study.
-        validators: Names of the label-free scores.
+        rule: Says what is looked at in each epoch, and what is maximised.
     """
 
-    def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
-        self.config, self.data, self.validators = config, data, validators
+    def __init__(self, config: TrialConfig, data: TrialData, rule: SelectionRule) -> None:
+        self.config, self.data, self.rule = config, data, rule
         self.model = build_model(config, data).to(data.device)
         context = MethodContext(
             self.model.feature_dim,
@@ -71,7 +71,7 @@ class ClosedFormRun:
         self.model.head = self._fitted_head(inputs).to(device)
         self.evidence = gather_evidence(self.model, evaluated, device)
         self.final_evidence = look_closer(self.model, evaluated[0], self.data, self.evidence["target"])
-        scores, histogram = scores_of(self.evidence, self.data, self.validators)
+        scores, histogram = scores_of(self.evidence, self.data, self.rule)
         gap = gap_of_domains(self.model, inputs, device, self.config.seed)
         health = {**gap, **before(gap), "histogram_drift": histogram_drift(histogram, self.data)}
         report = EpochReport(

@@ -4,16 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ray_tl.config import TrialConfig
-from ray_tl.errors import InvalidInput
 from ray_tl.models.transfer_model import TransferModel
-from ray_tl.search_space.file import NEEDED_VALIDATORS
+from ray_tl.selection import SelectionRule
 from ray_tl.training.averaging import KeptEpoch, Weights, best_epochs, greedy_soup, mean_weights, on_cpu
-from ray_tl.training.data import TrialData
 from ray_tl.training.stopping import EARLY_STOPPING
-from ray_tl.validation.objective import objective
 
 
 @dataclass(frozen=True)
@@ -33,46 +28,31 @@ class Ending:
 
     Args:
         config: The whole trial.
-        data: Domains of the study.
-        validators: Names of the label-free scores.
+        rule: Says what is maximised.
         num_mixed: So many of the best epochs may be mixed at the end.
 
     Attributes:
-        history: Label-free objective of each finished epoch; empty if the scores don't give it.
+        history: Label-free objective of each finished epoch.
         notes: What the trial ended as, in words, once it has ended.
-
-    Raises:
-        InvalidInput: If the scores don't give the objective, and something decides by it.
     """
 
-    def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str], num_mixed: int) -> None:
+    def __init__(self, config: TrialConfig, rule: SelectionRule, num_mixed: int) -> None:
         self._stopping = EARLY_STOPPING.create(config.early_stopping.name, config.early_stopping.params)
         self._num_epochs, self._num_mixed = config.epochs, num_mixed
         self._num_kept = max(num_mixed, int(self._stopping.keeps_best))
-        self._is_judged = set(NEEDED_VALIDATORS) <= set(validators)
-        if not self._is_judged and (self._num_kept or config.lr_schedule.name == "plateau"):
-            raise InvalidInput(
-                f"validators={list(validators)} must hold {', '.join(NEEDED_VALIDATORS)}: averaging "
-                f"{config.averaging}, early_stopping {config.early_stopping} or lr_schedule {config.lr_schedule} "
-                "decides by them."
-            )
-        labels = np.bincount(data.pair.source.labels, minlength=data.pair.num_classes)
-        self._shares = (labels / labels.sum()).tolist()
-        self._num_target = len(data.recorded["target"])
+        self._rule = rule
         self._kept: list[KeptEpoch] = []
         self.history: list[float] = []
         self.notes: list[str] = []
 
     def objective(self, scores: Mapping[str, float], histogram: Sequence[float]) -> float:
         """The label-free objective, as the search computes it."""
-        return objective(scores, histogram, self._shares, self._num_target)
+        return self._rule.objective(scores, histogram)
 
     def remember(
         self, epoch: int, scores: Mapping[str, float], histogram: Sequence[float], model: TransferModel
     ) -> None:
         """Take note of a finished epoch, counted from 1, and of the network as it was evaluated."""
-        if not self._is_judged:
-            return
         value = self.objective(scores, histogram)
         self.history.append(value)
         if self._num_kept:

@@ -10,10 +10,12 @@ from torch import Tensor
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.randomness import some_rows
+from ray_tl.selection import SelectionRule
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
 from ray_tl.training.doctor import ROWS_A_HALF, domain_gap, drift
 from ray_tl.training.evaluation import predict_features, predict_probabilities
-from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
+from ray_tl.validation import SourceEvidence, TargetEvidence
+from ray_tl.validation.evidence import centred_logits
 from ray_tl.validation.metrics import recalls
 
 Evidence = dict[str, NDArray[np.float32]]
@@ -31,11 +33,12 @@ def gather_evidence(model: TransferModel, views: Sequence[Inputs], device: torch
     return {name: _mean_probabilities(model, views, name, device) for name in names}
 
 
-def scores_of(evidence: Evidence, data: TrialData, validators: Sequence[str]) -> tuple[dict[str, float], list[float]]:
-    """Label-free score by validator, and the share of each class among the predictions on the target, [C]."""
+def scores_of(evidence: Evidence, data: TrialData, rule: SelectionRule) -> tuple[dict[str, float], list[float]]:
+    """Label-free scores by name, and the share of each class among the predictions on the target, [C]."""
     source = SourceEvidence(evidence["source_holdout"], data.holdout_labels)
-    target = TargetEvidence(evidence["target"], data.pair.neighbours)
-    return score_all(validators, source, target), target.histogram().tolist()
+    probabilities = evidence["target"]
+    target = TargetEvidence(probabilities, data.pair.reference, centred_logits(probabilities))
+    return rule.observe(source, target), target.histogram().tolist()
 
 
 def confidence_gap(evidence: Evidence) -> float:

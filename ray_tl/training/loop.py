@@ -1,6 +1,5 @@
 """Train one trial, in plain PyTorch, on one rank or many."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import views_of
+from ray_tl.selection import SelectionRule
 from ray_tl.training.closed_form import ClosedFormRun
 from ray_tl.training.data import TrialData
 from ray_tl.training.examination import Evidence, gather_evidence, scores_of
@@ -21,9 +21,7 @@ from ray_tl.training.run import TrialRun
 __all__ = ["Evaluation", "TrialRun", "evaluate_checkpoint", "train_trial"]
 
 
-def train_trial(
-    config: TrialConfig, data: TrialData, report: Report, files: TrialFiles, validators: Sequence[str]
-) -> bool:
+def train_trial(config: TrialConfig, data: TrialData, report: Report, files: TrialFiles, rule: SelectionRule) -> bool:
     """Train until full fidelity or until told to stop; go on from the checkpoint if there is one.
 
     A closed-form method trains nothing: its only epoch is the last. A trial that stops early ends with the report of
@@ -38,7 +36,7 @@ def train_trial(
         data: Domains of the study.
         report: Called on rank 0 after every epoch, and once more for the last epoch of a checkpoint.
         files: Where checkpoint and evidence go.
-        validators: Names of the label-free scores.
+        rule: Says what is looked at in each epoch, and what is maximised.
 
     Returns:
         Whether full fidelity was reached.
@@ -48,7 +46,7 @@ def train_trial(
         InvalidInput: If a parameter of a closed-form method does not fit the domains.
     """
     kind: type[TrialRun] | type[ClosedFormRun] = ClosedFormRun if is_closed_form(config.method.name) else TrialRun
-    run = kind(config, data, validators)
+    run = kind(config, data, rule)
     last = run.restore(_shared_checkpoint(files))
     if last is not None and _told_to_stop(report, last):
         return last.epoch == config.epochs
@@ -84,9 +82,7 @@ class Evaluation:
     agreement: float
 
 
-def evaluate_checkpoint(
-    config: TrialConfig, data: TrialData, files: TrialFiles, validators: Sequence[str]
-) -> Evaluation:
+def evaluate_checkpoint(config: TrialConfig, data: TrialData, files: TrialFiles, rule: SelectionRule) -> Evaluation:
     """Load a trial's network afresh, evaluate it, and compare with the evidence that the trial left.
 
     Raises:
@@ -94,7 +90,7 @@ def evaluate_checkpoint(
     """
     model = load_model(config, data, files)
     evidence = gather_evidence(model, data.evaluated(model, 0, views_of(config.test_time_augmentation)), data.device)
-    scores, histogram = scores_of(evidence, data, validators)
+    scores, histogram = scores_of(evidence, data, rule)
     recorded = files.load_evidence()["target"].argmax(axis=1)
     agreement = float((evidence["target"].argmax(axis=1) == recorded).mean())
     return Evaluation(scores, histogram, agreement)

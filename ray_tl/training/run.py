@@ -19,6 +19,7 @@ from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import UNFREEZING, stages_at
 from ray_tl.models.transfer_model import stages_of
 from ray_tl.randomness import derive_seed, seed_torch
+from ray_tl.selection import SelectionRule
 from ray_tl.training.averaging import AVERAGING, Weights, copies, renew_statistics
 from ray_tl.training.batches import PairedBatches, Step
 from ray_tl.training.building import build_optimizer, build_task
@@ -56,11 +57,11 @@ class TrialRun:
     Args:
         config: The whole trial.
         data: Domains of the study.
-        validators: Names of the label-free scores.
+        rule: Says what is looked at in each epoch, and what is maximised.
     """
 
-    def __init__(self, config: TrialConfig, data: TrialData, validators: Sequence[str]) -> None:
-        self.config, self.data, self.validators = config, data, validators
+    def __init__(self, config: TrialConfig, data: TrialData, rule: SelectionRule) -> None:
+        self.config, self.data, self.rule = config, data, rule
         self.first_epoch = 0
         self.task = build_task(config, data)
         self._unfreezing = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
@@ -73,7 +74,7 @@ class TrialRun:
         self._averaging.begin(self.task.model)
         self._precision = Precision(config.precision, data.device)
         self.task.autocast = self._precision.autocast
-        self._ending = Ending(config, data, validators, self._averaging.num_epochs)
+        self._ending = Ending(config, rule, self._averaging.num_epochs)
         self._evaluated: Weights | None = None
         self._feed = Feed(config, data)
         self.plan = layer_plan(config, self.task.model)
@@ -278,7 +279,7 @@ class TrialRun:
         """Scores and histogram of the network as it is."""
         self.evidence = gather_evidence(self.task.model, self._feed.evaluated, self.data.device)
         self._gap = confidence_gap(self.evidence)
-        return scores_of(self.evidence, self.data, self.validators)
+        return scores_of(self.evidence, self.data, self.rule)
 
     def _take_average(self, epoch: int) -> Weights | None:
         """Put averaged weights in the place of those that train; gives the latter, if there is an average."""

@@ -7,7 +7,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_tl.neighbours import Neighbours
+from ray_tl.neighbours import LabelledSpace
 
 Array = NDArray[np.floating]
 LEAST_LOG = -200.0  # of a probability
@@ -68,7 +68,7 @@ class TargetEvidence:
 
     Attributes:
         probabilities: Softmax, [M, C].
-        neighbours: k-nearest-neighbour graph among the examples in a space that no trial trains, where there is one.
+        reference: Space that no trial trains, where there is one.
         logits: Of which the probabilities are the softmax, each row less its mean, [M, C].
         features: Left by a trial that has ended.
         mixes: Left by a trial that has ended.
@@ -76,7 +76,7 @@ class TargetEvidence:
     """
 
     probabilities: NDArray[np.float32]
-    neighbours: Neighbours | None = None
+    reference: LabelledSpace | None = None
     logits: Array | None = None
     features: Features | None = None
     mixes: Mixes | None = None
@@ -123,10 +123,10 @@ class FinalEvidence:
         held_out, training = self.features["source_holdout"], self.features["source"]
         return SourceEvidence(probabilities, self.holdout_labels, held_out, training, self.training_labels)
 
-    def target(self, probabilities: NDArray[np.float32], neighbours: Neighbours | None = None) -> TargetEvidence:
+    def target(self, probabilities: NDArray[np.float32], reference: LabelledSpace | None = None) -> TargetEvidence:
         """All that validators may know of the target, with probabilities on it, [M, C]."""
         logits = centred_logits(probabilities)
-        return TargetEvidence(probabilities, neighbours, logits, self.features["target"], self.mixes, self.head)
+        return TargetEvidence(probabilities, reference, logits, self.features["target"], self.mixes, self.head)
 
     def save(self, file: IO[bytes]) -> None:
         arrays: dict[str, NDArray[np.generic]] = {

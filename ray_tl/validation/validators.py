@@ -204,8 +204,27 @@ class NeighbourAgreement:
 
     def score(self, target: TargetEvidence) -> float:
         what = "a k-nearest-neighbour graph of the target, which was not built"
-        neighbours = needed("neighbours", what, target.neighbours)
+        reference = needed("neighbours", what, target.reference)
         probabilities = usable(target.probabilities)
         if probabilities.shape[1] < 2:
             raise Unavailable("validator 'neighbours' compares classes, and there is one; leave it out.")
-        return neighbours.agreement(probabilities.argmax(axis=1), probabilities.shape[1])
+        return reference.neighbours.agreement(probabilities.argmax(axis=1), probabilities.shape[1])
+
+
+@VALIDATORS.register("nearest_labels")
+class NearestLabels:
+    """Whether target examples get the class of the labelled source examples nearest to them, by fixed features.
+
+    Beyond chance, of the most that could be (Cohen's kappa): 0 for a single class for all. Neighbours among target
+    examples see structure alone, and two classes that are swapped or merged agree as well; labels see names.
+    """
+
+    higher_is_better = True
+    needs_end = False
+
+    def score(self, target: TargetEvidence) -> float:
+        what = "labelled source examples near those of the target, which were not looked for"
+        votes = None if target.reference is None else target.reference.votes
+        needed("nearest_labels", what, votes)
+        assert target.reference is not None
+        return target.reference.label_agreement(usable(target.probabilities).argmax(axis=1))

@@ -1,0 +1,67 @@
+"""What a choice among trials is: candidates in order of preference, each with its reasons."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_tl.study.records import TrialRecord
+from ray_tl.validation.evidence import FinalEvidence
+
+
+@dataclass(frozen=True)
+class TrialEvidence:
+    """What a trial left at its end.
+
+    Attributes:
+        source_holdout: Softmax on held-out source examples, [N, C].
+        target: Softmax, [M, C].
+        final: Features, mixtures and head; `None` of a trial of an older study.
+    """
+
+    source_holdout: NDArray[np.floating]
+    target: NDArray[np.floating]
+    final: FinalEvidence | None = None
+
+
+EvidenceOf = Callable[[int], TrialEvidence]
+"""By number of a trial at full fidelity."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial in the pool.
+
+    Attributes:
+        merit: By which candidates are ordered, the highest first.
+        rejected: Why a guard keeps it from winning; `None` if none does.
+    """
+
+    trial: TrialRecord
+    objective: float
+    merit: float
+    rejected: str | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates in order of preference: those that no guard rejects first, the one of most merit first.
+
+    Attributes:
+        reason: Why the first one is first.
+        notes: What else users should know, one sentence each.
+    """
+
+    candidates: tuple[Candidate, ...]
+    reason: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def champion(self) -> TrialRecord:
+        return self.candidates[0].trial
+
+    @property
+    def merits(self) -> dict[int, float]:
+        """By number of the trial, in order of preference, of those that no guard rejects."""
+        return {item.trial.number: item.merit for item in self.candidates if item.rejected is None}

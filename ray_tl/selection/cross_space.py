@@ -1,0 +1,143 @@
+"""The rule that is used unless another is named: trials are held against what the other trials have learned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ray_tl.search_space.file import NEEDED_VALIDATORS as NEEDED
+from ray_tl.selection.agreement import Agreements, agreements
+from ray_tl.selection.choice import Candidate, Choice, EvidenceOf
+from ray_tl.selection.families import family_of
+from ray_tl.selection.guards import no_better_on_source
+from ray_tl.selection.margins import Margin, margins
+from ray_tl.selection.objective import objective
+from ray_tl.selection.pool import baseline_of, guarded, in_order, source_accuracy
+from ray_tl.selection.reference_space import reference_spaces
+from ray_tl.selection.rule import SELECTION_RULES, Scores, SelectionContext
+from ray_tl.study.records import TrialRecord
+from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
+from ray_tl.validation.thresholds import expected_accuracy
+
+SMALL_SHIFT = 0.1
+NONE = Margin(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@SELECTION_RULES.register("cross_space")
+class CrossSpace:
+    """Trials are held against what the other trials have learned: see `ray_tl.selection.agreement`.
+
+    The merit of a trial is the mean of its ranks by structure and by names. What replaces source-only must be ahead of
+    it beyond chance: in 95 % of resamples of target examples and feature spaces.
+
+    Where fewer than three spaces can be trusted, the objective decides. If that rests on confidence alone and
+    source-only is expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the
+    source beyond chance replaces it: a higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on
+    the Line", 2021, https://arxiv.org/abs/2107.04649).
+
+    Args:
+        context: Of the study.
+    """
+
+    def __init__(self, context: SelectionContext) -> None:
+        self._context = context
+        self._validators = tuple(dict.fromkeys((*NEEDED, *context.validators)))
+
+    def observe(self, source: SourceEvidence, target: TargetEvidence) -> Scores:
+        return score_all(self._validators, source, target)
+
+    def objective(self, scores: Mapping[str, float], histogram: Sequence[float]) -> float:
+        return objective(scores, histogram, self._context.target_shares, self._context.num_target)
+
+    def choose(self, trials: Sequence[TrialRecord], evidence: EvidenceOf) -> Choice | None:
+        pool = guarded(trials, self._context.target_shares)
+        if not pool:
+            return None
+        baseline = baseline_of(trials)
+        found = _agreements(pool, evidence, len(self._context.classes))
+        if found is None:
+            return _by_objective(pool, baseline, evidence, self._context)
+        if baseline is None or baseline.number not in found.numbers:
+            return _by_agreement(pool, found)
+        return _by_margin(pool, margins(found, baseline.number), found.num_spaces)
+
+
+def _agreements(pool: Sequence[Candidate], evidence: EvidenceOf, num_classes: int) -> Agreements | None:
+    """Of those that no guard rejects: the others are neither measured nor count."""
+    outputs = {item.trial.number: evidence(item.trial.number) for item in pool if item.rejected is None}
+    families = {item.trial.number: family_of(item.trial.config) for item in pool}
+    left = {number: each.final for number, each in outputs.items() if each.final is not None}
+    spaces = reference_spaces(left, families, num_classes)
+    return agreements({number: each.target for number, each in outputs.items()}, families, spaces, num_classes)
+
+
+def _by_margin(pool: Sequence[Candidate], found: Mapping[int, Margin], num_spaces: int) -> Choice:
+    """Those that are better than source-only beyond chance first, then source-only, then the others."""
+    of = {item.trial.number: found.get(item.trial.number, NONE) for item in pool}
+
+    def place(item: Candidate) -> tuple[bool, bool, bool, float, int]:
+        margin = of[item.trial.number]
+        stays_behind = not item.trial.is_baseline and not margin.is_beyond_chance
+        return item.rejected is not None, stays_behind, item.trial.is_baseline, -margin.merit, item.trial.number
+
+    order = sorted((replace(item, merit=of[item.trial.number].merit) for item in pool), key=place)
+    return Choice(tuple(order), _margin_reason(order, of, num_spaces))
+
+
+def _margin_reason(order: Sequence[Candidate], found: Mapping[int, Margin], num_spaces: int) -> str:
+    first, rejected = order[0], sum(item.rejected is not None for item in order)
+    rest = f"of {len(order)} trials at full fidelity, in {num_spaces} feature spaces; guards rejected {rejected}"
+    if not first.trial.is_baseline:
+        margin = found[first.trial.number]
+        return (
+            f"its predictions agree best with what the other trials have learned, rank {margin.merit:.2f}, source-only "
+            f"{margin.merit - margin.value:.2f} (ahead by {_interval(margin)}), {rest}."
+        )
+    others = [item for item in order[1:] if item.rejected is None]
+    if not others:
+        return f"source-only: no other trial passes the guards, {rest}."
+    best = max(others, key=lambda item: item.merit)
+    return (
+        "source-only stays: no trial agrees better with what the other trials have learned beyond chance (best is "
+        f"trial {best.trial.number}, ahead by {_interval(found[best.trial.number])}), {rest}."
+    )
+
+
+def _interval(margin: Margin) -> str:
+    return f"{margin.value:.2f}, 90 % interval {margin.low:.2f} to {margin.high:.2f}"
+
+
+def _by_agreement(pool: Sequence[Candidate], found: Agreements) -> Choice:
+    """Without source-only nothing has to be replaced."""
+    merits = dict(zip(found.numbers, found.merits()[0].tolist(), strict=True))
+    order = in_order([replace(item, merit=merits.get(item.trial.number, 0.0)) for item in pool])
+    return Choice(order, f"agrees best with what the other trials have learned, of {len(order)}; no source-only ended.")
+
+
+def _by_objective(
+    pool: Sequence[Candidate], baseline: TrialRecord | None, evidence: EvidenceOf, context: SelectionContext
+) -> Choice:
+    if not context.has_judge and baseline is not None:
+        outputs, accuracy = evidence(baseline.number), source_accuracy(baseline)
+        if accuracy - expected_accuracy(outputs.source_holdout, accuracy, outputs.target) <= SMALL_SHIFT:
+            pool = [_if_better(item, baseline, len(outputs.source_holdout)) for item in pool]
+    order = in_order(pool)
+    return Choice(order, objective_reason(order))
+
+
+def _if_better(item: Candidate, baseline: TrialRecord, num_examples: int) -> Candidate:
+    if item.trial.is_baseline or item.rejected is not None:
+        return item
+    rejected = no_better_on_source(source_accuracy(item.trial), source_accuracy(baseline), num_examples)
+    return replace(item, rejected=rejected)
+
+
+def objective_reason(order: Sequence[Candidate]) -> str:
+    """Why the first of these is first, where merit is one number for each."""
+    best, rejected = order[0], sum(item.rejected is not None for item in order)
+    if best.rejected is not None:
+        return f"best of all, though {best.rejected}: the guards reject every trial."
+    if best.trial.is_baseline:
+        return f"source-only: no trial that passes the guards has more merit; guards rejected {rejected}."
+    over = "".join(f", source-only's {item.merit:.3f}" for item in order if item.trial.is_baseline)
+    return (
+        f"best objective, {best.merit:.3f}, of {len(order)} trials at full fidelity{over}; guards rejected {rejected}."
+    )

@@ -1,0 +1,53 @@
+"""What a search maximises at every epoch: several label-free scores as one number."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ray_tl.selection.guards import collapse
+
+COLLAPSE_PENALTY = 1.0
+
+JUDGED = ("neighbours", "nearest_labels")
+
+
+def objective(
+    scores: Mapping[str, float], histogram: Sequence[float], shares: Sequence[float] | None, num_examples: int
+) -> float:
+    """The mean of source accuracy and of scores of the target.
+
+    Those of the target are `neighbours` and `nearest_labels` where they were recorded, because training can't bend the
+    space that they look in; else `confidence`. A network that has collapsed is lowered by `COLLAPSE_PENALTY`, so that
+    it ranks below every sound one but still against its like.
+
+    Args:
+        scores: Must hold all of `NEEDED_VALIDATORS`.
+        histogram: Share of each class among the predictions, [C].
+        shares: Share of each class that is expected of the target, [C]; `None` where it is not known.
+        num_examples: N, recorded rows of the target.
+    """
+    judged = [scores[name] for name in JUDGED if name in scores]
+    target = judged or [confidence(scores, len(histogram), num_examples)]
+    penalty = COLLAPSE_PENALTY if collapse(histogram, shares) else 0.0
+    return (scores["source_accuracy"] + sum(target)) / (1 + len(target)) - penalty
+
+
+def confidence(scores: Mapping[str, float], num_classes: int, num_examples: int) -> float:
+    """The mean of IM and BNM, both scaled to [0, 1] and believed as far as the network is right on its source.
+
+    IM is divided by log C, BNM by its largest value sqrt(C / N) (Cui et al., 2020, https://arxiv.org/abs/2003.12237,
+    section 3.2). A network that was trained to be sure fools both, so neither counts for more than it would if the
+    predictions were spread evenly over the classes and as sure as they are right on held-out source examples:
+    probability a for one class and b = (1 - a) / (C - 1) for each other gives IM log C + a log a + (1 - a) log b, and
+    BNM a sqrt(C / N).
+
+    Args:
+        scores: Must hold `source_accuracy`, `im` and `bnm`.
+        num_classes: C.
+        num_examples: N, rows of the target.
+    """
+    right = max(scores["source_accuracy"], 1 / num_classes)
+    other = (1 - right) / (num_classes - 1)
+    entropy = -sum(share * math.log(share) for share in (right, *[other] * (num_classes - 1)) if share > 0)
+    im = min(scores["im"] / math.log(num_classes), 1 - entropy / math.log(num_classes))
+    bnm = min(scores["bnm"] * math.sqrt(num_examples / min(num_classes, num_examples)), right)
+    return (im + bnm) / 2

@@ -1,0 +1,21 @@
+"""The rule of a study."""
+
+import numpy as np
+
+from ray_tl.selection.prior import stated_shares
+from ray_tl.selection.rule import SELECTION_RULES, SelectionContext, SelectionRule
+from ray_tl.study.records import StudySpec
+
+
+def rule_of(spec: StudySpec) -> SelectionRule:
+    """The rule that a study names, for its domains."""
+    stated = stated_shares(spec.data.options.target_classes, spec.classes, np.array(spec.source_histogram))
+    context = SelectionContext(
+        classes=spec.classes,
+        source_shares=spec.source_histogram,
+        target_shares=None if stated is None else tuple(stated.tolist()),
+        num_target=spec.num_target,
+        validators=spec.search.validators,
+        has_judge=spec.search.has_judge,
+    )
+    return SELECTION_RULES.create(spec.search.selection.name, spec.search.selection.params, context)
