@@ -119,7 +119,7 @@ class SearchOptions(BaseModel):
     advice: bool = True
     time_budget_s: Number | None = Field(default=None, gt=0)
     seed: Whole = Field(default=0, ge=0)
-    selection: Component = Component(name="cross_space")
+    selection: Component = Component(name="agreement")
     validators: tuple[str, ...] = (*NEEDED_VALIDATORS, *JUDGE, "entropy")
 
     @property

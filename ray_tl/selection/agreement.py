@@ -1,13 +1,12 @@
-"""How far what each trial predicts on the target fits what the other trials have learned.
+"""How far what each trial predicts on the target fits what is known of the target without its labels.
 
-Two views that fail in different ways, each of every trial by the others alone:
+Two views that fail in different ways:
 
-- structure: examples that lie together in the feature space of another trial should get one class. A trial bends its
-  own features until its predictions suit them, but not those of others. Classes that are swapped or merged agree as
-  well, and no class balance is preferred.
+- structure: target examples that lie together in the features of source-only should get one class. No other trial
+  trains these features, so none can bend them until its predictions suit them. Classes that are swapped or merged agree
+  as well, and no class balance is preferred.
 - names: predictions should be those of the other trials' ensemble (EnsV: Hu et al., "Towards Reliable Model Selection
-  for Unsupervised Domain Adaptation", 2024, https://openreview.net/forum?id=9aJ2VVS7sR), in which each family of
-  methods has one vote, and of the labelled source examples nearest in the feature spaces.
+  for Unsupervised Domain Adaptation", 2024), in which each family of methods has one vote.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from ray_tl.selection.reference_space import ReferenceSpace
 
-LEAST_SPACES = 3  # with two, how good a trial is can't be told from how good the other's space is
+LEAST_SPACES = 3  # of trained ones: with two, how good a trial is can't be told from how good the other's space is
 LEAST_TRIALS = 3
 NUM_RESAMPLES = 200
 
@@ -28,26 +26,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Agreements:
-    """Of every trial with the others.
+    """Of every trial, on all examples and on resamples of them.
 
     Attributes:
         numbers: Of the trials, I.
-        structure: Mean over the spaces that a trial does not own, less that of all trials in them; on all examples and
-            on resamples of examples and spaces, [1 + B, I].
-        names: Share of examples, on all and on resamples of them, [1 + B, I].
-        num_spaces: Different ones.
+        structure: Agreement of neighbours beyond chance (Cohen's kappa), [1 + B, I]; where it is measured in several
+            spaces, the mean over those that a trial does not own, less that of all trials in them.
+        names: Share of examples on which the ensemble of the others agrees, [1 + B, I].
     """
 
     numbers: tuple[int, ...]
     structure: Array
     names: Array
-    num_spaces: int
 
     def merits(self) -> Array:
-        """Mean of both ranks among the trials, as shares of them, [1 + B, I] in (0, 1]: a Borda count."""
-        ranks = [rankdata(each, axis=1) for each in (self.structure, self.names)]
-        merits: Array = (ranks[0] + ranks[1]) / (2 * len(self.numbers))
-        return merits
+        """Mean of both standard scores among the trials, [1 + B, I]: how far above the average of the pool."""
+        return (_standard(self.structure) + _standard(self.names)) / 2
 
 
 def agreements(
@@ -62,23 +56,30 @@ def agreements(
     Args:
         target: Softmax by number of the trial, [M, C].
         families: By number of the trial.
-        spaces: Different ones.
+        spaces: In which structure is looked for; see `reference_spaces`.
         num_classes: C.
         seed: Of the resamples.
 
     Returns:
         `None` where there are too few trials or spaces to compare.
     """
-    if len(spaces) < LEAST_SPACES or len(target) < LEAST_TRIALS:
+    if not spaces or len(target) < LEAST_TRIALS:
+        return None
+    if not spaces[0].is_fixed and len(spaces) < LEAST_SPACES:
         return None
     rows = spaces[0].neighbours.rows
-    random = np.random.default_rng(seed)
-    weights, drawn = _weights(len(rows), random), _drawn_spaces([space.family for space in spaces], random)
+    weights = _weights(len(rows), np.random.default_rng(seed))
     probabilities = {number: each[rows] for number, each in target.items()}
     own = np.stack([each.argmax(axis=1) for each in probabilities.values()])
-    structure = _structure(tuple(target), own, spaces, weights, drawn, num_classes)
-    hits = own == _ensembles_of_others(probabilities, families, spaces)
-    return Agreements(tuple(target), structure, weights @ hits.T, len(spaces))
+    hits = own == _ensembles_of_others(probabilities, families)
+    return Agreements(tuple(target), _structure(tuple(target), own, spaces, weights, num_classes), weights @ hits.T)
+
+
+def _standard(values: Array) -> Array:
+    """Each row less its mean, over its standard deviation; 0 where all are equal."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    spread = centred.std(axis=1, keepdims=True)
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-12)
 
 
 def _weights(num_rows: int, random: np.random.Generator) -> Array:
@@ -87,26 +88,11 @@ def _weights(num_rows: int, random: np.random.Generator) -> Array:
     return np.concatenate([np.ones((1, num_rows)), drawn]) / num_rows
 
 
-def _drawn_spaces(families: Sequence[str], random: np.random.Generator) -> Array:
-    """Weight of each space in the whole, and in every resample, [1 + B, J].
-
-    A resample draws families, then spaces of each: those of one family of methods err alike.
-    """
-    groups = [np.flatnonzero([each == family for each in families]) for family in dict.fromkeys(families)]
-    drawn = np.zeros((NUM_RESAMPLES, len(families)))
-    for resample in drawn:
-        for group in random.integers(len(groups), size=len(groups)):
-            members = groups[group]
-            np.add.at(resample, members[random.integers(len(members), size=len(members))], 1.0)
-    return np.concatenate([np.ones((1, len(families))), drawn])
-
-
 def _structure(
     numbers: tuple[int, ...],
     own: NDArray[np.int64],
     spaces: Sequence[ReferenceSpace],
     weights: Array,
-    drawn: Array,
     num_classes: int,
 ) -> Array:
     """See `Agreements.structure`.
@@ -116,22 +102,19 @@ def _structure(
         own: Classes predicted by each of them, [I, R].
         spaces: J.
         weights: Of the examples, [1 + B, R].
-        drawn: Weights of the spaces, [1 + B, J].
         num_classes: C.
     """
     by_chance = np.stack([_repeats(predicted, weights, num_classes) for predicted in own], axis=1)
-    summed, total = np.zeros_like(by_chance), np.zeros_like(by_chance)
-    for column, space in enumerate(spaces):
+    summed, total = np.zeros_like(by_chance), np.zeros(len(numbers))
+    for space in spaces:
         nearest = space.neighbours.nearest
         alike = np.stack([(predicted[nearest] == predicted[:, None]).mean(axis=1) for predicted in own])
         agreement = _kappa(weights @ alike.T, by_chance)
-        counts = np.array([number not in space.owners for number in numbers])
-        if not counts.any():
-            continue
-        centred = agreement - agreement[:, counts].mean(axis=1, keepdims=True)
-        summed += np.where(counts, centred, 0) * drawn[:, column : column + 1]
-        total += counts * drawn[:, column : column + 1]
-    return np.divide(summed, total, out=np.zeros_like(summed), where=total > 0)
+        counts = np.array([space.is_fixed or number not in space.owners for number in numbers])
+        if counts.any():
+            summed += np.where(counts, agreement - agreement[:, counts].mean(axis=1, keepdims=True), 0)
+            total += counts
+    return summed / np.maximum(total, 1)
 
 
 def _repeats(predicted: NDArray[np.int64], weights: Array, num_classes: int) -> Array:
@@ -149,37 +132,20 @@ def _kappa(agreement: Array, by_chance: Array) -> Array:
 
 
 def _ensembles_of_others(
-    probabilities: Mapping[int, NDArray[np.floating]], families: Mapping[int, str], spaces: Sequence[ReferenceSpace]
+    probabilities: Mapping[int, NDArray[np.floating]], families: Mapping[int, str]
 ) -> NDArray[np.int64]:
-    """Class that the others together predict for each example, for every trial, [I, R].
-
-    Half of the vote is that of the mean softmax, half that of the nearest labelled source examples; families of methods
-    count alike in both.
-    """
-    votes = _Votes([(frozenset({number}), families[number], each) for number, each in probabilities.items()])
-    labels = _Votes([(space.owners, space.family, space.votes) for space in spaces])
-    return np.stack([(votes.without(number) + labels.without(number)).argmax(axis=1) for number in probabilities])
-
-
-class _Votes:
-    """Distributions over classes, [R, C], of owners in families.
-
-    Args:
-        members: Owners, family, distribution.
-    """
-
-    def __init__(self, members: Sequence[tuple[frozenset[int], str, NDArray[np.floating]]]) -> None:
-        self._members = members
-        self._sums: dict[str, Array] = {}
-        for _, family, each in members:
-            self._sums[family] = self._sums.get(family, np.zeros(each.shape)) + each
-
-    def without(self, number: int) -> Array:
-        """Mean over families of the mean of their members, those of one trial left out, [R, C]."""
-        means = []
-        for family, total in self._sums.items():
-            others = [item for item in self._members if item[1] == family and number not in item[0]]
-            own = [each for owners, each_family, each in self._members if each_family == family and number in owners]
-            if others:
-                means.append((total - sum(own)) / len(others))
-        return np.mean(means, axis=0) if means else np.zeros(self._members[0][2].shape)
+    """Class of the largest mean softmax, families of methods counting alike, each trial left out in turn, [I, R]."""
+    first = next(iter(probabilities.values()))
+    sums: dict[str, Array] = {}
+    for number, each in probabilities.items():
+        sums[families[number]] = sums.get(families[number], np.zeros(first.shape)) + each
+    counts = {family: sum(families[number] == family for number in probabilities) for family in sums}
+    total = sum(each / counts[family] for family, each in sums.items())
+    found = []
+    for number, each in probabilities.items():
+        family = families[number]
+        rest = total - sums[family] / counts[family]
+        if counts[family] > 1:
+            rest = rest + (sums[family] - each) / (counts[family] - 1)
+        found.append(np.asarray(rest).argmax(axis=1))
+    return np.stack(found)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space.file import NEEDED_VALIDATORS as NEEDED
+from ray_tl.selection.by_agreement import objective_reason
 from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, TrialEvidence
-from ray_tl.selection.cross_space import objective_reason
 from ray_tl.selection.objective import objective
 from ray_tl.selection.pool import guarded, in_order
 from ray_tl.selection.rule import SELECTION_RULES, Scores, SelectionContext

@@ -14,7 +14,7 @@ class Margin:
     """How much better a trial agrees with the others than another trial does.
 
     Attributes:
-        merit: Of the trial: mean of its two ranks among the trials, in (0, 1].
+        merit: Of the trial: mean of its two standard scores among the trials.
         value: That less the merit of the other.
         low: The end of its 90 % interval, as `high`.
         certainty: Share of the resamples in which the trial is ahead.
@@ -32,7 +32,7 @@ class Margin:
 
 
 def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
-    """The margin of every trial over one, by paired bootstrap over target examples and feature spaces.
+    """The margin of every trial over one, by paired bootstrap over target examples.
 
     Args:
         found: Of all trials.

@@ -1,12 +1,11 @@
-"""Feature spaces of ended trials, in which the predictions of others are held against one another."""
+"""Feature spaces of ended trials, in which predictions are held against neighbours."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ray_tl.neighbours import LEAST_TRUST, Neighbours, kappa, nearest_across, nearest_neighbours
+from ray_tl.neighbours import LEAST_TRUST, Neighbours, kappa, nearest_neighbours
 from ray_tl.validation.evidence import FinalEvidence
 
 SAME = 0.95  # share of equal neighbours: rounding may turn the order of two that are equally near
@@ -18,42 +17,38 @@ class ReferenceSpace:
 
     Attributes:
         neighbours: k-nearest-neighbour graph among R target examples.
-        votes: Share of each class among the nearest labelled source examples of each, [R, C].
         owners: Numbers of the trials whose features these are: several with a frozen backbone.
-        family: Of the first owner; see `families`.
+        is_fixed: Whether nothing of the target has shaped it, so that it can judge even its owners.
     """
 
     neighbours: Neighbours
-    votes: NDArray[np.floating]
     owners: frozenset[int]
-    family: str
+    is_fixed: bool = False
 
 
 def reference_spaces(
-    evidence: Mapping[int, FinalEvidence], families: Mapping[int, str], num_classes: int
+    evidence: Mapping[int, FinalEvidence], baseline: int | None, num_classes: int
 ) -> list[ReferenceSpace]:
-    """The different spaces among those of ended trials that can be trusted.
+    """The space of source-only, if it can be trusted; else the different ones of all others that can.
 
     A space in which neighbours among held-out source examples hardly share their label can't say much of the target.
 
     Args:
         evidence: By number of the trial.
-        families: By number of the trial.
+        baseline: Number of source-only; `None` if it did not end.
         num_classes: C.
     """
+    trusted = {number: each for number, each in evidence.items() if trust(each, num_classes) >= LEAST_TRUST}
+    if baseline in trusted:
+        return [ReferenceSpace(_graph(trusted[baseline]), frozenset({baseline}), is_fixed=True)]
     found: list[ReferenceSpace] = []
-    for number, each in evidence.items():
-        if trust(each, num_classes) < LEAST_TRUST:
-            continue
-        features = each.features["target"]
-        neighbours = nearest_neighbours(features.values, features.rows)
-        same = next((place for place, other in enumerate(found) if _are_the_same(neighbours, other.neighbours)), None)
-        if same is not None:
+    for number, each in trusted.items():
+        graph = _graph(each)
+        same = next((place for place, other in enumerate(found) if _are_the_same(graph, other.neighbours)), None)
+        if same is None:
+            found.append(ReferenceSpace(graph, frozenset({number})))
+        else:
             found[same] = replace(found[same], owners=found[same].owners | {number})
-            continue
-        nearest = nearest_across(features.values, each.features["source"].values)
-        votes = np.eye(num_classes, dtype=np.float32)[each.training_labels[nearest]].mean(axis=1)
-        found.append(ReferenceSpace(neighbours, votes, frozenset({number}), families[number]))
     return found
 
 
@@ -68,3 +63,8 @@ def trust(evidence: FinalEvidence, num_classes: int) -> float:
 
 def _are_the_same(first: Neighbours, second: Neighbours) -> bool:
     return np.array_equal(first.rows, second.rows) and float((first.nearest == second.nearest).mean()) >= SAME
+
+
+def _graph(evidence: FinalEvidence) -> Neighbours:
+    features = evidence.features["target"]
+    return nearest_neighbours(features.values, features.rows)

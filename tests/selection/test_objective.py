@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray_tl.validation.objective import confidence, objective
 
 from ray_tl.neighbours import Neighbours, nearest_neighbours
 from ray_tl.search_space.file import NEEDED_VALIDATORS
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
-from ray_tl.validation.objective import confidence, objective
 
 
 def scored(probabilities: np.ndarray, neighbours: Neighbours | None = None) -> float:

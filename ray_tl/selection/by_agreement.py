@@ -1,4 +1,4 @@
-"""The rule that is used unless another is named: trials are held against what the other trials have learned."""
+"""The rule that is used unless another is named."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,14 +21,15 @@ SMALL_SHIFT = 0.1
 NONE = Margin(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-@SELECTION_RULES.register("cross_space")
-class CrossSpace:
-    """Trials are held against what the other trials have learned: see `ray_tl.selection.agreement`.
+@SELECTION_RULES.register("agreement")
+class ByAgreement:
+    """Predictions are held against neighbours in features that nothing of the target shaped, and the other trials.
 
-    The merit of a trial is the mean of its ranks by structure and by names. What replaces source-only must be ahead of
-    it beyond chance: in 95 % of resamples of target examples and feature spaces.
+    The merit of a trial is the mean of its standard scores by structure and by names: see
+    `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond chance: in 95 % of resamples of
+    the target examples.
 
-    Where fewer than three spaces can be trusted, the objective decides. If that rests on confidence alone and
+    Where no feature space can be trusted, the objective decides. If that rests on confidence alone and
     source-only is expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the
     source beyond chance replaces it: a higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on
     the Line", 2021, https://arxiv.org/abs/2107.04649).
@@ -52,24 +53,26 @@ class CrossSpace:
         if not pool:
             return None
         baseline = baseline_of(trials)
-        found = _agreements(pool, evidence, len(self._context.classes))
+        found = _agreements(pool, baseline, evidence, len(self._context.classes))
         if found is None:
             return _by_objective(pool, baseline, evidence, self._context)
         if baseline is None or baseline.number not in found.numbers:
             return _by_agreement(pool, found)
-        return _by_margin(pool, margins(found, baseline.number), found.num_spaces)
+        return _by_margin(pool, margins(found, baseline.number))
 
 
-def _agreements(pool: Sequence[Candidate], evidence: EvidenceOf, num_classes: int) -> Agreements | None:
+def _agreements(
+    pool: Sequence[Candidate], baseline: TrialRecord | None, evidence: EvidenceOf, num_classes: int
+) -> Agreements | None:
     """Of those that no guard rejects: the others are neither measured nor count."""
     outputs = {item.trial.number: evidence(item.trial.number) for item in pool if item.rejected is None}
     families = {item.trial.number: family_of(item.trial.config) for item in pool}
     left = {number: each.final for number, each in outputs.items() if each.final is not None}
-    spaces = reference_spaces(left, families, num_classes)
+    spaces = reference_spaces(left, None if baseline is None else baseline.number, num_classes)
     return agreements({number: each.target for number, each in outputs.items()}, families, spaces, num_classes)
 
 
-def _by_margin(pool: Sequence[Candidate], found: Mapping[int, Margin], num_spaces: int) -> Choice:
+def _by_margin(pool: Sequence[Candidate], found: Mapping[int, Margin]) -> Choice:
     """Those that are better than source-only beyond chance first, then source-only, then the others."""
     of = {item.trial.number: found.get(item.trial.number, NONE) for item in pool}
 
@@ -79,24 +82,25 @@ def _by_margin(pool: Sequence[Candidate], found: Mapping[int, Margin], num_space
         return item.rejected is not None, stays_behind, item.trial.is_baseline, -margin.merit, item.trial.number
 
     order = sorted((replace(item, merit=of[item.trial.number].merit) for item in pool), key=place)
-    return Choice(tuple(order), _margin_reason(order, of, num_spaces))
+    return Choice(tuple(order), _margin_reason(order, of))
 
 
-def _margin_reason(order: Sequence[Candidate], found: Mapping[int, Margin], num_spaces: int) -> str:
+def _margin_reason(order: Sequence[Candidate], found: Mapping[int, Margin]) -> str:
     first, rejected = order[0], sum(item.rejected is not None for item in order)
-    rest = f"of {len(order)} trials at full fidelity, in {num_spaces} feature spaces; guards rejected {rejected}"
+    rest = f"of {len(order)} trials at full fidelity; guards rejected {rejected}"
     if not first.trial.is_baseline:
         margin = found[first.trial.number]
         return (
-            f"its predictions agree best with what the other trials have learned, rank {margin.merit:.2f}, source-only "
-            f"{margin.merit - margin.value:.2f} (ahead by {_interval(margin)}), {rest}."
+            f"its predictions agree best with neighbours and with the other trials: {margin.merit:.2f} standard "
+            f"deviations above their average, source-only {margin.merit - margin.value:.2f} (ahead by "
+            f"{_interval(margin)}), {rest}."
         )
     others = [item for item in order[1:] if item.rejected is None]
     if not others:
         return f"source-only: no other trial passes the guards, {rest}."
     best = max(others, key=lambda item: item.merit)
     return (
-        "source-only stays: no trial agrees better with what the other trials have learned beyond chance (best is "
+        "source-only stays: no trial agrees better with neighbours and with the other trials beyond chance (best is "
         f"trial {best.trial.number}, ahead by {_interval(found[best.trial.number])}), {rest}."
     )
 
@@ -109,7 +113,9 @@ def _by_agreement(pool: Sequence[Candidate], found: Agreements) -> Choice:
     """Without source-only nothing has to be replaced."""
     merits = dict(zip(found.numbers, found.merits()[0].tolist(), strict=True))
     order = in_order([replace(item, merit=merits.get(item.trial.number, 0.0)) for item in pool])
-    return Choice(order, f"agrees best with what the other trials have learned, of {len(order)}; no source-only ended.")
+    return Choice(
+        order, f"agrees best with neighbours and with the other trials, of {len(order)}; no source-only ended."
+    )
 
 
 def _by_objective(

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from ray_tl.selection.agreement import Agreements
+from ray_tl.selection.margins import margins
+
+
+def drawn(means, spread, seed=0, resamples=200):
+    noise = np.random.default_rng(seed).normal(scale=spread, size=(resamples, len(means)))
+    return np.concatenate([[means], np.array(means) + noise])
+
+
+def found(structure, names, spread=0.0):
+    return Agreements(tuple(range(len(structure))), drawn(structure, spread), drawn(names, spread, seed=1))
+
+
+def test_a_margin_is_the_difference_of_mean_standard_scores():
+    result = margins(found([0.0, 1.0, 2.0], [0.0, 2.0, 1.0]), baseline=0)
+    step = 1 / np.std([0.0, 1.0, 2.0])
+    assert result[1].value == pytest.approx(1.5 * step)
+    assert result[2].merit == pytest.approx((step + 0) / 2)
+    assert result[0].value == 0
+
+
+def test_what_is_ahead_in_every_resample_is_so_beyond_chance_and_source_only_never():
+    result = margins(found([0.0, 1.0, 2.0], [0.0, 2.0, 1.0], spread=0.05), baseline=0)
+    assert result[1].is_beyond_chance
+    assert result[1].low < result[1].value < result[1].high
+    assert not result[0].is_beyond_chance
+
+
+def test_what_is_ahead_by_less_than_the_noise_is_not():
+    result = margins(found([0.0, 0.02, 1.0, -1.0], [0.0, 0.02, 1.0, -1.0], spread=0.2), baseline=0)
+    assert 0.05 < result[1].certainty < 0.95
+    assert not result[1].is_beyond_chance
