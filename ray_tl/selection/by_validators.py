@@ -31,7 +31,7 @@ class ByValidators:
         InvalidInput: If a validator is unknown, or the weights don't fit.
     """
 
-    def __init__(self, context: SelectionContext, *, names: list, weights: list | None = None) -> None:
+    def __init__(self, context: SelectionContext, *, names: list[str], weights: list[float] | None = None) -> None:
         _check(names, weights)
         self._context = context
         self._weights = dict(zip(names, weights or [1.0] * len(names), strict=True))
@@ -81,10 +81,11 @@ def pooled(outputs: Sequence[TrialEvidence]) -> PoolEvidence | None:
     return PoolEvidence(sum(each.target for each in outputs) / len(outputs))  # type: ignore[arg-type]
 
 
-def _check(names: list, weights: list | None) -> None:
-    if not names or not all(isinstance(name, str) for name in names):
+def _check(names: Sequence[str], weights: Sequence[float] | None) -> None:
+    if not names or len(set(names)) < len(names):
         raise InvalidInput(
-            f"validators.names={names!r} must be a list of validators; see: ray-tl components validators"
+            f"validators.names={names!r} must name at least one validator, and each once; see: ray-tl components "
+            "validators"
         )
     for name in names:
         VALIDATORS.factory(name)

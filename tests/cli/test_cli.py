@@ -12,6 +12,7 @@ from PIL import Image
 from ray_tl.cli import main
 from ray_tl.cli.app import app
 from ray_tl.components import catalogue
+from ray_tl.selection import SELECTION_RULES
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.validation import VALIDATORS
@@ -281,7 +282,7 @@ def run_json(*arguments: str, home: Path) -> tuple[int, list[dict[str, object]],
 
 def test_components_as_json_list_every_registered_name(tmp_path):
     code, rows, _ = run_json("components", home=tmp_path)
-    registries = {**catalogue(), "validators": VALIDATORS}
+    registries = {**catalogue(), "selection": SELECTION_RULES, "validators": VALIDATORS}
     assert code == 0
     assert [(row["field"], row["name"]) for row in rows] == [
         (field, name) for field, registry in registries.items() for name in registry.names()
