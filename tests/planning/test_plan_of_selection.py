@@ -57,6 +57,17 @@ def test_a_mistake_in_what_chooses_is_one_line_and_nothing_is_written(folders, t
     assert not (tmp_path / "home" / "studies" / "planned").exists()
 
 
+@pytest.mark.parametrize(
+    "validators", [["source_accuracy", "im", "bnm"], ["source_accuracy", "im", "bnm", "neighbours"]]
+)
+def test_a_rule_that_asks_for_neighbours_where_there_are_none_to_believe_is_refused(folders, tmp_path, validators):
+    # Noise, so that no space can be trusted; or they are not looked for at all.
+    search = {"selection": {"validators": {"names": ["nearest_labels"]}}, "validators": validators}
+    with pytest.raises(InvalidInput, match="'nearest_labels', and this study has no neighbours that can be trusted"):
+        plan(folders, tmp_path / "home", search)
+    assert not (tmp_path / "home" / "studies" / "planned").exists()
+
+
 def test_mistakes_in_rule_validators_and_space_are_told_together(folders, tmp_path):
     search = {"selection": "best", "validators": ["source_accuracy", "im", "bnm", "dev"]}
     with pytest.raises(InvalidInput) as raised:

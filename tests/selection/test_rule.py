@@ -242,6 +242,15 @@ def test_what_is_wrong_with_the_parameters_is_said(params, said):
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize("name", ["neighbours", "nearest_labels"])
+def test_what_looks_in_a_space_that_no_trial_trains_needs_one(name):
+    evidence = whole_evidence()
+    found = by(name).observe(evidence["source"], evidence["target"])
+    assert found[name] == score_all([name], **evidence)[name]
+    with pytest.raises(InvalidInput, match=f"holds '{name}', and this study has no neighbours that can be trusted"):
+        ByValidators(replace(CONTEXT, has_judge=False), names=["im", name])
+
+
 def test_unknown_validators_and_rules_are_named():
     with pytest.raises(UnknownName, match="validator 'mixvall' is not known; did you mean 'mixval'"):
         by("mixvall")
