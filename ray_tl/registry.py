@@ -17,7 +17,8 @@ from ray_tl.errors import InvalidInput, UnknownName
 T = TypeVar("T")
 U = TypeVar("U")
 Scalar = bool | int | float | str | None
-Value = Scalar | list[int | float]
+Value = Scalar | list[int | float] | list[str]
+TEXTS = "list of str"
 ANY = "any"  # a parameter without annotation takes any value
 _TRUTH_OF_YAML_1_1 = frozenset({"yes", "no", "on", "off", "y", "n"})
 
@@ -223,7 +224,7 @@ def _type_name(hint: object) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(repr(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) in (list, tuple):
-        return "list"
+        return TEXTS if str in typing.get_args(hint) else "list"
     return getattr(hint, "__name__", str(hint))
 
 
@@ -250,6 +251,8 @@ def _fits_one(value: object, type_name: str) -> bool:
         return isinstance(value, str)
     if type_name == "list":
         return isinstance(value, list | tuple) and all(_fits_one(item, "float") for item in value)
+    if type_name == TEXTS:
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
     if type_name == "null":
         return value is None
     return repr(value) == type_name

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from sklearn.metrics import cohen_kappa_score
 
-from ray_tl.neighbours import NEAREST, Neighbours, nearest_across, nearest_neighbours, num_looked_at
+from ray_tl.neighbours import NEAREST, LabelledSpace, kappa, nearest_across, nearest_neighbours, num_looked_at
 from tests.validation.world import peak_of_memory
 
 
@@ -19,7 +20,7 @@ def test_agreement_is_that_of_a_double_loop(rows, num_classes, seed):
         for other in found.nearest[place]:
             alike, pairs = alike + (classes[row] == classes[chosen[other]]), pairs + 1
     chance = sum(((classes[chosen] == each).sum() / rows) ** 2 for each in range(num_classes))
-    expected = (alike / pairs - chance) / (1 - 1 / num_classes)
+    expected = 0 if chance == 1 else (alike / pairs - chance) / (1 - chance)
     assert found.agreement(classes, num_classes) == pytest.approx(expected)
 
 
@@ -50,13 +51,73 @@ def test_constant_features_have_some_neighbours_and_no_nan():
     assert np.isfinite(found.agreement(np.arange(6) % 2, 2))
 
 
+def test_uneven_classes_that_all_lie_beside_their_like_agree_wholly():
+    labels = np.repeat([0, 1], [34, 6])
+    found = nearest_neighbours(np.eye(2)[labels], np.arange(40))
+    assert found.agreement(labels, 2) == pytest.approx(1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
+def test_kappa_is_that_of_scikit_learn(pairs):
+    first, second = np.array(pairs).T
+    assume(len({*first, *second}) > 1)  # where all is of one class, theirs is not a number
+    shares = [np.bincount(each, minlength=3) / len(each) for each in (first, second)]
+    expected = cohen_kappa_score(first, second)
+    assert kappa(float((first == second).mean()), float(shares[0] @ shares[1])) == pytest.approx(expected)
+
+
+def test_nothing_but_chance_is_no_agreement():
+    assert kappa(1.0, 1.0) == 0
+
+
+ROWS = np.arange(9) * 3
+
+
+def some_space(votes=None):
+    """Of 9 examples among 27."""
+    features = np.random.default_rng(0).normal(size=(9, 2))
+    return LabelledSpace(nearest_neighbours(features, ROWS), trust=0.7, votes=votes)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_label_agreement_is_the_kappa_of_predictions_and_every_near_label(seed):
+    random = np.random.default_rng(seed)
+    classes, near = random.integers(3, size=27), random.integers(3, size=(9, 5))
+    found = some_space(np.eye(3)[near].mean(axis=1)).label_agreement(classes)
+    assert found == pytest.approx(cohen_kappa_score(np.repeat(classes[ROWS], 5), near.flatten()))
+
+
+def test_names_matter_to_labels_and_one_class_for_all_agrees_no_better_than_chance():
+    labels = np.tile(np.repeat([0, 1, 2], 3), 3)
+    space = some_space(np.eye(3)[labels[ROWS]])
+    assert space.label_agreement(labels) == pytest.approx(1)
+    assert space.label_agreement((labels + 1) % 3) < 0
+    assert space.label_agreement(np.zeros(27, np.int64)) == pytest.approx(0)
+
+
+def saved(space, path):
+    with path.open("wb") as file:
+        space.save(file)
+    return LabelledSpace.load(path)
+
+
 def test_what_is_saved_is_loaded(tmp_path):
-    found = nearest_neighbours(np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) * 3)
-    with (tmp_path / "n.npz").open("wb") as file:
-        found.save(file)
-    again = Neighbours.load(tmp_path / "n.npz")
-    assert np.array_equal(again.rows, found.rows)
-    assert np.array_equal(again.nearest, found.nearest)
+    space = some_space(np.random.default_rng(1).dirichlet(np.ones(4), 9))
+    again = saved(space, tmp_path / "space.npz")
+    assert np.array_equal(again.neighbours.rows, space.neighbours.rows)
+    assert np.array_equal(again.neighbours.nearest, space.neighbours.nearest)
+    assert again.trust == space.trust
+    assert np.allclose(again.votes, space.votes, rtol=0, atol=2**-12)  # half precision of numbers up to 1
+    assert saved(some_space(), tmp_path / "without.npz").votes is None
+
+
+def test_a_file_of_an_older_study_holds_neighbours_that_could_be_trusted(tmp_path):
+    found = some_space().neighbours
+    np.savez(tmp_path / "old.npz", rows=found.rows, nearest=found.nearest)
+    again = LabelledSpace.load(tmp_path / "old.npz")
+    assert np.array_equal(again.neighbours.nearest, found.nearest)
+    assert again.can_be_trusted
+    assert again.votes is None
 
 
 @given(st.lists(st.integers(-2, 2), min_size=2, max_size=30))

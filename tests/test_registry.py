@@ -47,9 +47,10 @@ class Circle:
     label: str | None = None
     style: Literal["solid", "dashed"] = "solid"
     points: list[float] = ()
+    names: list[str] = ()
 
 
-@SHAPES.register("moved")
+@SHAPES.register("moved", family="rigid")
 def moved(where: str, *, by: int = 0) -> str:
     """A function does as well."""
     return f"{where}+{by}"
@@ -66,7 +67,15 @@ RANGES = [
 
 @pytest.mark.parametrize(
     "values",
-    [{"sides": 3}, {"filled": True}, {"label": None}, {"label": "a"}, {"style": "dashed"}, {"points": [1, 0.5]}],
+    [
+        {"sides": 3},
+        {"filled": True},
+        {"label": None},
+        {"label": "a"},
+        {"style": "dashed"},
+        {"points": [1, 0.5]},
+        {"names": ["a", "b"]},
+    ],
 )
 def test_value_of_the_declared_type_is_taken(values):
     assert SHAPES.problems("circle", {"radius": 1, **values}) == []
@@ -85,6 +94,8 @@ def test_value_of_the_declared_type_is_taken(values):
         {"style": "dotted"},
         {"points": 0.5},
         {"points": ["a"]},
+        {"names": "a"},
+        {"names": ["a", 1]},
     ],
 )
 def test_value_of_another_type_is_refused_by_name_and_value(values):
@@ -133,6 +144,16 @@ def test_joined_registries_give_the_components_of_both_under_the_first_kind():
     assert both.parameters("power")["of"].range == {"int": [1, 9]}
     assert both.problems("x", {})[0].startswith("shape 'x' is not known")
     assert SHAPES.names() == ["circle", "moved"]
+
+
+def test_a_component_is_its_own_family_unless_it_states_another():
+    both = SHAPES.joined(Registry("number"))
+    assert [registry.family(name) for registry in (SHAPES, both) for name in ("circle", "moved")] == [
+        "circle",
+        "rigid",
+    ] * 2
+    with pytest.raises(UnknownName, match="shape 'square' is not known"):
+        SHAPES.family("square")
 
 
 def test_summary_is_the_first_line_of_the_docstring():

@@ -30,7 +30,7 @@ from ray_tl.requirements import requirement_problems
 from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
 from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.target_classes import target_class_problems
-from ray_tl.selection import SELECTION_RULES, SelectionContext
+from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
 from ray_tl.selection.prior import stated_shares
 from ray_tl.study.records import Advice, DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
@@ -104,6 +104,7 @@ def plan_search(
         num_target=num_recorded(len(pair.target), pair.num_classes),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    rule_of(spec)  # it may need what these data don't give
     store = StudyStore.create(root / name, spec)
     return Plan(store, _with_neighbours(store, pair, reference))
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ray_tl.errors import InvalidInput
+from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.file import NEEDED_VALIDATORS as NEEDED
 from ray_tl.selection.by_agreement import objective_reason
 from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, TrialEvidence
@@ -28,11 +29,11 @@ class ByValidators:
         weights: One for each, above 0; equal by default.
 
     Raises:
-        InvalidInput: If a validator is unknown, or the weights don't fit.
+        InvalidInput: If a validator is unknown or lacks the space that it looks in, or the weights don't fit.
     """
 
-    def __init__(self, context: SelectionContext, *, names: list, weights: list | None = None) -> None:
-        _check(names, weights)
+    def __init__(self, context: SelectionContext, *, names: list[str], weights: list[float] | None = None) -> None:
+        _check(names, weights, context.has_judge)
         self._context = context
         self._weights = dict(zip(names, weights or [1.0] * len(names), strict=True))
         self._of_epochs = [name for name in names if not VALIDATORS.create(name, {}).needs_end]
@@ -81,12 +82,18 @@ def pooled(outputs: Sequence[TrialEvidence]) -> PoolEvidence | None:
     return PoolEvidence(sum(each.target for each in outputs) / len(outputs))  # type: ignore[arg-type]
 
 
-def _check(names: list, weights: list | None) -> None:
-    if not names or not all(isinstance(name, str) for name in names):
+def _check(names: Sequence[str], weights: Sequence[float] | None, has_judge: bool) -> None:
+    if not names or len(set(names)) < len(names):
         raise InvalidInput(
-            f"validators.names={names!r} must be a list of validators; see: ray-tl components validators"
+            f"validators.names={names!r} must name at least one validator, and each once; see: ray-tl components "
+            "validators"
         )
     for name in names:
         VALIDATORS.factory(name)
+        if name in JUDGE and not has_judge:
+            raise InvalidInput(
+                f"validators.names={names!r} holds {name!r}, and this study has no neighbours that can be trusted, or "
+                f"search.validators leaves them out; leave out {name!r}, or record it each epoch."
+            )
     if weights is not None and (len(weights) != len(names) or not all(weight > 0 for weight in weights)):
         raise InvalidInput(f"validators.weights={weights!r} must be one number above 0 for each of {names}.")

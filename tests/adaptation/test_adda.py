@@ -14,7 +14,7 @@ from ray_tl.adaptation.adda import inverted_label_loss, joint_accuracy
 from ray_tl.errors import InvalidInput
 from ray_tl.training.loop import TrialRun
 from tests.numeric import numeric_gradient
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 
 def inverted_reference(logits):
@@ -31,7 +31,7 @@ def test_inverted_labels_cost_the_negative_log_of_being_taken_for_the_source():
 
 def adapting(epochs=2):
     trial = TrialRun(
-        tiny_config(method={"adda": {"start": 0.5, "rate": 1.0}}, augmentation="affine"), tiny_data(), VALIDATORS
+        tiny_config(method={"adda": {"start": 0.5, "rate": 1.0}}, augmentation="affine"), tiny_data(), RULE
     )
     for epoch in range(epochs):
         trial.epoch(epoch)
@@ -100,7 +100,7 @@ def test_a_discriminator_that_knows_nothing_does_not_move_the_encoder():
 
 
 def test_at_its_start_the_optimiser_forgets_what_it_learned_of_the_source():
-    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5}}, optimizer="adamw"), tiny_data(), VALIDATORS)
+    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5}}, optimizer="adamw"), tiny_data(), RULE)
     for epoch in range(4):
         trial.epoch(epoch)
     judge = trial.task.method.discriminator.parameters()
@@ -109,7 +109,7 @@ def test_at_its_start_the_optimiser_forgets_what_it_learned_of_the_source():
 
 def test_from_its_start_on_everything_learns_more_slowly():
     fields = {"optimizer": {"sgd": {"lr": 0.1}}, "lr_schedule": "constant"}
-    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5, "rate": 0.2}}, **fields), tiny_data(), VALIDATORS)
+    trial = TrialRun(tiny_config(method={"adda": {"start": 0.5, "rate": 0.2}}, **fields), tiny_data(), RULE)
     reports = [trial.epoch(epoch) for epoch in range(4)]
     assert [report.lr for report in reports] == [0.1, 0.1, pytest.approx(0.02), pytest.approx(0.02)]
     assert [group["lr"] for group in trial._optimizer.param_groups] == pytest.approx(

@@ -18,7 +18,7 @@ from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
 from tests.gloo import run_on_ranks
 from tests.numeric import numeric_gradient
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import RULE, Reports, tiny_config, tiny_data
 
 SCHEDULES = sorted(set(LOSS_WEIGHTS.names()) - {"adaptive", "uncertainty"})
 BOUNDS = [
@@ -276,7 +276,7 @@ def test_learned_weights_on_two_ranks_get_the_gradients_of_the_joined_batch():
 
 def run_trial(files, stop_at=None):
     config, reports = tiny_config(method="dann", loss_weighting="uncertainty"), Reports(stop_at)
-    train_trial(config, tiny_data(), reports, files, VALIDATORS)
+    train_trial(config, tiny_data(), reports, files, RULE)
     return [replace(report, seconds=0.0) for report in reports]
 
 

@@ -10,7 +10,7 @@ from ray_tl.adaptation import METHODS, MethodContext
 from ray_tl.adaptation.normalisation import set_statistics
 from ray_tl.errors import InvalidInput
 from ray_tl.training.loop import TrialRun
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 
 class TwoNorms(nn.Module):
@@ -51,7 +51,7 @@ def test_no_batches_leave_the_statistics_as_they_are():
 
 
 def run(method, epochs=4, **changes):
-    trial = TrialRun(tiny_config(method=method, epochs=epochs, **changes), tiny_data(), VALIDATORS)
+    trial = TrialRun(tiny_config(method=method, epochs=epochs, **changes), tiny_data(), RULE)
     return trial, [trial.epoch(epoch) for epoch in range(epochs)]
 
 
@@ -76,7 +76,7 @@ def parameters(trial):
 
 
 def test_tent_changes_scales_and_shifts_of_normalisation_alone_and_only_after_its_start():
-    trial = TrialRun(tiny_config(method={"tent": {"start": 0.5}}, optimizer="adamw"), tiny_data(), VALIDATORS)
+    trial = TrialRun(tiny_config(method={"tent": {"start": 0.5}}, optimizer="adamw"), tiny_data(), RULE)
     trial.epoch(0)
     trial.epoch(1)
     before = parameters(trial)

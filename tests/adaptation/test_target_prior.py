@@ -32,7 +32,7 @@ from tests.adaptation.test_confidence import (
     softmax,
 )
 from tests.numeric import numeric_gradient
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import RULE, Reports, tiny_config, tiny_data
 
 LOSSES = [information_maximisation, class_confusion, batch_nuclear_norm]
 EXACT = {"rtol": 0, "atol": 0}
@@ -222,7 +222,7 @@ def test_without_any_statement_nothing_is_compared_and_no_domain_is_looked_at():
 
 @pytest.mark.parametrize("name", ["im", "mcc", "bnm", "dann_mcc"])
 def test_a_trial_hands_its_shares_to_the_method(name):
-    task = TrialRun(tiny_config(method=name, target_shares=[0.5, 0.5, 0.0]), tiny_data(), VALIDATORS).task
+    task = TrialRun(tiny_config(method=name, target_shares=[0.5, 0.5, 0.0]), tiny_data(), RULE).task
     (shares,) = [value for key, value in task.named_buffers() if key.endswith("shares")]
     assert_close(shares, torch.tensor([0.5, 0.5, 0.0]), **EXACT)
 
@@ -253,7 +253,7 @@ def test_shares_that_are_rounded_are_taken_and_come_back_from_json():
 
 def test_a_wrong_number_of_shares_is_named_with_the_classes():
     with pytest.raises(InvalidInput, match=r"has 2 shares, and there are 3 classes, from 'a' to 'c'; give one share"):
-        TrialRun(tiny_config(method="im", target_shares=[0.5, 0.5]), tiny_data(), VALIDATORS)
+        TrialRun(tiny_config(method="im", target_shares=[0.5, 0.5]), tiny_data(), RULE)
 
 
 @pytest.mark.parametrize("name", ["im", "mcc", "bnm"])
@@ -261,7 +261,7 @@ def test_an_interrupted_trial_on_estimated_shares_ends_where_an_uninterrupted_on
     config = tiny_config(method={name: {"prior": "estimated"}}, epochs=3)
     run = partial(train_trial, config, tiny_data())
     whole, parts = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
-    run(Reports(), whole, VALIDATORS)
-    run(Reports(stop_at=2), parts, VALIDATORS)
-    run(Reports(), parts, VALIDATORS)
+    run(Reports(), whole, RULE)
+    run(Reports(stop_at=2), parts, RULE)
+    run(Reports(), parts, RULE)
     assert_close(parts.load_checkpoint()["task"], whole.load_checkpoint()["task"], **EXACT)

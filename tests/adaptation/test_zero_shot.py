@@ -20,7 +20,7 @@ from ray_tl.training.loop import train_trial
 from ray_tl.training.network import built, head_of, load_model
 from ray_tl.training.run import TrialRun
 from tests.tiny_clip import save_tiny_clip, tiny_clip
-from tests.training.tiny import RECORDED, SIDE, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RECORDED, RULE, SIDE, Reports, tiny_config, tiny_data, tiny_pair
 
 CLIP = {"clip": {"weights": tiny_clip(1, SIDE)}}
 EXACT = {"rtol": 0, "atol": 0}
@@ -41,7 +41,7 @@ def logits_of_transformers(images: np.ndarray, template: str) -> torch.Tensor:
 def test_probabilities_are_those_of_transformers(template, tmp_path):
     config = tiny_config(backbone=CLIP, method={"zero_shot": {"template": template}})
     files = TrialFiles(tmp_path, 0)
-    assert train_trial(config, tiny_data(), Reports(), files, VALIDATORS)
+    assert train_trial(config, tiny_data(), Reports(), files, RULE)
     expected = logits_of_transformers(tiny_pair().target.inputs, template).softmax(1)
     assert expected.std(0).max() > 1e-4
     assert_close(torch.tensor(files.load_evidence()["target"]), expected, **RECORDED)
@@ -51,7 +51,7 @@ def test_a_version_predicts_without_the_folder_of_clip(tmp_path):
     folder = save_tiny_clip(tmp_path / "clip", 1, SIDE)
     config = tiny_config(backbone={"clip": {"weights": str(folder)}}, method="zero_shot")
     data, files = tiny_data(), TrialFiles(tmp_path, 0)
-    train_trial(config, data, Reports(), files, VALIDATORS)
+    train_trial(config, data, Reports(), files, RULE)
     model = load_model(config, data, files).eval()
     head, architecture = head_of(config, model), model.backbone.architecture
     spec = spec_of(built(config), data.pair.preprocessing, ("a", "b", "c"), head, architecture)
@@ -76,7 +76,7 @@ def teaching(**params: object):
 
 
 def test_teacher_of_words_never_changes():
-    run = TrialRun(teaching(start=0.5), tiny_data(), VALIDATORS)
+    run = TrialRun(teaching(start=0.5), tiny_data(), RULE)
     before = {name: value.clone() for name, value in run.task.method.teacher.state_dict().items()}
     losses = [run.epoch(epoch).losses["consistency"] for epoch in range(2)]
     assert losses[0] == 0 < losses[1]
@@ -85,9 +85,9 @@ def test_teacher_of_words_never_changes():
 
 def test_a_trial_with_a_teacher_of_words_resumes_exactly(tmp_path):
     whole, parts = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
-    train_trial(teaching(), tiny_data(), Reports(), whole, VALIDATORS)
-    train_trial(teaching(), tiny_data(), Reports(stop_at=1), parts, VALIDATORS)
-    train_trial(teaching(), tiny_data(), Reports(), parts, VALIDATORS)
+    train_trial(teaching(), tiny_data(), Reports(), whole, RULE)
+    train_trial(teaching(), tiny_data(), Reports(stop_at=1), parts, RULE)
+    train_trial(teaching(), tiny_data(), Reports(), parts, RULE)
     assert_close(parts.load_checkpoint()["task"], whole.load_checkpoint()["task"], **EXACT)
 
 

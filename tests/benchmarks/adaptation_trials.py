@@ -15,13 +15,13 @@ from ray_tl.data.places import HALVES_SEED
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.data.splits import random_halves, stratified_split
 from ray_tl.search_space import DataOptions
+from ray_tl.selection import CrossSpace, SelectionContext
 from ray_tl.selection.oracle import oracle_accuracy
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
 from ray_tl.training.report import EpochReport
 
-VALIDATORS = ("source_accuracy", "im", "bnm")
 HOLDOUT_FRACTION, SPLIT_SEED = 0.2, 0
 
 # Every stage frozen, so that activations are computed once; the rest is the default of `TrialConfig`.
@@ -84,7 +84,8 @@ def run_trial(task: Task, method: str, seed: int) -> dict[str, object]:
     pair = task.data.pair
     with tempfile.TemporaryDirectory(prefix="trial-") as name:
         files = TrialFiles(Path(name), 0)
-        train_trial(config, task.data, keep, files, VALIDATORS)
+        rule = CrossSpace(SelectionContext(pair.source.classes, (), num_target=len(task.data.recorded["target"])))
+        train_trial(config, task.data, keep, files, rule)
         evidence = files.load_evidence()["target_test"]
     return {
         "accuracy": oracle_accuracy(evidence, pair.target_test.ids, pair.source.classes, task.oracle),

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair
+from ray_tl.selection import CrossSpace, SelectionContext
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
 from ray_tl.training.network import build_model
 from ray_tl.validation.metrics import accuracy
 
-VALIDATORS = ("source_accuracy", "im", "bnm")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 TRANSFORMER_RATES = (3e-5, 1e-4, 3e-4)  # where all of one learns; its authors take 2e-5 to 5e-5
 
@@ -102,7 +102,8 @@ def _source_only(data: TrialData, config: TrialConfig, rate: float, freeze_depth
     changed = TrialConfig.model_validate({**config.model_dump(), **changes})
     with tempfile.TemporaryDirectory(prefix="rival-") as name:
         files = TrialFiles(Path(name), 0)
-        train_trial(changed, data, lambda report: False, files, VALIDATORS)
+        rule = CrossSpace(SelectionContext(data.pair.source.classes, (), num_target=len(data.recorded["target"])))
+        train_trial(changed, data, lambda report: False, files, rule)
         evidence = files.load_evidence()
     holdout = accuracy(evidence["source_holdout"], data.pair.source_holdout.labels)
     return Outcome(rate, holdout, evidence["target_test"].argmax(axis=1))

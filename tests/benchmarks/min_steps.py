@@ -19,12 +19,12 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.load import load_data
 from ray_tl.data.places import Places
 from ray_tl.search_space import DataOptions
+from ray_tl.selection import CrossSpace, SelectionContext
 from ray_tl.training.data import TrialData
 from ray_tl.training.run import TrialRun
 
 METHODS = {"im": "linear", "bnm": "linear", "mcc": "linear", "mmd": "constant", "source_only": "constant"}
 RATES = (1e-4, 3e-4, 1e-3)
-VALIDATORS = ("source_accuracy", "im", "bnm")
 
 
 def config_of(method: str, rate: float, min_steps: int | None, seed: int) -> TrialConfig:
@@ -44,7 +44,8 @@ def config_of(method: str, rate: float, min_steps: int | None, seed: int) -> Tri
 
 
 def accuracy(config: TrialConfig, data: TrialData, truth: np.ndarray) -> float:
-    run = TrialRun(config, data, VALIDATORS)
+    rule = CrossSpace(SelectionContext(data.pair.source.classes, (), num_target=len(data.recorded["target"])))
+    run = TrialRun(config, data, rule)
     for epoch in range(config.epochs):
         run.epoch(epoch)
     return float((run.evidence["target_test"].argmax(axis=1) == truth).mean())

@@ -39,6 +39,7 @@ from ray_tl.on_ray.search import run_search
 from ray_tl.on_ray.session import ray_session
 from ray_tl.planning import Plan, plan_search
 from ray_tl.search_space import DataOptions, SearchFile, SearchOptions
+from ray_tl.selection import CrossSpace, SelectionContext
 from ray_tl.study.records import DataSource, TrialRecord
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
@@ -181,7 +182,9 @@ def train_one(config: dict) -> None:
 
     data = TrialData(ray.get(config["pair"]), torch.device("cpu"))
     files = TrialFiles(Path(config["storage"]), number)
-    train_trial(TrialConfig.model_validate(trial), data, relay, files, SEARCH.validators)
+    num_target = len(data.recorded["target"])
+    context = SelectionContext(data.pair.source.classes, (), None, num_target, SEARCH.validators)
+    train_trial(TrialConfig.model_validate(trial), data, relay, files, CrossSpace(context))
 
 
 def report(results: dict[str, Cost], options: argparse.Namespace, load: tuple[float, float, float]) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from ray_tl.cli import main
 from ray_tl.cli.app import app
 from ray_tl.components import catalogue
+from ray_tl.selection import SELECTION_RULES
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.validation import VALIDATORS
@@ -190,6 +191,9 @@ def test_broken_image_is_named(run, folders):
         (["search", "space.yaml", "--target", "target"], "--source is missing"),
         (["search", "--resume", "pets", "--source", "x"], "leave out --source"),
         ([*SEARCH, "--on-broken", "ignore"], "data.on_broken='ignore'"),
+        ([*SEARCH, "--target-classes", "others"], "data.target_classes='others'"),
+        ([*SEARCH, "--target-classes", "cat=0.4,dog=0.4"], "data.target_classes='cat=0.4,dog=0.4'"),
+        ([*SEARCH, "--target-classes", "cat=0.4,wolf=0.6"], "'wolf' is no class of the source"),
         ([*SEARCH, "--cluster", "none.yaml"], "none.yaml"),
         ([*SEARCH, "--intermediate", "target"], "--intermediate is given, but no trial uses it"),
         ([*SEARCH, "--auxiliary", "source"], "--auxiliary is given, but no trial uses it"),
@@ -281,7 +285,7 @@ def run_json(*arguments: str, home: Path) -> tuple[int, list[dict[str, object]],
 
 def test_components_as_json_list_every_registered_name(tmp_path):
     code, rows, _ = run_json("components", home=tmp_path)
-    registries = {**catalogue(), "validators": VALIDATORS}
+    registries = {**catalogue(), "selection": SELECTION_RULES, "validators": VALIDATORS}
     assert code == 0
     assert [(row["field"], row["name"]) for row in rows] == [
         (field, name) for field, registry in registries.items() for name in registry.names()

@@ -11,7 +11,7 @@ from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
 from ray_tl.training.run import TrialRun
 from tests.conformance.choices import CHOICES
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, Reports, tiny_config, tiny_data, tiny_pair
 
 EXACT = {"rtol": 0, "atol": 0}
 every_choice = pytest.mark.parametrize("choice", CHOICES)
@@ -24,7 +24,7 @@ def data():
 
 @every_choice
 def test_a_trial_trains_all_that_it_says_and_nothing_else(choice, data):
-    run = TrialRun(tiny_config(**CHOICES[choice]), data, VALIDATORS)
+    run = TrialRun(tiny_config(**CHOICES[choice]), data, RULE)
     before = {name: value.detach().clone() for name, value in run.task.model.named_parameters()}
     report = run.epoch(0)
     assert all(math.isfinite(value) for value in [*report.losses.values(), *report.health.values()])
@@ -36,7 +36,7 @@ def test_a_trial_trains_all_that_it_says_and_nothing_else(choice, data):
 
 @every_choice
 def test_it_works_on_cached_activations(choice, data):
-    run = TrialRun(tiny_config(freeze_depth=1, **CHOICES[choice]), data, VALIDATORS)
+    run = TrialRun(tiny_config(freeze_depth=1, **CHOICES[choice]), data, RULE)
     report = run.epoch(0)
     assert report.cached_stages == 1
     assert all(math.isfinite(value) for value in report.losses.values())
@@ -55,5 +55,5 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(choice, data,
 def finished(choice, data, files, stop_at=None):
     reports = Reports(stop_at)
     config = tiny_config(augmentation="affine", epochs=2, **CHOICES[choice])
-    train_trial(config, data, reports, files, VALIDATORS)
+    train_trial(config, data, reports, files, RULE)
     return [replace(report, seconds=0.0) for report in reports]

@@ -19,7 +19,7 @@ from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from ray_tl.training.network import load_model
 from tests.gloo import run_on_ranks
 from tests.tiny_clip import tiny_clip
-from tests.training.tiny import SIDE, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RECORDED, RULE, SIDE, Reports, tiny_config, tiny_data, tiny_pair
 
 NAMES = CLOSED_FORM.names()
 FEW = {"random_forest": {"num_trees": 5}, "subspace_alignment": {"num_components": 3}}
@@ -38,7 +38,7 @@ def solved(method: str, pair: DomainPair, folder: Path, **changes: object) -> di
     """Everything that a trial leaves."""
     files, reports = TrialFiles(folder, 0), Reports()
     config = config_of(method, **changes)
-    finished = train_trial(config, tiny_data(pair), reports, files, VALIDATORS)
+    finished = train_trial(config, tiny_data(pair), reports, files, RULE)
     network = files.load_checkpoint()["task"] if files.checkpoint.is_file() else {}
     evidence = {name: torch.tensor(array) for name, array in files.load_evidence().items()}
     return {"finished": finished, "epochs": [report.epoch for report in reports], "task": network, **evidence}
@@ -83,11 +83,11 @@ def test_a_trial_reports_once_at_full_fidelity_and_leaves_what_gives_its_predict
     left = solved(method, tiny_pair(), tmp_path)
     assert (left["finished"], left["epochs"]) == (True, [4])
     config, files = config_of(method), TrialFiles(tmp_path, 0)
-    assert evaluate_checkpoint(config, tiny_data(), files, VALIDATORS).agreement == 1.0
+    assert evaluate_checkpoint(config, tiny_data(), files, RULE).agreement == 1.0
     with torch.no_grad():
         model = load_model(config, tiny_data(), files).eval()
         again = model(torch.from_numpy(tiny_pair().target.inputs))[1].softmax(dim=1)
-    assert_close(again, left["target"], **CLOSE)
+    assert_close(again, left["target"], **RECORDED)
 
 
 @every_method
@@ -99,9 +99,9 @@ def test_solving_again_gives_the_same_to_the_bit(method, tmp_path):
 @every_method
 def test_a_finished_trial_reports_the_same_again_and_is_not_solved_again(method, tmp_path):
     files, data, first, second = TrialFiles(tmp_path, 0), tiny_data(), Reports(stop_at=1), Reports()
-    assert train_trial(config_of(method), data, first, files, VALIDATORS)
+    assert train_trial(config_of(method), data, first, files, RULE)
     written = files.checkpoint.stat().st_mtime_ns
-    assert train_trial(config_of(method), tiny_data(), second, files, VALIDATORS)
+    assert train_trial(config_of(method), tiny_data(), second, files, RULE)
     assert second == first
     assert files.checkpoint.stat().st_mtime_ns == written
 
@@ -115,7 +115,7 @@ def all_solved(folder: str | None, clip: str) -> dict:
 def mistake() -> str:
     config = tiny_config(method={"knn": {"k": 25}})
     with pytest.raises(InvalidInput) as raised:
-        train_trial(config, tiny_data(), Reports(), TrialFiles(Path(tempfile.mkdtemp()), 0), VALIDATORS)
+        train_trial(config, tiny_data(), Reports(), TrialFiles(Path(tempfile.mkdtemp()), 0), RULE)
     return str(raised.value)
 
 

@@ -11,7 +11,7 @@ from ray_tl.adaptation import LOSS_WEIGHTS, METHODS
 from ray_tl.training.loop import TrialRun
 from tests.conformance.choices import CHOICES
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS, further, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, further, tiny_config, tiny_data, tiny_pair
 
 # Methods that begin to adapt later: both of their phases are looked at.
 SECOND_PHASE: dict[str, dict] = {name: {"start": 0.25} for name in ("adda", "distillation", "tent")}
@@ -45,7 +45,7 @@ def train(changes: dict) -> dict:
     fields = {"batch_size": 64, "epochs": EPOCHS, "optimizer": {"sgd": {"lr": 0.05}}, "augmentation": "affine"}
     config = tiny_config(**{**fields, **changes})
     pair = further(tiny_pair(num_source=64, num_target=70, num_labelled=9), rows=66)
-    run = TrialRun(config, tiny_data(pair), VALIDATORS)
+    run = TrialRun(config, tiny_data(pair), RULE)
     losses, weights = zip(*(trained(run, epoch) for epoch in range(EPOCHS)), strict=True)
     return {
         "losses": list(losses),

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS, Reports, further, skewed_pair, tiny_config, tiny_data
+from tests.training.tiny import RULE, Reports, further, skewed_pair, tiny_config, tiny_data
 
 STOPS_AT_2 = {"patience": {"epochs": 1, "min_improvement": 5.0}}  # nothing improves that much
 SOME_DECAY = {"optimizer": {"nadam": {"weight_decay": 0.5, "decay_all": False}}, "max_gradient_norm": None}
@@ -68,7 +68,7 @@ def train_all(cases: dict[str, dict]) -> dict[str, dict]:
 
 def train(changes: dict) -> dict:
     """What a trial reports, and what its checkpoint holds at its end."""
-    run, reports = TrialRun(config_of(changes), data(), VALIDATORS), []
+    run, reports = TrialRun(config_of(changes), data(), RULE), []
     start = {name: value.detach().clone() for name, value in run.task.model.named_parameters()}
     while not reports or reports[-1].epoch < run.config.epochs:
         reports.append(run.epoch(len(reports)))
@@ -115,7 +115,7 @@ def test_in_fp16_all_ranks_skip_the_same_steps(on_ranks):
 def finished(changes, files, stop_at=None):
     """A fresh process, as far as a trial can tell."""
     reports = Reports(stop_at)
-    train_trial(config_of(changes), data(), reports, files, VALIDATORS)
+    train_trial(config_of(changes), data(), reports, files, RULE)
     return [replace(report, seconds=0.0) for report in reports]
 
 

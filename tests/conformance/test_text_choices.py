@@ -8,7 +8,7 @@ from ray_tl.training.run import TrialRun
 from tests.conformance.choices import CHOICES
 from tests.conformance.test_on_ranks import trained
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS
+from tests.training.tiny import RULE
 from tests.training.tiny_text import tiny_text_config, tiny_text_data, tiny_text_pair
 
 NAMES = ("regulariser delta_bss", "masking project", "tuning by lora with dropout", "tuning bottleneck_adapter")
@@ -26,7 +26,7 @@ def train_all(choices: dict[str, dict]) -> dict[str, dict]:
 def train(changes: dict) -> dict:
     """Losses and state after two epochs of one step."""
     config = tiny_text_config(batch_size=24, epochs=2, optimizer={"sgd": {"lr": 0.05}}, freeze_depth=1, **changes)
-    run = TrialRun(config, tiny_text_data(tiny_text_pair(num_labelled=6)), VALIDATORS)
+    run = TrialRun(config, tiny_text_data(tiny_text_pair(num_labelled=6)), RULE)
     losses = [trained(run, epoch)[0] for epoch in range(2)]
     return {"losses": losses, "state": dict(run.task.state_dict())}
 

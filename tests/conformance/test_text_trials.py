@@ -18,7 +18,7 @@ from ray_tl.training.network import build_model
 from ray_tl.training.run import TrialRun
 from tests.conformance.test_on_ranks import trained
 from tests.gloo import run_on_ranks
-from tests.training.tiny import VALIDATORS, Reports
+from tests.training.tiny import RULE, Reports
 from tests.training.tiny_text import tiny_text_config, tiny_text_data, tiny_text_pair
 
 SOME = ("source_only", "dann", "mean_teacher", "drcn")
@@ -34,7 +34,7 @@ def data():
 
 @every_method
 def test_method_trains_on_texts_and_moves_every_parameter(method, data):
-    run = TrialRun(tiny_text_config(method=method, augmentation="word_dropout"), data, VALIDATORS)
+    run = TrialRun(tiny_text_config(method=method, augmentation="word_dropout"), data, RULE)
     before = {name: value.clone() for name, value in run.task.model.named_parameters()}
     losses, _ = trained(run, 0)
     assert all(math.isfinite(value) for value in losses.values())
@@ -45,7 +45,7 @@ def test_method_trains_on_texts_and_moves_every_parameter(method, data):
 @every_method
 @pytest.mark.parametrize("depth", [2, 4])
 def test_method_works_on_cached_activations_of_texts(method, depth, data):
-    run = TrialRun(tiny_text_config(method=method, freeze_depth=depth), data, VALIDATORS)
+    run = TrialRun(tiny_text_config(method=method, freeze_depth=depth), data, RULE)
     report = run.epoch(0)
     assert report.cached_stages == depth
     assert all(math.isfinite(value) for value in report.losses.values())
@@ -63,14 +63,14 @@ def test_an_interrupted_trial_on_texts_ends_where_an_uninterrupted_one_ends(meth
 def finished(method: str, files: TrialFiles, stop_at: int | None = None) -> list:
     config = tiny_text_config(method=method, augmentation="word_dropout", epochs=2)
     reports = Reports(stop_at)
-    train_trial(config, tiny_text_data(tiny_text_pair(num_labelled=6)), reports, files, VALIDATORS)
+    train_trial(config, tiny_text_data(tiny_text_pair(num_labelled=6)), reports, files, RULE)
     return [replace(report, seconds=0.0) for report in reports]
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
 def test_cached_texts_train_as_uncached_ones(depth, data):
     config = tiny_text_config(method="mcc", freeze_depth=depth)
-    cached, plain = TrialRun(config, data, VALIDATORS), TrialRun(config, data, VALIDATORS)
+    cached, plain = TrialRun(config, data, RULE), TrialRun(config, data, RULE)
     data.cache.capacity_bytes, capacity = 0, data.cache.capacity_bytes
     losses, _ = trained(plain, 0)
     data.cache.capacity_bytes = capacity
@@ -89,8 +89,8 @@ def test_dropping_cached_activations_leaves_padding_as_it_is(data):
 def test_closed_form_methods_solve_on_texts(method, data, tmp_path):
     params = {"pca_alignment": {"num_components": 3}, "subspace_alignment": {"num_components": 3}}.get(method)
     config, files, reports = tiny_text_config(method={method: params}), TrialFiles(tmp_path, 0), Reports()
-    assert train_trial(config, data, reports, files, VALIDATORS)
-    assert evaluate_checkpoint(config, data, files, VALIDATORS).agreement == 1.0
+    assert train_trial(config, data, reports, files, RULE)
+    assert evaluate_checkpoint(config, data, files, RULE).agreement == 1.0
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "attention", "all"])
@@ -121,7 +121,7 @@ def train_all() -> dict[str, dict]:
 
 def train(changes: dict) -> dict:
     config = tiny_text_config(augmentation="word_dropout", batch_size=16, epochs=2, **changes)
-    run = TrialRun(config, tiny_text_data(tiny_text_pair(num_labelled=6)), VALIDATORS)
+    run = TrialRun(config, tiny_text_data(tiny_text_pair(num_labelled=6)), RULE)
     losses = [trained(run, epoch)[0] for epoch in range(2)]
     target = predict_outputs(run.task.model, run.data.rows["target"])[1]
     return {"losses": losses, "state": dict(run.task.state_dict()), "target": target}

@@ -15,7 +15,7 @@ from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
 from tests.conformance.test_on_ranks import SECOND_PHASE, trained
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, Reports, tiny_config, tiny_data, tiny_pair
 
 EXACT = {"rtol": 0, "atol": 0}
 every_method = pytest.mark.parametrize("method", METHODS.names())
@@ -33,7 +33,7 @@ def data():
 @every_method
 @pytest.mark.parametrize("weighting", LOSS_WEIGHTS.names())
 def test_method_trains_three_steps_with_every_weighting(method, weighting, data):
-    run = TrialRun(tiny_config(method=method, loss_weighting=weighting, augmentation="affine"), data, VALIDATORS)
+    run = TrialRun(tiny_config(method=method, loss_weighting=weighting, augmentation="affine"), data, RULE)
     before = {name: value.clone() for name, value in run.task.model.named_parameters()}
     losses, weights = trained(run, 0)
     assert list(losses) == list(weights) == list(run.task.method.loss_names)
@@ -43,14 +43,14 @@ def test_method_trains_three_steps_with_every_weighting(method, weighting, data)
 
 @every_method
 def test_every_trained_parameter_has_a_gradient_after_each_step(method, data):
-    run = TrialRun(tiny_config(method=method), data, VALIDATORS)
+    run = TrialRun(tiny_config(method=method), data, RULE)
     run.epoch(0)
     assert [name for name, part in run.task.named_parameters() if part.requires_grad and part.grad is None] == []
 
 
 @every_method
 def test_method_works_on_cached_activations(method, data):
-    run = TrialRun(tiny_config(method=method, freeze_depth=3), data, VALIDATORS)
+    run = TrialRun(tiny_config(method=method, freeze_depth=3), data, RULE)
     report = run.epoch(0)
     assert report.cached_stages == 3
     assert all(math.isfinite(value) for value in report.losses.values())
@@ -59,14 +59,14 @@ def test_method_works_on_cached_activations(method, data):
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if built(name).takes_mixed_source])
 def test_a_method_that_says_so_learns_from_mixed_source_examples(method, data):
     config = tiny_config(method={method: SECOND_PHASE.get(method)}, mixing="mixup")
-    losses, _ = trained(TrialRun(config, data, VALIDATORS), 0)
+    losses, _ = trained(TrialRun(config, data, RULE), 0)
     assert all(math.isfinite(value) for value in losses.values())
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if not built(name).takes_mixed_source])
 def test_a_method_that_does_not_say_so_refuses_mixed_source_examples(method, data):
     with pytest.raises(InvalidInput, match=f"mixing='mixup' does not go with method '{method}'"):
-        TrialRun(tiny_config(method=method, mixing="mixup"), data, VALIDATORS)
+        TrialRun(tiny_config(method=method, mixing="mixup"), data, RULE)
 
 
 def test_every_method_without_a_source_batch_refuses_mixed_ones():
@@ -133,7 +133,7 @@ def test_a_domain_that_a_method_declares_is_used(method):
 
 def weights_of(method: str, pair: DomainPair) -> dict[str, torch.Tensor]:
     config = tiny_config(method={method: SECOND_PHASE.get(method)}, augmentation="affine", epochs=2)
-    run = TrialRun(config, tiny_data(pair), VALIDATORS)
+    run = TrialRun(config, tiny_data(pair), RULE)
     for epoch in range(2):
         trained(run, epoch)
     return run.task.model.state_dict()
@@ -147,5 +147,5 @@ def few_labels(**changes: object) -> TrialData:
 def finished(method: str, files: TrialFiles, stop_at: int | None = None) -> list:
     reports = Reports(stop_at)
     config = tiny_config(method=method, optimizer="adamw", augmentation="affine", epochs=2)
-    train_trial(config, few_labels(), reports, files, VALIDATORS)
+    train_trial(config, few_labels(), reports, files, RULE)
     return [replace(report, seconds=0.0) for report in reports]

@@ -15,7 +15,7 @@ from ray_tl.models.parameter_efficient import PARAMETER_EFFICIENT, BottleneckAda
 from ray_tl.models.stages import ImageEntry, Normalisation, StagedBackbone
 from ray_tl.models.transfer_model import TransferModel, build_transfer_model
 from ray_tl.training.run import TrialRun
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 LORA = Component(name="lora", params={"rank": 3, "alpha": 6.0})
 ADAPTERS = Component(name="bottleneck_adapter", params={"width": 5})
@@ -141,7 +141,7 @@ def test_padding_of_texts_stays_zero_behind_an_adapter():
 @pytest.mark.parametrize("isolation", [LORA, ADAPTERS], ids=str)
 def test_a_trial_keeps_the_weights_it_started_from(isolation):
     config = tiny_config(parameter_efficient=isolation, unfreezing="gradual", epochs=2)
-    run = TrialRun(config, tiny_data(), VALIDATORS)
+    run = TrialRun(config, tiny_data(), RULE)
     start = {name: value.detach().clone() for name, value in run.task.named_parameters()}
     for epoch in range(2):
         run.epoch(epoch)

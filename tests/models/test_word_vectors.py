@@ -26,7 +26,7 @@ from ray_tl.tokens import load_tokenizer, mark_missing
 from ray_tl.training.closed_form import ClosedFormRun
 from ray_tl.word_vectors import UNKNOWN, is_vectors_file, read_word_vectors
 from tests.models.smallest import VECTORS_FILE
-from tests.training.tiny import VALIDATORS
+from tests.training.tiny import RULE
 from tests.training.tiny_text import CLASSES, FILM, PRODUCT, sentences, tiny_text_config, tiny_text_data
 
 VECTORS = {"the": [0.5, -1.0, 0.25], "film": [-0.125, 2e-1, 3.0], "naïve": [1.0, 0.0, -0.5], "don": [7.0, -2.5, 1.0]}
@@ -283,7 +283,7 @@ def test_a_random_forest_on_the_vectors_is_that_of_scikit_learn_on_means_by_nump
     ]
     backbone = {"word_vectors": {"weights": VECTORS_FILE}}
     config = tiny_text_config(backbone=backbone, method={"random_forest": {"num_trees": 25}})
-    run = ClosedFormRun(config, tiny_text_data(pair), VALIDATORS)
+    run = ClosedFormRun(config, tiny_text_data(pair), RULE)
     run.epoch(3)
     seed = derive_seed(config.seed, "method") % 2**32
     forest = RandomForestClassifier(25, random_state=seed).fit(means[0], pair.source.labels)

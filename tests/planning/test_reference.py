@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from numpy.testing import assert_allclose
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 from ray_tl import api
 from ray_tl.config import Component
-from ray_tl.neighbours import LEAST_TRUST
+from ray_tl.neighbours import LEAST_TRUST, NEAREST
 from ray_tl.planning import plan_resumption
-from ray_tl.planning.reference import find_reference
+from ray_tl.planning.reference import _words, find_reference
 from ray_tl.search_space import SearchFile
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 from tests.training.tiny import tiny_data, tiny_pair
@@ -51,16 +54,42 @@ def test_target_examples_alone_decide_what_is_near_and_one_of_them_is_too_few():
 def test_confident_mistakes_score_below_hesitant_truth():
     # The classes of the target are drawn again as the pair draws them; only this test looks at them.
     labels = np.random.default_rng(2).choice(3, 300, p=[0.5, 0.3, 0.2])
-    neighbours = find_reference(TINY_CNN, tiny_data(tiny_pair(num_source=60, num_target=300)), seed=0).neighbours
+    reference = find_reference(TINY_CNN, tiny_data(tiny_pair(num_source=60, num_target=300)), seed=0)
     truth = 0.4 * np.eye(3, dtype=np.float32)[labels] + 0.2
     mistaken = np.where(np.random.default_rng(1).random(300) < 0.4, (labels + 1) % 3, labels)
     wrong = np.eye(3, dtype=np.float32)[mistaken]
     source = SourceEvidence(truth, labels)
     hesitant, sure = (
-        score_all(["neighbours", "im"], source, TargetEvidence(found, neighbours)) for found in (truth, wrong)
+        score_all(["neighbours", "nearest_labels", "im"], source, TargetEvidence(found, reference))
+        for found in (truth, wrong)
     )
     assert sure["im"] > hesitant["im"]
     assert sure["neighbours"] < hesitant["neighbours"]
+    assert sure["nearest_labels"] < hesitant["nearest_labels"]
+
+
+def test_swapped_classes_are_seen_by_labels_alone():
+    reference = find_reference(TINY_CNN, tiny_data(tiny_pair(num_source=60, num_target=300)), seed=0)
+    right = np.random.default_rng(2).choice(3, 300, p=[0.5, 0.3, 0.2])
+    swapped = (right + 1) % 3
+    assert reference.neighbours.agreement(swapped, 3) == pytest.approx(reference.neighbours.agreement(right, 3))
+    assert reference.label_agreement(right) > reference.label_agreement(swapped) + 0.5
+
+
+def test_votes_are_shares_of_the_labels_of_source_pixels_at_the_smallest_angle():
+    pair = tiny_pair(num_source=60)
+    found = find_reference(TINY_CNN, tiny_data(pair), seed=0)
+    assert found.space == "pixels"
+    source, target = (each.inputs.reshape(len(each.inputs), -1).astype(float) for each in (pair.source, pair.target))
+    angles = cdist(target - target.mean(axis=0), source - source.mean(axis=0), "cosine")
+    nearest = np.argsort(angles, axis=1)[:, :NEAREST]
+    expected = [np.bincount(pair.source.labels[each], minlength=3) / NEAREST for each in nearest]
+    assert_allclose(found.votes, np.array(expected)[found.neighbours.rows], atol=1e-6)
+
+
+def test_words_of_both_domains_are_columns_of_one_table():
+    of_source, of_target = _words(torch.tensor([[5, 5, 7], [7, 9, 9]]), torch.tensor([[11, 5, 5]]))
+    assert [row.nonzero()[0].tolist() for row in (*of_source, *of_target)] == [[0, 1], [1, 2], [0, 3]]
 
 
 @pytest.fixture
@@ -86,26 +115,27 @@ def plan(folders, home, **search):
 def test_a_study_keeps_its_neighbours_and_says_so(stripes, tmp_path):
     planned = plan(stripes, tmp_path)
     spec = planned.store.spec
-    assert "neighbours" in spec.search.validators
+    assert {"neighbours", "nearest_labels"} <= set(spec.search.validators)
     assert spec.judge.startswith("nearest neighbours in the ")
-    assert planned.pair.for_trials().neighbours is planned.pair.neighbours
+    assert planned.pair.for_trials().reference is planned.pair.reference
     file = planned.store.folder / "neighbours.npz"
     assert file.is_file()
-    again = plan_resumption("planned", tmp_path / "studies", {}).pair.neighbours
+    again = plan_resumption("planned", tmp_path / "studies", {}).pair.reference
     file.unlink()  # whoever loses it gets the same again
-    anew = plan_resumption("planned", tmp_path / "studies", {}).pair.neighbours
+    anew = plan_resumption("planned", tmp_path / "studies", {}).pair.reference
     assert file.is_file()
     for found in (again, anew):
-        assert np.array_equal(found.nearest, planned.pair.neighbours.nearest)
+        assert np.array_equal(found.neighbours.nearest, planned.pair.reference.neighbours.nearest)
+        assert np.array_equal(found.votes, planned.pair.reference.votes)
 
 
 def test_noise_has_no_neighbours_to_believe(folders, tmp_path):
     planned = plan(folders, tmp_path)
-    assert "neighbours" not in planned.store.spec.search.validators
+    assert {"neighbours", "nearest_labels"}.isdisjoint(planned.store.spec.search.validators)
     assert planned.store.spec.judge.startswith("confidence and diversity alone")
-    assert planned.pair.neighbours is None
+    assert planned.pair.reference is None
 
 
 def test_whoever_leaves_the_validator_out_gets_no_neighbours(stripes, tmp_path):
     planned = plan(stripes, tmp_path, validators=["source_accuracy", "im", "bnm"])
-    assert (planned.store.spec.judge, planned.pair.neighbours) == ("", None)
+    assert (planned.store.spec.judge, planned.pair.reference) == ("", None)

@@ -18,7 +18,7 @@ from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
 from tests.examples import spec
-from tests.training.tiny import RECORDED, VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RECORDED, RULE, tiny_config, tiny_data
 
 OPTIONS = DataOptions(image_size=8, channels=1)
 METHODS = {
@@ -63,7 +63,7 @@ def promoted(method, data, images, folder):
         store.add_epoch(number, EpochRecord(objective=0.5, **asdict(report)), 1)
         return False
 
-    train_trial(config, data, remember, TrialFiles(store.folder, number), VALIDATORS)
+    train_trial(config, data, remember, TrialFiles(store.folder, number), RULE)
     store.finish(number, TrialState.COMPLETE)
     return store, promote_trial(store, store.trial(number), "pets", folder / "models", CREATED_AT)
 

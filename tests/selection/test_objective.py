@@ -4,15 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray_tl.validation.objective import confidence, objective
 
-from ray_tl.neighbours import Neighbours, nearest_neighbours
+from ray_tl.neighbours import LabelledSpace, Neighbours, nearest_neighbours
 from ray_tl.search_space.file import NEEDED_VALIDATORS
+from ray_tl.selection.objective import confidence, objective
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 
 
 def scored(probabilities: np.ndarray, neighbours: Neighbours | None = None) -> float:
     """The objective of predictions on a target, of a network that makes no mistake on a source of even classes."""
     source = SourceEvidence(probabilities, probabilities.argmax(axis=1))
-    target = TargetEvidence(probabilities, neighbours)
+    target = TargetEvidence(probabilities, None if neighbours is None else LabelledSpace(neighbours, 1.0))
     judged = ("neighbours",) if neighbours is not None else ()
     scores = score_all([*NEEDED_VALIDATORS, *judged], source, target)
     classes = probabilities.shape[1]
@@ -57,8 +58,24 @@ def test_half_of_the_objective_is_source_accuracy():
     predictions = np.repeat(np.eye(2), 4, axis=0)
     neighbours = nearest_neighbours(predictions, np.arange(8))
     wrong = SourceEvidence(predictions, 1 - predictions.argmax(axis=1))
-    scores = score_all([*NEEDED_VALIDATORS, "neighbours"], wrong, TargetEvidence(predictions, neighbours))
+    scores = score_all(
+        [*NEEDED_VALIDATORS, "neighbours"], wrong, TargetEvidence(predictions, LabelledSpace(neighbours, 1.0))
+    )
     assert objective(scores, [0.5, 0.5], [0.5, 0.5], 8) == pytest.approx(scored(predictions, neighbours) - 0.5)
+
+
+def test_source_accuracy_neighbours_and_nearest_labels_count_alike():
+    scores = {"source_accuracy": 0.9, "im": 0.1, "bnm": 0.1, "neighbours": 0.6, "nearest_labels": 0.3}
+    assert objective(scores, [0.5, 0.5], None, 8) == pytest.approx((0.9 + 0.6 + 0.3) / 3)
+    del scores["neighbours"]
+    assert objective(scores, [0.5, 0.5], None, 8) == pytest.approx((0.9 + 0.3) / 2)
+
+
+def test_only_known_shares_make_a_few_classes_a_collapse():
+    scores = {"source_accuracy": 0.9, "im": 0.1, "bnm": 0.1, "neighbours": 0.6, "nearest_labels": 0.3}
+    half, even = [0.5, 0.5, 0.0, 0.0], [0.25] * 4
+    assert objective(scores, half, None, 8) == objective(scores, half, half, 8) == pytest.approx(0.6)
+    assert objective(scores, half, even, 8) == pytest.approx(0.6 - 1)
 
 
 @pytest.mark.parametrize(("classes", "right"), [(2, 0.8), (9, 0.5), (3, 1.0), (4, 0.25)])

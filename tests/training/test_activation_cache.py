@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from ray_tl.training.data import ActivationCache
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.network import build_model
-from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, UNFREEZE_ONE_STAGE_AN_EPOCH, tiny_config, tiny_data
 
 ROWS = 24 + 12 + 30 + 6  # of all domains
 CPU = torch.device("cpu")
@@ -144,7 +144,7 @@ def test_training_on_cached_activations_gives_the_losses_of_training_on_images(m
 
 
 def reports(config, data):
-    run = TrialRun(config, data, VALIDATORS)
+    run = TrialRun(config, data, RULE)
     return [run.epoch(epoch) for epoch in range(config.epochs)]
 
 
@@ -154,12 +154,12 @@ def losses(reports):
 
 def test_training_on_cached_activations_runs_no_frozen_stage(data):
     reports(tiny_config(freeze_depth=2), data)
-    second = TrialRun(tiny_config(freeze_depth=2, optimizer="sgd", method="coral"), data, VALIDATORS)
+    second = TrialRun(tiny_config(freeze_depth=2, optimizer="sgd", method="coral"), data, RULE)
     _, computed = counted(second.task.model)
     second.epoch(0)
     assert computed == []
 
 
 def test_random_augmentation_is_not_cached(data):
-    run = TrialRun(tiny_config(freeze_depth=2, augmentation="affine"), data, VALIDATORS)
+    run = TrialRun(tiny_config(freeze_depth=2, augmentation="affine"), data, RULE)
     assert run.epoch(0).cached_stages == 0

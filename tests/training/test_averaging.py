@@ -8,6 +8,7 @@ from torch.optim.swa_utils import update_bn
 from torch.testing import assert_close
 
 from ray_tl.errors import InvalidInput
+from ray_tl.selection.objective import objective
 from ray_tl.training.averaging import (
     AVERAGING,
     KeptEpoch,
@@ -19,15 +20,14 @@ from ray_tl.training.averaging import (
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, evaluate_checkpoint, train_trial
 from ray_tl.training.network import PREFIX
-from ray_tl.validation.objective import objective
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import RULE, Reports, tiny_config, tiny_data
 
 STOPS_AT_2 = {"patience": {"epochs": 1, "min_improvement": 5.0}}  # nothing improves that much
 PLAIN = {"optimizer": {"sgd": {"lr": 0.05}}, "lr_schedule": "constant", "augmentation": "affine"}
 
 
 def run_of(**changes):
-    return TrialRun(tiny_config(**{**PLAIN, **changes}), tiny_data(), VALIDATORS)
+    return TrialRun(tiny_config(**{**PLAIN, **changes}), tiny_data(), RULE)
 
 
 def network(run, report):
@@ -143,8 +143,8 @@ ENDS = {
 def test_the_checkpoint_is_the_network_that_was_reported(case, tmp_path):
     config = tiny_config(**{**PLAIN, "method": "coral", **ENDS[case]})
     files, reports = TrialFiles(tmp_path, 0), Reports()
-    assert train_trial(config, tiny_data(), reports, files, VALIDATORS)
-    evaluation = evaluate_checkpoint(config, tiny_data(), files, VALIDATORS)
+    assert train_trial(config, tiny_data(), reports, files, RULE)
+    evaluation = evaluate_checkpoint(config, tiny_data(), files, RULE)
     assert reports[-1].epoch == config.epochs
     assert evaluation.agreement == 1.0
     assert evaluation.scores == pytest.approx(reports[-1].scores, abs=1e-6)
@@ -152,9 +152,9 @@ def test_the_checkpoint_is_the_network_that_was_reported(case, tmp_path):
 
 def test_a_trial_that_stops_early_is_complete_and_is_its_best_epoch(tmp_path):
     files, reports, plain = TrialFiles(tmp_path, 0), Reports(), run_of()
-    assert train_trial(tiny_config(**PLAIN, early_stopping=STOPS_AT_2), tiny_data(), reports, files, VALIDATORS)
+    assert train_trial(tiny_config(**PLAIN, early_stopping=STOPS_AT_2), tiny_data(), reports, files, RULE)
     epochs = [(report := plain.epoch(epoch), network(plain, report)["head.weight"].clone()) for epoch in range(2)]
-    scores = [objective(report.scores, report.histogram, [1 / 3] * 3, 30) for report, _ in epochs]
+    scores = [objective(report.scores, report.histogram, None, 30) for report, _ in epochs]
     best = scores.index(max(scores))
     assert [report.epoch for report in reports] == [1, 4]
     assert (
@@ -166,18 +166,10 @@ def test_a_trial_that_stops_early_is_complete_and_is_its_best_epoch(tmp_path):
 
 def test_a_stopped_trial_that_is_taken_up_again_has_ended(tmp_path):
     config, files = tiny_config(**PLAIN, early_stopping=STOPS_AT_2), TrialFiles(tmp_path, 0)
-    train_trial(config, tiny_data(), Reports(), files, VALIDATORS)
+    train_trial(config, tiny_data(), Reports(), files, RULE)
     again = Reports()
-    assert train_trial(config, tiny_data(), again, files, VALIDATORS)
+    assert train_trial(config, tiny_data(), again, files, RULE)
     assert [report.epoch for report in again] == [4]
-
-
-@pytest.mark.parametrize(
-    "changes", [{"early_stopping": "patience"}, {"averaging": "greedy_soup"}, {"lr_schedule": "plateau"}]
-)
-def test_what_decides_by_the_objective_needs_its_scores(changes):
-    with pytest.raises(InvalidInput, match=r"validators=\['entropy'\] must hold source_accuracy, im, bnm"):
-        TrialRun(tiny_config(**changes), tiny_data(), ["entropy"])
 
 
 @pytest.mark.parametrize(

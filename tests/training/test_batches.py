@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ray_tl.training.batches import PairedBatches
 from ray_tl.training.run import TrialRun
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 SIZES = st.integers(1, 40)
 RANKS = st.integers(1, 5)
@@ -89,7 +89,7 @@ def test_an_epoch_that_has_enough_steps_is_what_it_was():
 
 def steps_of_epochs(**changes) -> list[int]:
     """How many steps the optimiser has made after each epoch of a trial of three epochs."""
-    run = TrialRun(tiny_config(epochs=3, optimizer="adamw", **changes), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(epochs=3, optimizer="adamw", **changes), tiny_data(), RULE)
     made = []
     for epoch in range(3):
         run.epoch(epoch)

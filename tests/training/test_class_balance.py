@@ -36,7 +36,7 @@ from ray_tl.training.data import ActivationCache
 from ray_tl.training.network import build_model
 from ray_tl.training.run import TrialRun
 from tests.tiny_clip import tiny_clip
-from tests.training.tiny import SIDE, VALIDATORS, further, skewed_pair, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, SIDE, further, skewed_pair, tiny_config, tiny_data, tiny_pair
 from tests.training.tiny_text import tiny_text_config, tiny_text_data, tiny_text_pair
 
 DIGITS = DataSource(source="digits:mnist", target="digits:optdigits", target_labelled="digits:optdigits")
@@ -47,7 +47,7 @@ NEEDS_FROZEN = "class_balance 'smote' needs frozen features; classes were sample
 
 def begun(pair=SKEWED, **changes):
     """A trial in its first phase."""
-    run = TrialRun(tiny_config(**changes), tiny_data(pair), VALIDATORS)
+    run = TrialRun(tiny_config(**changes), tiny_data(pair), RULE)
     run._enter_phase(0.0)
     return run
 
@@ -286,7 +286,7 @@ def test_frozen_features_of_texts_get_new_rows_too():
     pair = tiny_text_pair()
     few = np.flatnonzero((pair.source.labels == 0) | (np.arange(24) < 8))
     config = tiny_text_config(class_balance="smote", freeze_depth="head_only")
-    run = TrialRun(config, tiny_text_data(replace(pair, source=pair.source.take(few))), VALIDATORS)
+    run = TrialRun(config, tiny_text_data(replace(pair, source=pair.source.take(few))), RULE)
     run._enter_phase(0.0)
     assert np.bincount(run._feed.labels("source")).tolist() == [12, 12]
     assert run._feed.inputs.rows["source"].shape == (24, 16)
@@ -306,20 +306,20 @@ def test_new_rows_are_made_of_what_has_joined_the_source():
     [{"freeze_depth": 2}, {"freeze_depth": 3, "augmentation": "affine"}, {"freeze_depth": 3, "mixing": "cutmix"}],
 )
 def test_findings_say_where_rows_were_sampled_instead_of_made(changes):
-    report = TrialRun(tiny_config(class_balance="smote", **changes), tiny_data(SKEWED), VALIDATORS).epoch(0)
+    report = TrialRun(tiny_config(class_balance="smote", **changes), tiny_data(SKEWED), RULE).epoch(0)
     assert NEEDS_FROZEN in report.findings
 
 
 def test_a_first_phase_with_frozen_features_has_new_rows_and_the_second_has_not():
     probe = {"unfreezing": {"probe_then_fine_tune": {"until": 0.3, "rate_after": 0.1}}}
-    run = TrialRun(tiny_config(class_balance="smote", **probe), tiny_data(SKEWED), VALIDATORS)
+    run = TrialRun(tiny_config(class_balance="smote", **probe), tiny_data(SKEWED), RULE)
     assert [NEEDS_FROZEN in run.epoch(epoch).findings for epoch in range(3)] == [False, False, True]
 
 
 def test_new_rows_that_would_take_too_much_memory_are_not_made():
     data = tiny_data(skewed_pair(60, 2, 2))
     data.cache = ActivationCache(120 * 8 * 4)  # room for the 112 rows that there are, and not for 3 * 60
-    run = TrialRun(tiny_config(class_balance="smote", freeze_depth=3), data, VALIDATORS)
+    run = TrialRun(tiny_config(class_balance="smote", freeze_depth=3), data, RULE)
     run._enter_phase(0.0)
     (line,) = run._feed.notes()
     assert "needs frozen features that fit into memory with the new ones; classes were sampled evenly" in line
@@ -331,7 +331,7 @@ def test_new_rows_that_would_take_too_much_memory_are_not_made():
 
 
 def solved(pair, balance, method="logistic", **changes):
-    run = ClosedFormRun(tiny_config(method=method, class_balance=balance, **changes), tiny_data(pair), VALIDATORS)
+    run = ClosedFormRun(tiny_config(method=method, class_balance=balance, **changes), tiny_data(pair), RULE)
     return run, run.epoch(3)
 
 
@@ -406,7 +406,7 @@ def test_a_method_to_which_it_means_nothing_is_named(method, balance, said):
     (line,) = configuration_problems([config], DIGITS)
     assert said in line
     with pytest.raises(InvalidInput, match=said):
-        TrialRun(config, tiny_data(tiny_pair(num_labelled=7)), VALIDATORS)
+        TrialRun(config, tiny_data(tiny_pair(num_labelled=7)), RULE)
 
 
 def test_a_configuration_from_before_is_one_without():
@@ -420,7 +420,7 @@ def test_a_configuration_from_before_is_one_without():
 def recalls(balance):
     """Of each class in the even hold-out, after a head was trained on a source of 60, 6 and 6 rows."""
     config = tiny_config(class_balance=balance, freeze_depth=3, epochs=12, optimizer={"adamw": {"lr": 0.1}})
-    run = TrialRun(config, tiny_data(skewed_pair(60, 6, 6, num_holdout=90)), VALIDATORS)
+    run = TrialRun(config, tiny_data(skewed_pair(60, 6, 6, num_holdout=90)), RULE)
     for epoch in range(config.epochs):
         run.epoch(epoch)
     predicted = run.evidence["source_holdout"].argmax(axis=1)

@@ -13,7 +13,7 @@ from ray_tl.training.data import ActivationCache
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
 from ray_tl.training.network import build_model
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, Reports, tiny_config, tiny_data, tiny_pair
 
 LABELLED = tiny_pair(num_labelled=7)
 
@@ -26,7 +26,7 @@ def features(config, images):
 
 
 def run_of(method, data=None, **changes):
-    run = ClosedFormRun(tiny_config(method=method, **changes), data or tiny_data(), VALIDATORS)
+    run = ClosedFormRun(tiny_config(method=method, **changes), data or tiny_data(), RULE)
     return run, run.epoch(3)
 
 
@@ -92,13 +92,13 @@ def test_files_are_on_disk_before_the_report_is_made(tmp_path):
         seen.append((epoch.epoch, files.load_checkpoint()["report"]["epoch"], files.evidence.is_file()))
         return False
 
-    train_trial(tiny_config(method="logistic"), tiny_data(), report, files, VALIDATORS)
+    train_trial(tiny_config(method="logistic"), tiny_data(), report, files, RULE)
     assert seen == [(4, 4, True)]
 
 
 def test_a_trial_killed_before_its_report_is_on_disk_is_solved_once_more(tmp_path):
     files, reports = TrialFiles(tmp_path, 0), Reports()
     files.save_evidence({"target": np.zeros((1, 3), np.float32)})
-    assert train_trial(tiny_config(method="logistic"), tiny_data(), reports, files, VALIDATORS)
+    assert train_trial(tiny_config(method="logistic"), tiny_data(), reports, files, RULE)
     assert [report.epoch for report in reports] == [4]
     assert files.load_evidence()["target"].shape == (30, 3)

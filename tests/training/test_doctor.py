@@ -9,7 +9,7 @@ from ray_tl.adaptation.alignment import coral_distance, mmd_distance
 from ray_tl.training.doctor import domain_accuracy, domain_gap, drift, findings, gradient_norms
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.report import EpochReport
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 
 def normal(rows, shift=0.0, seed=0):
@@ -120,7 +120,7 @@ def test_a_method_that_does_not_align_features_may_leave_them_apart():
 
 
 def test_a_trial_is_examined_after_every_epoch():
-    run = TrialRun(tiny_config(method="coral"), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(method="coral"), tiny_data(), RULE)
     first, second = run.epoch(0), run.epoch(1)
     for name in ("domain_accuracy", "mmd", "coral"):
         assert first.health[f"{name}_before"] == second.health[f"{name}_before"]
@@ -131,7 +131,7 @@ def test_a_trial_is_examined_after_every_epoch():
 
 def test_a_method_whose_loss_reaches_nothing_that_trains_is_found():
     config = tiny_config(method="coral", freeze_depth=3)  # features are frozen, CORAL moves nothing
-    found = TrialRun(config, tiny_data(), VALIDATORS).epoch(3).findings
+    found = TrialRun(config, tiny_data(), RULE).epoch(3).findings
     assert any("loss 'domain' has zero gradient" in text for text in found)
 
 
@@ -142,11 +142,11 @@ def test_a_loss_that_does_not_count_now_is_no_finding():
 
 @pytest.mark.parametrize("method", ["adda", "tent"])
 def test_phases_of_a_method_are_no_finding(method):
-    run = TrialRun(tiny_config(method={method: {"start": 0.5}}), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(method={method: {"start": 0.5}}), tiny_data(), RULE)
     found = [run.epoch(epoch).findings for epoch in range(4)]
     assert not [line for lines in found for line in lines if "zero gradient" in line]
 
 
 def test_a_batch_size_that_was_cut_is_told():
-    run = TrialRun(tiny_config(batch_size=50), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(batch_size=50), tiny_data(), RULE)
     assert run.epoch(0).findings[0].startswith("batch_size=50 became 24, the most that 1 workers share evenly")

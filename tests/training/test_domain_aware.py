@@ -16,8 +16,8 @@ from ray_tl.training.loop import TrialRun, evaluate_checkpoint, load_model, trai
 from tests.gloo import run_on_ranks
 from tests.training.tiny import (
     RECORDED,
+    RULE,
     UNFREEZE_ONE_STAGE_AN_EPOCH,
-    VALIDATORS,
     Reports,
     tiny_config,
     tiny_data,
@@ -65,13 +65,13 @@ def few_labels():
 
 
 def trained(config, epochs=1, data=None):
-    run = TrialRun(config, data or few_labels(), VALIDATORS)
+    run = TrialRun(config, data or few_labels(), RULE)
     return run, [run.epoch(epoch) for epoch in range(epochs)]
 
 
 @pytest.mark.parametrize(("method", "choice"), CASES)
 def test_every_part_of_the_network_trains_with_every_kind_of_method(method, choice):
-    run = TrialRun(config_of(method, choice, augmentation="affine"), few_labels(), VALIDATORS)
+    run = TrialRun(config_of(method, choice, augmentation="affine"), few_labels(), RULE)
     before = {name: value.clone() for name, value in run.task.model.named_parameters()}
     report = run.epoch(0)
     assert all(math.isfinite(value) for value in report.losses.values())
@@ -165,17 +165,17 @@ def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(method, choic
     config = config_of(method, choice, optimizer="adamw", unfreezing=UNFREEZE_ONE_STAGE_AN_EPOCH)
     whole, parts = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
     for files, stop_at in ((whole, None), (parts, 2), (parts, None)):
-        train_trial(config, few_labels(), Reports(stop_at), files, VALIDATORS)
+        train_trial(config, few_labels(), Reports(stop_at), files, RULE)
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)
-    assert evaluate_checkpoint(config, few_labels(), whole, VALIDATORS).agreement == 1.0
+    assert evaluate_checkpoint(config, few_labels(), whole, RULE).agreement == 1.0
 
 
 @pytest.mark.parametrize("trains", [{"freeze_depth": 1}, {"freeze_depth": "everything", "trained_stages": 1}])
 @every_choice
 def test_a_bundle_predicts_on_the_target_what_the_trial_did(choice, trains, tmp_path):
     config, files, data = config_of("coral", choice, epochs=2, **trains), TrialFiles(tmp_path, 0), few_labels()
-    train_trial(config, data, Reports(), files, VALIDATORS)
+    train_trial(config, data, Reports(), files, RULE)
     model = load_model(config, data, files).eval()
     keep_target_norms(model)
     spec = spec_of(config, data.pair.preprocessing, data.pair.source.classes)

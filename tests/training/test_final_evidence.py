@@ -11,7 +11,7 @@ from ray_tl.training.final_evidence import partners
 from ray_tl.training.loop import train_trial
 from ray_tl.training.network import load_model
 from ray_tl.validation.evidence import centred_logits
-from tests.training.tiny import VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, Reports, tiny_config, tiny_data, tiny_pair
 from tests.training.tiny_text import tiny_text_pair
 
 LEARNS = {"epochs": 12, "optimizer": {"adamw": {"lr": 0.02}}}
@@ -22,7 +22,7 @@ ENDS = [{}, {"averaging": "ema"}, {"averaging": "greedy_soup"}, {"method": "logi
 def ended(folder, data=None, **changes):
     """Configuration, files and final evidence of a whole trial."""
     config, files = tiny_config(**{**LEARNS, **changes}), TrialFiles(folder, 7)
-    train_trial(config, data or tiny_data(), Reports(), files, VALIDATORS)
+    train_trial(config, data or tiny_data(), Reports(), files, RULE)
     return config, files, files.load_final_evidence()
 
 
@@ -93,9 +93,9 @@ def test_where_all_are_predicted_alike_partners_are_others_all_the_same():
 
 def test_a_trial_that_is_told_to_stop_leaves_it_only_when_it_has_gone_on(tmp_path):
     config, files = tiny_config(), TrialFiles(tmp_path, 7)
-    train_trial(config, tiny_data(), Reports(stop_at=2), files, VALIDATORS)
+    train_trial(config, tiny_data(), Reports(stop_at=2), files, RULE)
     assert files.load_final_evidence() is None
-    train_trial(config, tiny_data(), Reports(), files, VALIDATORS)
+    train_trial(config, tiny_data(), Reports(), files, RULE)
     assert files.load_final_evidence() is not None
 
 
@@ -139,5 +139,5 @@ def test_evidence_is_written_only_when_it_has_changed(rate, expected, tmp_path, 
     written = []
     monkeypatch.setattr(TrialFiles, "save_evidence", lambda files, arrays: written.append(arrays))
     config = tiny_config(optimizer={"sgd": {"lr": rate}}, freeze_depth=3)
-    train_trial(config, tiny_data(), Reports(), TrialFiles(tmp_path, 0), VALIDATORS)
+    train_trial(config, tiny_data(), Reports(), TrialFiles(tmp_path, 0), RULE)
     assert len(written) == expected

@@ -11,7 +11,7 @@ from ray_tl.errors import InvalidInput
 from ray_tl.training.gradients import GRADIENT_MASKING, without_conflict
 from ray_tl.training.regularisers import REGULARISERS
 from ray_tl.training.run import TrialRun
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, tiny_config, tiny_data, tiny_pair
 
 
 def projected(gradient, task):
@@ -35,7 +35,7 @@ def test_a_task_without_gradient_opposes_nothing():
 
 
 def trial(method, **changes):
-    return TrialRun(tiny_config(method=method, **changes), tiny_data(tiny_pair(num_labelled=9)), VALIDATORS)
+    return TrialRun(tiny_config(method=method, **changes), tiny_data(tiny_pair(num_labelled=9)), RULE)
 
 
 def opposing(run):

@@ -11,7 +11,7 @@ from ray_tl.training.layer_plan import FirstStep, layer_plan, plan_of
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.network import build_model
 from ray_tl.training.optimisation import OPTIMIZERS
-from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, UNFREEZE_ONE_STAGE_AN_EPOCH, tiny_config, tiny_data
 from tests.training.tiny_text import tiny_text_config, tiny_text_data
 
 PROBE = {"probe_then_fine_tune": {"until": 0.5, "rate_after": 0.1}}
@@ -104,7 +104,7 @@ SOUND = [
 
 @pytest.mark.parametrize("changes", SOUND)
 def test_what_moves_in_each_phase_is_what_is_planned(changes):
-    run = TrialRun(tiny_config(augmentation="affine", **changes), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(augmentation="affine", **changes), tiny_data(), RULE)
     for epoch in range(run.config.epochs):
         before = {name: value.clone() for name, value in run.task.model.state_dict().items()}
         run.epoch(epoch)
@@ -123,7 +123,7 @@ def old(before, layer, run):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_no_optimiser_breaks_a_sound_plan(optimizer):
-    run = TrialRun(tiny_config(optimizer=optimizer, freeze_depth=1, lr_schedule="cosine"), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(optimizer=optimizer, freeze_depth=1, lr_schedule="cosine"), tiny_data(), RULE)
     before = run.task.model.backbone.stages[1][0].weight.clone()
     run.epoch(0)
     assert run._first_step is None  # it was checked
@@ -141,7 +141,7 @@ def first_step(run):
 
 @pytest.fixture
 def run():
-    return TrialRun(tiny_config(freeze_depth=1, lr_schedule="constant", augmentation="affine"), tiny_data(), VALIDATORS)
+    return TrialRun(tiny_config(freeze_depth=1, lr_schedule="constant", augmentation="affine"), tiny_data(), RULE)
 
 
 def test_a_frozen_weight_that_moves_is_an_error(run):
@@ -163,7 +163,7 @@ def test_a_frozen_statistic_that_moves_is_an_error(run):
 
 def test_a_weight_beside_an_adapter_that_moves_is_an_error():
     config = tiny_config(freeze_depth=1, parameter_efficient="lora", lr_schedule="constant")
-    run = TrialRun(config, tiny_data(), VALIDATORS)
+    run = TrialRun(config, tiny_data(), RULE)
     taken = first_step(run)
     run._optimizer.step()
     taken.check(run._optimizer, 1.0)

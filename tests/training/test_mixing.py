@@ -11,14 +11,14 @@ from ray_tl.randomness import generator
 from ray_tl.study.records import DataSource
 from ray_tl.training.batches import PairedBatches
 from ray_tl.training.loop import TrialRun
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 DIGITS = DataSource(source="digits:mnist", target="digits:optdigits")
 EXACT = {"rtol": 0, "atol": 0}
 
 
 def first_views(**changes: object):
-    run = TrialRun(tiny_config(**changes), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(**changes), tiny_data(), RULE)
     run._enter_phase(0.0)
     step = next(run._batches.epoch(0))
     return run, step, run._feed.views(step, run.task.method, 0.0, 0, 0)
@@ -59,7 +59,7 @@ def test_the_task_loss_is_the_cross_entropy_with_mixed_labels():
 
 @pytest.mark.parametrize(("mixing", "cached"), [("mixup", 3), ("cutmix", 0)])
 def test_activations_of_frozen_stages_are_mixed_and_pieces_of_images_are_not(mixing, cached):
-    report = TrialRun(tiny_config(mixing=mixing, freeze_depth=3), tiny_data(), VALIDATORS).epoch(0)
+    report = TrialRun(tiny_config(mixing=mixing, freeze_depth=3), tiny_data(), RULE).epoch(0)
     assert report.cached_stages == cached
 
 

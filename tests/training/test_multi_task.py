@@ -12,14 +12,14 @@ from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
 from ray_tl.training.multi_task import MULTI_TASKS, MultiTaskContext
 from ray_tl.training.network import load_model
-from tests.training.tiny import VALIDATORS, Reports, further, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, Reports, further, tiny_config, tiny_data, tiny_pair
 
 TASK = {"auxiliary": {"weight": 0.25}}
 
 
 def run_of(pair=None, **changes):
     config = tiny_config(**{"multi_task": TASK, **changes})
-    return TrialRun(config, tiny_data(pair or further(tiny_pair())), VALIDATORS)
+    return TrialRun(config, tiny_data(pair or further(tiny_pair())), RULE)
 
 
 def step_of(run: TrialRun):
@@ -64,7 +64,7 @@ def test_its_head_is_trained_and_left_behind(tmp_path):
         tiny_data(further(tiny_pair())),
     )
     before = run_of(epochs=1).task.auxiliary.head.weight.clone()
-    train_trial(config, data, Reports(), files, VALIDATORS)
+    train_trial(config, data, Reports(), files, RULE)
     assert not torch.equal(files.load_checkpoint()["task"]["auxiliary.head.weight"], before)
     assert [name for name in load_model(config, data, files).state_dict() if "auxiliary" in name] == []
 

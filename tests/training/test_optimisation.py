@@ -7,7 +7,7 @@ import pytest
 from ray_tl.errors import InvalidInput
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 FIRST = 0.001 / 0.101  # of a warm-up over a tenth: its first step is not quite 0
 MULTIPLIERS = {"per_stage": {"multipliers": [0.1, 0.5, 1.0], "head": 10.0}}
@@ -64,7 +64,7 @@ def test_rates_follow_the_schedule_within_an_epoch():
 
 def rates_after_an_epoch(**changes):
     config = tiny_config(**{"method": "dann", "lr_multipliers": MULTIPLIERS, "batch_size": 24, **changes})
-    run = TrialRun(config, tiny_data(), VALIDATORS)
+    run = TrialRun(config, tiny_data(), RULE)
     groups = run.state(run.epoch(0))["optimizer"]["param_groups"]
     return {group["name"]: group["lr"] for group in groups}
 
@@ -74,4 +74,4 @@ def test_reported_rate_is_the_base_rate_whatever_the_multipliers(method):
     config = tiny_config(
         method=method, lr_multipliers=MULTIPLIERS, optimizer={"sgd": {"lr": 0.01}}, lr_schedule="constant"
     )
-    assert TrialRun(config, tiny_data(), VALIDATORS).epoch(0).lr == pytest.approx(0.01)
+    assert TrialRun(config, tiny_data(), RULE).epoch(0).lr == pytest.approx(0.01)

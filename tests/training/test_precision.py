@@ -10,13 +10,13 @@ from ray_tl.errors import InvalidInput
 from ray_tl.training.batches import PairedBatches
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.precision import Precision
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 HEAD_ALONE = {"freeze_depth": "head_only", "augmentation": "affine", "optimizer": {"sgd": {"lr": 0.1}}}
 
 
 def trained(**changes):
-    run = TrialRun(tiny_config(**{"epochs": 2, **changes}), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(**{"epochs": 2, **changes}), tiny_data(), RULE)
     reports = [run.epoch(epoch) for epoch in range(2)]
     return run, reports
 
@@ -47,12 +47,12 @@ def test_micro_batches_are_the_rows_of_the_step_in_order(world_size):
 
 def test_a_micro_batch_of_one_is_refused():
     with pytest.raises(InvalidInput, match=r"accumulation=5 leaves a micro-batch less than 2 of batch_size=8 examples"):
-        TrialRun(tiny_config(accumulation=5), tiny_data(), VALIDATORS)
+        TrialRun(tiny_config(accumulation=5), tiny_data(), RULE)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_the_network_trains_in_half_precision_and_the_losses_in_full(precision, dtype):
-    run = TrialRun(tiny_config(method="dann", precision=precision, augmentation="affine"), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(method="dann", precision=precision, augmentation="affine"), tiny_data(), RULE)
     training, evaluating, losses = set(), set(), set()
     run.task.model.head.register_forward_hook(
         lambda module, inputs, output: (training if module.training else evaluating).add(output.dtype)

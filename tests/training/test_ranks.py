@@ -15,7 +15,7 @@ from ray_tl.collectives import rank
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, evaluate_checkpoint, train_trial
 from tests.gloo import run_on_ranks
-from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import RULE, UNFREEZE_ONE_STAGE_AN_EPOCH, Reports, tiny_config, tiny_data
 
 METHODS = ["source_only", "coral", "mmd", "dann", "mcc", "im"]
 SETTINGS = {
@@ -52,7 +52,7 @@ def train_all(cases: list) -> dict:
 
 
 def train(config) -> list[dict]:
-    run = TrialRun(config, tiny_data(), VALIDATORS)
+    run = TrialRun(config, tiny_data(), RULE)
     before = snapshot(run.task.state_dict())
     return [{"before": before, **after_epoch(run, epoch)} for epoch in range(config.epochs)]
 
@@ -76,10 +76,10 @@ def finish_on_disk(folder: str) -> dict:
     """A trial that both ranks begin, are told to stop, take up again and evaluate."""
     config, files, data = config_of("dann", "affine"), TrialFiles(Path(folder), 0), tiny_data()
     first, second = Reports(stop_at=2), Reports()
-    began = train_trial(config, data, first, files, VALIDATORS)
-    ended = train_trial(config, data, second, files, VALIDATORS)
+    began = train_trial(config, data, first, files, RULE)
+    ended = train_trial(config, data, second, files, RULE)
     reported = [report.epoch for report in [*first, *second]]
-    agreement = evaluate_checkpoint(config, data, files, VALIDATORS).agreement
+    agreement = evaluate_checkpoint(config, data, files, RULE).agreement
     final = files.load_final_evidence()
     return {
         "rank": rank(),

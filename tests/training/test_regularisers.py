@@ -23,7 +23,7 @@ from ray_tl.training.regularisers import (
 )
 from ray_tl.training.run import TrialRun
 from tests.numeric import numeric_gradient
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -178,14 +178,14 @@ def test_trials_with_delta_examine_their_source_unless_told_otherwise():
     losses = {}
     for attention in (True, False):
         config = tiny_config(regulariser={"delta": {"alpha": 10.0, "attention": attention}}, epochs=1)
-        losses[attention] = TrialRun(config, tiny_data(), VALIDATORS).epoch(0).losses["regulariser"]
+        losses[attention] = TrialRun(config, tiny_data(), RULE).epoch(0).losses["regulariser"]
     assert losses[True] != losses[False]
     assert losses[True] == pytest.approx(losses[False], rel=0.5)
 
 
 def test_where_no_stage_ever_trains_delta_examines_nothing():
     found = {
-        depth: TrialRun(tiny_config(regulariser="delta", freeze_depth=depth), tiny_data(), VALIDATORS).task.regulariser
+        depth: TrialRun(tiny_config(regulariser="delta", freeze_depth=depth), tiny_data(), RULE).task.regulariser
         for depth in (1, "head_only")
     }
     assert (len(found[1]._attention), len(found["head_only"]._attention)) == (3, 0)
@@ -215,12 +215,12 @@ def test_a_combination_is_the_sum_of_its_parts(both, first):
 
 @pytest.mark.parametrize("name", ["l2_sp", "delta"])
 def test_the_start_is_in_no_checkpoint(name):
-    plain, held = (TrialRun(tiny_config(regulariser=name), tiny_data(), VALIDATORS).task for name in ("none", name))
+    plain, held = (TrialRun(tiny_config(regulariser=name), tiny_data(), RULE).task for name in ("none", name))
     assert held.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_the_regularisers_loss_counts_fully_and_is_not_taken_for_adaptation():
-    run = TrialRun(tiny_config(regulariser={"l2_sp": {"beta": 1.0}}, epochs=1), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(regulariser={"l2_sp": {"beta": 1.0}}, epochs=1), tiny_data(), RULE)
     report = run.epoch(0)
     assert report.losses["regulariser"] > 0
     assert report.weights["regulariser"] == 1
@@ -229,8 +229,8 @@ def test_the_regularisers_loss_counts_fully_and_is_not_taken_for_adaptation():
 
 
 def test_a_strong_pull_keeps_the_network_where_it_was():
-    run = TrialRun(tiny_config(regulariser={"l2_sp": {"alpha": 1e4}}, optimizer="sgd"), tiny_data(), VALIDATORS)
-    free = TrialRun(tiny_config(optimizer="sgd"), tiny_data(), VALIDATORS)
+    run = TrialRun(tiny_config(regulariser={"l2_sp": {"alpha": 1e4}}, optimizer="sgd"), tiny_data(), RULE)
+    free = TrialRun(tiny_config(optimizer="sgd"), tiny_data(), RULE)
     name = "model.backbone.stages.0.0.weight"
     start = run.task.get_parameter(name).detach().clone()
     for trial in (run, free):
@@ -258,9 +258,9 @@ def test_l2_sp_has_nothing_to_hold_where_weights_are_kept():
     with pytest.raises(
         InvalidInput, match="where parameter_efficient=lora keeps them anyway; choose bss, delta or none"
     ):
-        TrialRun(config, tiny_data(), VALIDATORS)
+        TrialRun(config, tiny_data(), RULE)
 
 
 def test_more_singular_values_than_features_are_refused_before_the_first_step():
     with pytest.raises(InvalidInput, match=r"bss.num_values=9 is more than the 8 features have directions"):
-        TrialRun(tiny_config(regulariser={"bss": {"num_values": 9}}), tiny_data(), VALIDATORS)
+        TrialRun(tiny_config(regulariser={"bss": {"num_values": 9}}), tiny_data(), RULE)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
-from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import RULE, UNFREEZE_ONE_STAGE_AN_EPOCH, Reports, tiny_config, tiny_data
 
 EXACT = {"rtol": 0, "atol": 0}
 
@@ -27,7 +27,7 @@ def config(request, optimizer):
 def run(config, files, stop_at=None):
     """A fresh process, as far as a trial can tell: other tensors, another cache."""
     reports = Reports(stop_at)
-    train_trial(config, tiny_data(), reports, files, VALIDATORS)
+    train_trial(config, tiny_data(), reports, files, RULE)
     return [replace(report, seconds=0.0) for report in reports]
 
 
@@ -62,7 +62,7 @@ def test_a_trial_that_has_ended_keeps_its_network_alone(averaging, tmp_path):
     state = files.load_checkpoint()
     assert set(state) == {"task", "report"}
     assert set(state["task"]) == set(before["task"])
-    assert evaluate_checkpoint(config, tiny_data(), files, VALIDATORS).agreement == 1.0
+    assert evaluate_checkpoint(config, tiny_data(), files, RULE).agreement == 1.0
 
 
 def test_the_learned_discriminator_is_part_of_the_checkpoint(tmp_path):

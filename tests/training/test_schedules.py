@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from ray_tl.errors import InvalidInput
 from ray_tl.training.loop import TrialRun
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data
+from tests.training.tiny import RULE, tiny_config, tiny_data
 
 STEPS = 40
 SCORES = [0.5, 0.6, 0.6, 0.6, 0.7, 0.7, 0.69, 0.70005, 0.7, 0.7, 0.8, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1]
@@ -140,7 +140,7 @@ def test_scales_shifts_and_biases_need_not_decay(name):
 def test_what_does_not_decay_learns_at_the_rate_of_its_layer():
     optimizer = {"adamw": {"lr": 0.01, "decay_all": False}}
     config = tiny_config(optimizer=optimizer, lr_multipliers={"uniform": {"head": 10.0}}, lr_schedule="constant")
-    run = TrialRun(config, tiny_data(), VALIDATORS)
+    run = TrialRun(config, tiny_data(), RULE)
     groups = {group["name"]: group["lr"] for group in run.state(run.epoch(0))["optimizer"]["param_groups"]}
     assert groups["head"] == groups["head (no decay)"] == pytest.approx(0.1)
     assert groups["conv1"] == groups["conv1 (no decay)"] == pytest.approx(0.01)
@@ -158,7 +158,7 @@ def test_what_torch_refuses_is_refused_before_anything_runs(name, params):
 def gradient_norm(limit):
     """Of all gradients together, as the last step of an epoch had them."""
     config = tiny_config(max_gradient_norm=limit, optimizer={"sgd": {"lr": 1e-9}})
-    run = TrialRun(config, tiny_data(), VALIDATORS)
+    run = TrialRun(config, tiny_data(), RULE)
     run.epoch(0)
     return torch.stack([value.grad.norm() for value in run.task.parameters()]).norm().item()
 

@@ -9,7 +9,7 @@ from ray_tl.adaptation.method import Outputs, StepOutputs, task_loss
 from ray_tl.adaptation.reweighting import weighted_task_loss
 from ray_tl.adaptation.target_labels import target_task_loss
 from ray_tl.training.run import TrialRun
-from tests.training.tiny import VALIDATORS, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, tiny_config, tiny_data, tiny_pair
 
 
 def smoothed_reference(logits, labels, smoothing):
@@ -42,7 +42,7 @@ def test_a_methods_task_loss_rises_with_smoothing_once_it_is_sure(method):
     data = tiny_data(tiny_pair(num_labelled=9))
     losses = []
     for smoothing in (0.0, 0.3):
-        run = TrialRun(tiny_config(method=method, label_smoothing=smoothing), data, VALIDATORS)
+        run = TrialRun(tiny_config(method=method, label_smoothing=smoothing), data, RULE)
         with torch.no_grad():
             run.task.model.head.weight *= 20
         inputs = run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0)
@@ -51,7 +51,7 @@ def test_a_methods_task_loss_rises_with_smoothing_once_it_is_sure(method):
 
 
 def test_dropout_hides_features_from_the_head_alone_and_in_training_alone():
-    model = TrialRun(tiny_config(dropout=0.5), tiny_data(), VALIDATORS).task.model
+    model = TrialRun(tiny_config(dropout=0.5), tiny_data(), RULE).task.model
     rows = torch.from_numpy(tiny_pair().source.inputs)
     features, logits = model.train()(rows, 0, ("source",))
     assert not torch.allclose(model.head(features), logits)

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
-from tests.training.tiny import UNFREEZE_ONE_STAGE_AN_EPOCH, VALIDATORS, Reports, tiny_config, tiny_data
+from tests.training.tiny import RULE, UNFREEZE_ONE_STAGE_AN_EPOCH, Reports, tiny_config, tiny_data
 
 EXACT = {"rtol": 0, "atol": 0}
 # With three classes every row is confident at 0.3; 0.4 leaves some out early on.
@@ -32,7 +32,7 @@ def config_of(method, augmentation="affine", **changes):
 
 
 def run_of(method):
-    return TrialRun(config_of(method), tiny_data(), VALIDATORS)
+    return TrialRun(config_of(method), tiny_data(), RULE)
 
 
 def copied(tensors):
@@ -76,9 +76,9 @@ def test_the_teacher_of_distillation_is_the_network_at_its_start():
 @pytest.mark.parametrize(("method", "augmentation"), CASES)
 def test_a_trial_interrupted_after_its_phase_began_ends_where_an_uninterrupted_one_ends(method, augmentation, tmp_path):
     config, whole, parts = config_of(method, augmentation), TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1)
-    train_trial(config, tiny_data(), Reports(), whole, VALIDATORS)
-    train_trial(config, tiny_data(), Reports(2), parts, VALIDATORS)
-    train_trial(config, tiny_data(), Reports(), parts, VALIDATORS)
+    train_trial(config, tiny_data(), Reports(), whole, RULE)
+    train_trial(config, tiny_data(), Reports(2), parts, RULE)
+    train_trial(config, tiny_data(), Reports(), parts, RULE)
     left, right = parts.load_checkpoint(), whole.load_checkpoint()
     assert_close(left["task"], right["task"], **EXACT)
     assert left["report"]["losses"] == right["report"]["losses"]

@@ -8,7 +8,7 @@ from ray_tl.adaptation import METHODS
 from ray_tl.errors import TrialFailed
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, evaluate_checkpoint, train_trial
-from tests.training.tiny import NUM_CLASSES, VALIDATORS, Reports, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import NUM_CLASSES, RULE, VALIDATOR_NAMES, Reports, tiny_config, tiny_data, tiny_pair
 
 LEARNS = {"epochs": 12, "optimizer": {"adamw": {"lr": 0.02}}}
 
@@ -17,7 +17,7 @@ LEARNS = {"epochs": 12, "optimizer": {"adamw": {"lr": 0.02}}}
 def finished(tmp_path_factory):
     """A finished trial: its configuration, its files and what it reported."""
     config, files, reports = tiny_config(method="mcc", **LEARNS), TrialFiles(tmp_path_factory.mktemp("study"), 7), []
-    assert train_trial(config, tiny_data(), lambda report: reports.append(report) or False, files, VALIDATORS)
+    assert train_trial(config, tiny_data(), lambda report: reports.append(report) or False, files, RULE)
     return config, files, reports
 
 
@@ -33,7 +33,7 @@ def test_every_epoch_is_reported_once_and_in_order(finished):
 
 def test_every_report_holds_all_scores_losses_and_weights(finished):
     for report in finished[2]:
-        assert set(report.scores) == set(VALIDATORS)
+        assert set(report.scores) == set(VALIDATOR_NAMES)
         assert set(report.losses) == set(report.weights) == {"task", "domain"}
 
 
@@ -54,7 +54,7 @@ def test_evidence_holds_probabilities_of_every_domain_but_the_training_one(finis
 
 def test_checkpoint_gives_the_recorded_evidence_again(finished):
     config, files, reports = finished
-    evaluation = evaluate_checkpoint(config, tiny_data(), files, VALIDATORS)
+    evaluation = evaluate_checkpoint(config, tiny_data(), files, RULE)
     assert evaluation.agreement == 1.0
     assert evaluation.scores == pytest.approx(reports[-1].scores, abs=1e-6)
     assert evaluation.histogram == reports[-1].histogram
@@ -66,24 +66,24 @@ def test_evidence_of_other_weights_does_not_agree(finished, tmp_path):
     shuffled = {name: array[:, [1, 2, 0]] for name, array in files.load_evidence().items()}
     other.save_evidence(shuffled)
     other.save_checkpoint(files.load_checkpoint())
-    assert evaluate_checkpoint(config, tiny_data(), other, VALIDATORS).agreement == 0.0
+    assert evaluate_checkpoint(config, tiny_data(), other, RULE).agreement == 0.0
 
 
 def test_a_trial_without_checkpoint_can_not_be_evaluated(tmp_path):
     with pytest.raises(TrialFailed, match=r"trial 5 left no checkpoint in .*0005\.pt"):
-        evaluate_checkpoint(tiny_config(), tiny_data(), TrialFiles(tmp_path, 5), VALIDATORS)
+        evaluate_checkpoint(tiny_config(), tiny_data(), TrialFiles(tmp_path, 5), RULE)
 
 
 def test_told_to_stop_it_stops_and_leaves_what_it_reported(tmp_path):
     files, reports = TrialFiles(tmp_path, 0), Reports(stop_at=2)
-    assert not train_trial(tiny_config(), tiny_data(), reports, files, VALIDATORS)
+    assert not train_trial(tiny_config(), tiny_data(), reports, files, RULE)
     assert [report.epoch for report in reports] == [1, 2]
     assert files.load_checkpoint()["report"]["epoch"] == 2
-    assert evaluate_checkpoint(tiny_config(), tiny_data(), files, VALIDATORS).agreement == 1.0
+    assert evaluate_checkpoint(tiny_config(), tiny_data(), files, RULE).agreement == 1.0
 
 
 def test_told_to_stop_after_the_last_epoch_it_has_still_finished(tmp_path):
-    assert train_trial(tiny_config(), tiny_data(), Reports(stop_at=4), TrialFiles(tmp_path, 0), VALIDATORS)
+    assert train_trial(tiny_config(), tiny_data(), Reports(stop_at=4), TrialFiles(tmp_path, 0), RULE)
 
 
 def test_files_are_on_disk_before_the_report_is_made(tmp_path):
@@ -93,7 +93,7 @@ def test_files_are_on_disk_before_the_report_is_made(tmp_path):
         seen.append((epoch.epoch, files.load_checkpoint()["report"]["epoch"], files.evidence.is_file()))
         return False
 
-    train_trial(tiny_config(), tiny_data(), report, files, VALIDATORS)
+    train_trial(tiny_config(), tiny_data(), report, files, RULE)
     assert seen == [(epoch, epoch, True) for epoch in (1, 2, 3, 4)]
 
 
@@ -107,13 +107,13 @@ def test_training_leaves_the_generator_of_the_initial_weights_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    TrialRun(tiny_config(method="dann"), tiny_data(), VALIDATORS)
+    TrialRun(tiny_config(method="dann"), tiny_data(), RULE)
     assert torch.equal(torch.rand(1), expected)
 
 
 def trained(config, data=None):
     """All weights and buffers after one epoch, in a row."""
-    run = TrialRun(config, data or tiny_data(), VALIDATORS)
+    run = TrialRun(config, data or tiny_data(), RULE)
     run.epoch(0)
     return torch.cat([value.flatten().double() for value in run.task.state_dict().values()])
 
@@ -122,7 +122,7 @@ def trained(config, data=None):
 def test_a_loss_that_is_not_finite_ends_the_trial_and_is_named(method):
     config = tiny_config(method=method, optimizer={"sgd": {"lr": 1e38}})
     with pytest.raises(TrialFailed, match=r"loss '(task|domain)' is (nan|inf|-inf); a lower learning rate"):
-        TrialRun(config, tiny_data(tiny_pair(num_labelled=5)), VALIDATORS).epoch(0)
+        TrialRun(config, tiny_data(tiny_pair(num_labelled=5)), RULE).epoch(0)
 
 
 def test_labelled_target_examples_join_the_task_by_their_weight():
@@ -135,7 +135,7 @@ def test_labelled_target_examples_join_the_task_by_their_weight():
 
 def first_losses(data, **changes):
     """Of one step, from the network as it is built; without batch statistics, which see all views."""
-    run = TrialRun(tiny_config(method="mcc", freeze_depth=3, **changes), data, VALIDATORS)
+    run = TrialRun(tiny_config(method="mcc", freeze_depth=3, **changes), data, RULE)
     run.task.eval()
     run._enter_phase(0.0)
     losses = run.task(*run._step_inputs(next(run._batches.epoch(0)), 0.0, 0, 0)).named
@@ -153,7 +153,7 @@ def test_source_only_runs_source_rows_alone():
 
 
 def training_batch_sizes(method):
-    run, sizes = TrialRun(tiny_config(method=method), tiny_data(), VALIDATORS), set()
+    run, sizes = TrialRun(tiny_config(method=method), tiny_data(), RULE), set()
 
     def remember(model: nn.Module, inputs: tuple) -> None:
         sizes.update({len(inputs[0])} if model.training else {})

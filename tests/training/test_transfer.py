@@ -11,7 +11,7 @@ from ray_tl.errors import InvalidInput
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import TrialRun, train_trial
 from ray_tl.training.transfer import TRANSFERS, Leg, TransferContext
-from tests.training.tiny import VALIDATORS, Reports, further, tiny_config, tiny_data, tiny_pair
+from tests.training.tiny import RULE, Reports, further, tiny_config, tiny_data, tiny_pair
 
 STAGED = {"staged": {"share": 0.25}}  # of four epochs one for each domain, and two for the target
 EXACT = {"rtol": 0, "atol": 0}
@@ -19,7 +19,7 @@ EXACT = {"rtol": 0, "atol": 0}
 
 def run_of(pair=None, **changes):
     config = tiny_config(**{"method": "coral", "transfer": STAGED, **changes})
-    return TrialRun(config, tiny_data(pair or further(tiny_pair())), VALIDATORS)
+    return TrialRun(config, tiny_data(pair or further(tiny_pair())), RULE)
 
 
 def legs(epochs: int, count: int, **params: float) -> list[Leg]:
@@ -139,8 +139,8 @@ def test_on_the_direct_way_domains_between_change_nothing():
 def test_an_interrupted_trial_ends_where_an_uninterrupted_one_ends(stop_at, tmp_path):
     config = tiny_config(method="dann", transfer=STAGED, multi_task="auxiliary", augmentation="affine")
     whole, parts, data = TrialFiles(tmp_path, 0), TrialFiles(tmp_path, 1), tiny_data(further(tiny_pair()))
-    train_trial(config, data, Reports(), whole, VALIDATORS)
-    train_trial(config, data, Reports(stop_at), parts, VALIDATORS)
-    train_trial(config, tiny_data(further(tiny_pair())), Reports(), parts, VALIDATORS)
+    train_trial(config, data, Reports(), whole, RULE)
+    train_trial(config, data, Reports(stop_at), parts, RULE)
+    train_trial(config, tiny_data(further(tiny_pair())), Reports(), parts, RULE)
     left, right = (files.load_checkpoint() for files in (parts, whole))
     assert_close(left["task"], right["task"], **EXACT)

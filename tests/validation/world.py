@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 from scipy.special import softmax
 
-from ray_tl.neighbours import nearest_neighbours
+from ray_tl.neighbours import LabelledSpace, nearest_across, nearest_neighbours
 from ray_tl.validation import Features, Mixes, PoolEvidence, SourceEvidence, TargetEvidence
 
 NUM_CLASSES = 3
@@ -36,8 +36,9 @@ def whole_evidence(seed=0, head=CENTRES):
     source = SourceEvidence(
         softmax(logits_of(holdout, head), axis=1), labels, Features(rows, holdout), Features(rows, training), own
     )
-    neighbours, mixes = nearest_neighbours(target, rows), Mixes(rows, second, 0.55, mixed)
-    found = TargetEvidence(probabilities, neighbours, outputs, Features(rows, target), mixes, head)
+    votes = np.eye(NUM_CLASSES)[own[nearest_across(target, training)]].mean(axis=1)
+    reference, mixes = LabelledSpace(nearest_neighbours(target, rows), 1.0, votes), Mixes(rows, second, 0.55, mixed)
+    found = TargetEvidence(probabilities, reference, outputs, Features(rows, target), mixes, head)
     return {"source": source, "target": found, "pool": PoolEvidence(probabilities)}
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_tl.selection.shift import expected_accuracy
+from ray_tl.validation.thresholds import expected_accuracy
 
 
 def outputs(confidence):
