@@ -15,7 +15,7 @@ from ray_tl.data.places import HALVES_SEED
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.data.splits import random_halves, stratified_split
 from ray_tl.search_space import DataOptions
-from ray_tl.selection import CrossSpace, SelectionContext
+from ray_tl.selection import ByAgreement, SelectionContext
 from ray_tl.selection.oracle import oracle_accuracy
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
@@ -84,7 +84,7 @@ def run_trial(task: Task, method: str, seed: int) -> dict[str, object]:
     pair = task.data.pair
     with tempfile.TemporaryDirectory(prefix="trial-") as name:
         files = TrialFiles(Path(name), 0)
-        rule = CrossSpace(SelectionContext(pair.source.classes, (), num_target=len(task.data.recorded["target"])))
+        rule = ByAgreement(SelectionContext(pair.source.classes, (), num_target=len(task.data.recorded["target"])))
         train_trial(config, task.data, keep, files, rule)
         evidence = files.load_evidence()["target_test"]
     return {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair
-from ray_tl.selection import CrossSpace, SelectionContext
+from ray_tl.selection import ByAgreement, SelectionContext
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
@@ -102,7 +102,7 @@ def _source_only(data: TrialData, config: TrialConfig, rate: float, freeze_depth
     changed = TrialConfig.model_validate({**config.model_dump(), **changes})
     with tempfile.TemporaryDirectory(prefix="rival-") as name:
         files = TrialFiles(Path(name), 0)
-        rule = CrossSpace(SelectionContext(data.pair.source.classes, (), num_target=len(data.recorded["target"])))
+        rule = ByAgreement(SelectionContext(data.pair.source.classes, (), num_target=len(data.recorded["target"])))
         train_trial(changed, data, lambda report: False, files, rule)
         evidence = files.load_evidence()
     holdout = accuracy(evidence["source_holdout"], data.pair.source_holdout.labels)

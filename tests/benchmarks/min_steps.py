@@ -19,7 +19,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.load import load_data
 from ray_tl.data.places import Places
 from ray_tl.search_space import DataOptions
-from ray_tl.selection import CrossSpace, SelectionContext
+from ray_tl.selection import ByAgreement, SelectionContext
 from ray_tl.training.data import TrialData
 from ray_tl.training.run import TrialRun
 
@@ -44,7 +44,7 @@ def config_of(method: str, rate: float, min_steps: int | None, seed: int) -> Tri
 
 
 def accuracy(config: TrialConfig, data: TrialData, truth: np.ndarray) -> float:
-    rule = CrossSpace(SelectionContext(data.pair.source.classes, (), num_target=len(data.recorded["target"])))
+    rule = ByAgreement(SelectionContext(data.pair.source.classes, (), num_target=len(data.recorded["target"])))
     run = TrialRun(config, data, rule)
     for epoch in range(config.epochs):
         run.epoch(epoch)

@@ -39,7 +39,7 @@ from ray_tl.on_ray.search import run_search
 from ray_tl.on_ray.session import ray_session
 from ray_tl.planning import Plan, plan_search
 from ray_tl.search_space import DataOptions, SearchFile, SearchOptions
-from ray_tl.selection import CrossSpace, SelectionContext
+from ray_tl.selection import ByAgreement, SelectionContext
 from ray_tl.study.records import DataSource, TrialRecord
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
@@ -184,7 +184,7 @@ def train_one(config: dict) -> None:
     files = TrialFiles(Path(config["storage"]), number)
     num_target = len(data.recorded["target"])
     context = SelectionContext(data.pair.source.classes, (), None, num_target, SEARCH.validators)
-    train_trial(TrialConfig.model_validate(trial), data, relay, files, CrossSpace(context))
+    train_trial(TrialConfig.model_validate(trial), data, relay, files, ByAgreement(context))
 
 
 def report(results: dict[str, Cost], options: argparse.Namespace, load: tuple[float, float, float]) -> None:

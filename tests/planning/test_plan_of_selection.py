@@ -6,7 +6,7 @@ from ray_tl import api
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import SearchFile
 from ray_tl.search_space.trees import Middle
-from ray_tl.selection import ByValidators, CrossSpace, rule_of
+from ray_tl.selection import ByAgreement, ByValidators, rule_of
 
 
 def plan(folders, home, search=None, method="im", target_classes="unknown", settings=None, **trial):
@@ -24,14 +24,14 @@ def test_a_study_keeps_the_rule_that_its_file_names(folders, tmp_path):
     assert isinstance(rule_of(spec), ByValidators)
 
 
-def test_the_rule_is_cross_space_unless_another_is_named(folders, tmp_path):
-    assert isinstance(rule_of(plan(folders, tmp_path).spec), CrossSpace)
+def test_the_rule_is_agreement_unless_another_is_named(folders, tmp_path):
+    assert isinstance(rule_of(plan(folders, tmp_path).spec), ByAgreement)
 
 
 @pytest.mark.parametrize(
     ("search", "said"),
     [
-        ({"selection": "cross_spaces"}, "search.selection: selection rule 'cross_spaces' is not known; did you mean"),
+        ({"selection": "agreements"}, "search.selection: selection rule 'agreements' is not known; did you mean"),
         ({"selection": "validators"}, "search.selection: selection rule 'validators' needs 'names' (list of str)"),
         (
             {"selection": {"validators": {"names": ["mixvall"]}}},

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray_tl.validation.objective import confidence, objective
 
 from ray_tl.neighbours import LabelledSpace, Neighbours, nearest_neighbours
 from ray_tl.search_space.file import NEEDED_VALIDATORS

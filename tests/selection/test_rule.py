@@ -12,8 +12,8 @@ from ray_tl.errors import InvalidInput, TrialFailed, UnknownName
 from ray_tl.search_space.file import NEEDED_VALIDATORS
 from ray_tl.selection import (
     SELECTION_RULES,
+    ByAgreement,
     ByValidators,
-    CrossSpace,
     SelectionContext,
     TrialEvidence,
     rule_of,
@@ -27,8 +27,8 @@ from tests.validation.world import CENTRES, NUM_CLASSES, ROWS, WIDTH, whole_evid
 
 CONTEXT = SelectionContext(("a", "b", "c"), (1 / 3, 1 / 3, 1 / 3), num_target=ROWS)
 RULES = {
-    "cross_space": {},
-    "cross_space on stated shares": {},
+    "agreement": {},
+    "agreement on stated shares": {},
     "validators": {"names": ["im"]},
     "validators at the end": {"names": ["class_ami", "entropy"], "weights": [2.0, 0.5]},
     "validators of all trials": {"names": ["ensv"]},
@@ -72,7 +72,7 @@ ONE_CLASS = (1.0, 0.0, 0.0)
 
 
 def test_rules_are_found_by_name():
-    assert SELECTION_RULES.names() == ["cross_space", "validators"]
+    assert SELECTION_RULES.names() == ["agreement", "validators"]
     assert {name.split(" ")[0] for name in RULES} == set(SELECTION_RULES.names())
 
 
@@ -143,7 +143,7 @@ def test_trials_that_left_only_their_outputs_are_candidates_too(name):
 WITHOUT_TORCH = """
 import sys
 from ray_tl.selection import SELECTION_RULES, SelectionContext
-for name, params in {"cross_space": {}, "validators": {"names": ["im", "mixval"]}}.items():
+for name, params in {"agreement": {}, "validators": {"names": ["im", "mixval"]}}.items():
     rule = SELECTION_RULES.create(name, params, SelectionContext(("a", "b"), (0.5, 0.5)))
     rule.objective({"source_accuracy": 0.9, "im": 0.1, "bnm": 0.2}, [0.5, 0.5])
 print(sorted({"torch", "ray", "torchvision"} & set(sys.modules)))
@@ -157,7 +157,7 @@ def test_a_rule_gives_its_objective_without_torch():
 
 
 def test_a_study_names_its_rule_and_what_that_may_know():
-    assert isinstance(rule_of(spec()), CrossSpace)
+    assert isinstance(rule_of(spec()), ByAgreement)
     named = rule_of(spec(selection={"validators": {"names": ["im"]}}))
     assert isinstance(named, ByValidators)
     assert named.objective({"im": 0.25, "bnm": 0.5, "source_accuracy": 0.9}, [0.5, 0.5]) == 0.25
@@ -263,5 +263,5 @@ def test_what_looks_in_a_space_that_no_trial_trains_needs_one(name):
 def test_unknown_validators_and_rules_are_named():
     with pytest.raises(UnknownName, match="validator 'mixvall' is not known; did you mean 'mixval'"):
         by("mixvall")
-    with pytest.raises(UnknownName, match="selection rule 'cross_spaces' is not known; did you mean 'cross_space'"):
-        SELECTION_RULES.create("cross_spaces", {}, CONTEXT)
+    with pytest.raises(UnknownName, match="selection rule 'agreements' is not known; did you mean 'agreement'"):
+        SELECTION_RULES.create("agreements", {}, CONTEXT)

@@ -8,12 +8,12 @@ import torch
 from ray_tl.config import TrialConfig
 from ray_tl.data.domains import DomainPair, LabelledDomain, UnlabelledDomain
 from ray_tl.data.preprocessing import Preprocessing
-from ray_tl.selection import CrossSpace, SelectionContext
+from ray_tl.selection import ByAgreement, SelectionContext
 from ray_tl.training.data import TrialData
 from ray_tl.training.report import EpochReport
 
 VALIDATOR_NAMES = ("source_accuracy", "im", "bnm", "entropy")
-RULE = CrossSpace(SelectionContext(("a", "b", "c"), (1 / 3, 1 / 3, 1 / 3), num_target=30, validators=VALIDATOR_NAMES))
+RULE = ByAgreement(SelectionContext(("a", "b", "c"), (1 / 3, 1 / 3, 1 / 3), num_target=30, validators=VALIDATOR_NAMES))
 SIDE, NUM_CLASSES = 8, 3
 RECORDED = {"rtol": 0, "atol": 5e-4}  # probabilities are kept as logarithms in half precision
 UNFREEZE_ONE_STAGE_AN_EPOCH = {"gradual": {"until": 0.75}}  # tiny_cnn has 3 stages, a trial 4 epochs

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ray_tl.selection import cross_space
+from ray_tl.selection import by_agreement
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 from ray_tl.validation.thresholds import expected_accuracy, expected_accuracy_by_entropy, share_above
 
@@ -39,4 +39,4 @@ def test_validators_take_the_accuracy_on_the_source_from_its_labels():
 
 
 def test_selection_asks_the_same_function():
-    assert cross_space.expected_accuracy is expected_accuracy
+    assert by_agreement.expected_accuracy is expected_accuracy
