@@ -128,7 +128,7 @@ def over_joint_mean(weights: Tensor) -> Tensor:
         params={"largest_ratio": 10.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
-    family="reweighting",
+    family="source",
 )
 class ImportanceWeighting(AdaptationMethod):
     """Source rows weigh as much more as a learned classifier of domains finds them likelier in the target.
@@ -170,7 +170,7 @@ class ImportanceWeighting(AdaptationMethod):
         params={"largest_weight": 1000.0},
         trial=LIKE_CDAN,
     ),
-    family="reweighting",
+    family="source",
 )
 class KernelMeanMatching(AdaptationMethod):
     """Source rows weigh so that the source has the target's mean in the space of a Gaussian kernel, anew each epoch.
@@ -233,7 +233,7 @@ class KernelMeanMatching(AdaptationMethod):
         "Long et al., 2018, https://arxiv.org/abs/1705.10667: trained as CDAN+E, whose weights these are",
         trial=LIKE_CDAN,
     ),
-    family="reweighting",
+    family="source",
 )
 class EntropyWeighting(AdaptationMethod):
     """Source rows weigh 1 + exp(-H) for the entropy H of their prediction: certain ones up to twice the others.

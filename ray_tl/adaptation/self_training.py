@@ -111,7 +111,7 @@ def centroid_labels(features: Tensor, logits: Tensor) -> Tensor:
         params={"threshold": 0.8, "class_balanced": True},
         trial={**LIKE_CDAN, "loss_weighting": {"delayed": {"domain": 3.0, "start": 0.1, "ramp": 0.5}}},
     ),
-    family="self_training",
+    family="confidence",
 )
 class PseudoLabel(AdaptationMethod):
     """Pseudo-Label: the network's own confident predictions on the target become its labels there.
@@ -139,7 +139,7 @@ class PseudoLabel(AdaptationMethod):
         "Liang et al., 2020, https://arxiv.org/abs/2002.08546: weight 0.3",
         trial={**LIKE_SHOT, **constant(domain=0.3)},
     ),
-    family="self_training",
+    family="confidence",
 )
 class IteratedPseudoLabel(AdaptationMethod):
     """SHOT's labels: before each epoch every target row takes the class of the nearest centroid, and learns it.
@@ -178,7 +178,7 @@ class IteratedPseudoLabel(AdaptationMethod):
             **constant(consistency=1.0),
         },
     ),
-    family="self_training",
+    family="confidence",
 )
 class FixMatch(AdaptationMethod):
     """FixMatch: confident predictions on the target are the labels of its strongly changed view.

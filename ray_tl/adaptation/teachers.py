@@ -110,7 +110,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -
             **constant(consistency=3.0),
         },
     ),
-    family="self_training",
+    family="confidence",
 )
 class MeanTeacher(AdaptationMethod):
     """Mean Teacher: predictions on a strong view agree with those of a moving average of the network.
@@ -164,7 +164,7 @@ class _WithBackbone(Protocol):
         params={"start": 0.3, "temperature": 2.0},
         trial=constant(consistency=1.0),
     ),
-    family="self_training",
+    family="confidence",
 )
 class Distillation(AdaptationMethod):
     """Distillation: from `start` on, the network on the target stays near what it was then, or near what words say.
