@@ -76,10 +76,13 @@ def agreements(
 
 
 def _standard(values: Array) -> Array:
-    """Each row less its mean, over its standard deviation; 0 where all are equal."""
+    """Values less their mean over the trials, over the standard deviation on all examples; 0 where all are equal.
+
+    The noise of resamples adds to their own deviation: measured by that it would look smaller than it is.
+    """
+    spread = float(values[0].std())
     centred = values - values.mean(axis=1, keepdims=True)
-    spread = centred.std(axis=1, keepdims=True)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-12)
+    return centred / spread if spread > 1e-12 else np.zeros_like(centred)
 
 
 def _weights(num_rows: int, random: np.random.Generator) -> Array:

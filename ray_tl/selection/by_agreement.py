@@ -18,7 +18,7 @@ from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 from ray_tl.validation.thresholds import expected_accuracy
 
 SMALL_SHIFT = 0.1
-NONE = Margin(0.0, 0.0, 0.0, 0.0, 0.0)
+NONE = Margin(0.0, 0.0, 0.0, 0.0, is_beyond_chance=False)
 
 
 @SELECTION_RULES.register("agreement")
@@ -26,8 +26,8 @@ class ByAgreement:
     """Predictions are held against neighbours in features that nothing of the target shaped, and the other trials.
 
     The merit of a trial is the mean of its standard scores by structure and by names: see
-    `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond chance: in 95 % of resamples of
-    the target examples.
+    `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond the noise of
+    resampled target examples, at 5 % for all trials together.
 
     Where no feature space can be trusted, the objective decides. If that rests on confidence alone and
     source-only is expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from ray_tl.selection.agreement import Agreements
 
-LEVEL = 0.95  # of the resamples must be in favour
+ERROR_RATE = 0.05  # that anything replaces a trial which is as good as all others
 
 
 @dataclass(frozen=True)
@@ -17,18 +18,15 @@ class Margin:
         merit: Of the trial: mean of its two standard scores among the trials.
         value: That less the merit of the other.
         low: The end of its 90 % interval, as `high`.
-        certainty: Share of the resamples in which the trial is ahead.
+        is_beyond_chance: Whether it is ahead by more than the noise, although it is one of many: one-sided, with
+            Bonferroni's correction for the number of trials.
     """
 
     merit: float
     value: float
     low: float
     high: float
-    certainty: float
-
-    @property
-    def is_beyond_chance(self) -> bool:
-        return self.certainty >= LEVEL
+    is_beyond_chance: bool
 
 
 def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
@@ -40,13 +38,15 @@ def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
     """
     merits = found.merits()
     differences = merits - merits[:, [found.numbers.index(baseline)]]
+    least = float(norm.ppf(1 - ERROR_RATE / max(1, len(found.numbers) - 1)))
+    noise = differences[1:].std(axis=0)
     return {
         number: Margin(
             merit=float(merits[0, place]),
             value=float(differences[0, place]),
             low=float(np.quantile(differences[1:, place], 0.05)),
             high=float(np.quantile(differences[1:, place], 0.95)),
-            certainty=float((differences[1:, place] > 0).mean()),
+            is_beyond_chance=bool(differences[0, place] > least * noise[place]),
         )
         for place, number in enumerate(found.numbers)
     }
