@@ -27,7 +27,7 @@ class ByAgreement:
 
     The merit of a trial is the mean of its standard scores by structure and by names: see
     `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond the noise of
-    resampled target examples, at 5 % for all trials together.
+    resampled target examples, one-sided at 5 %.
 
     Where no feature space can be trusted, the objective decides. If that rests on confidence alone and
     source-only is expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
 
 from ray_tl.selection.agreement import Agreements
 
-ERROR_RATE = 0.05  # that anything replaces a trial which is as good as all others
+ONE_SIDED_5_PERCENT = 1.645  # quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,8 @@ class Margin:
         merit: Of the trial: mean of its two standard scores among the trials.
         value: That less the merit of the other.
         low: The end of its 90 % interval, as `high`.
-        is_beyond_chance: Whether it is ahead by more than the noise, although it is one of many: one-sided, with
-            Bonferroni's correction for the number of trials.
+        is_beyond_chance: Whether it is ahead by more than the noise, one-sided at 5 %. Nothing is corrected for the
+            number of trials: of many that are as good as the other, the luckiest may pass.
     """
 
     merit: float
@@ -38,7 +37,6 @@ def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
     """
     merits = found.merits()
     differences = merits - merits[:, [found.numbers.index(baseline)]]
-    least = float(norm.ppf(1 - ERROR_RATE / max(1, len(found.numbers) - 1)))
     noise = differences[1:].std(axis=0)
     return {
         number: Margin(
@@ -46,7 +44,7 @@ def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
             value=float(differences[0, place]),
             low=float(np.quantile(differences[1:, place], 0.05)),
             high=float(np.quantile(differences[1:, place], 0.95)),
-            is_beyond_chance=bool(differences[0, place] > least * noise[place]),
+            is_beyond_chance=bool(differences[0, place] > ONE_SIDED_5_PERCENT * noise[place]),
         )
         for place, number in enumerate(found.numbers)
     }
