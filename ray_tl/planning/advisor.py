@@ -58,7 +58,7 @@ def advise(space: SearchSpace, situation: Situation, limit: int) -> tuple[Advice
     """At most `limit` points of the space to try first, each with its reason.
 
     A recipe gives way to the space: what a user has fixed stays, a range that does not hold a value of it gives its
-    nearer end, a choice what comes nearest, and the reason says so. What the space lacks is passed over.
+    nearer end, a choice what comes nearest, and the reason says so. What the space lacks is skipped.
     """
     defaults = _defaults()
     found: dict[str, Advice] = {}

@@ -10,7 +10,7 @@ from ray_tl.selection.families import family_of
 from ray_tl.selection.guards import no_better_on_source
 from ray_tl.selection.margins import Margin, margins
 from ray_tl.selection.objective import objective
-from ray_tl.selection.pool import baseline_of, guarded, in_order, source_accuracy
+from ray_tl.selection.pool import baseline_of, guarded, in_order, reason_of, source_accuracy
 from ray_tl.selection.reference_space import reference_spaces
 from ray_tl.selection.rule import SELECTION_RULES, Scores, SelectionContext
 from ray_tl.study.records import TrialRecord
@@ -26,13 +26,13 @@ class ByAgreement:
     """Predictions are held against neighbours in features that nothing of the target shaped, and the other trials.
 
     The merit of a trial is the mean of its standard scores by structure and by names: see
-    `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond the noise of
-    resampled target examples, one-sided at 5 %.
+    `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond the noise of resampled target
+    examples, one-sided at 5 %.
 
-    Where no feature space can be trusted, the objective decides. If that rests on confidence alone and
-    source-only is expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the
-    source beyond chance replaces it: a higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on
-    the Line", 2021, https://arxiv.org/abs/2107.04649).
+    Where no feature space can be trusted, the objective decides. If that rests on confidence alone and source-only is
+    expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the source beyond
+    chance replaces it: a higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on the Line", 2021,
+    https://arxiv.org/abs/2107.04649).
 
     Args:
         context: Of the study.
@@ -126,7 +126,7 @@ def _by_objective(
         if accuracy - expected_accuracy(outputs.source_holdout, accuracy, outputs.target) <= SMALL_SHIFT:
             pool = [_if_better(item, baseline, len(outputs.source_holdout)) for item in pool]
     order = in_order(pool)
-    return Choice(order, objective_reason(order))
+    return Choice(order, reason_of(order, "objective"))
 
 
 def _if_better(item: Candidate, baseline: TrialRecord, num_examples: int) -> Candidate:
@@ -134,16 +134,3 @@ def _if_better(item: Candidate, baseline: TrialRecord, num_examples: int) -> Can
         return item
     rejected = no_better_on_source(source_accuracy(item.trial), source_accuracy(baseline), num_examples)
     return replace(item, rejected=rejected)
-
-
-def objective_reason(order: Sequence[Candidate]) -> str:
-    """Why the first of these is first, where merit is one number for each."""
-    best, rejected = order[0], sum(item.rejected is not None for item in order)
-    if best.rejected is not None:
-        return f"best of all, though {best.rejected}: the guards reject every trial."
-    if best.trial.is_baseline:
-        return f"source-only: no trial that passes the guards has more merit; guards rejected {rejected}."
-    over = "".join(f", source-only's {item.merit:.3f}" for item in order if item.trial.is_baseline)
-    return (
-        f"best objective, {best.merit:.3f}, of {len(order)} trials at full fidelity{over}; guards rejected {rejected}."
-    )

@@ -6,10 +6,9 @@ from dataclasses import replace
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.file import NEEDED_VALIDATORS as NEEDED
-from ray_tl.selection.by_agreement import objective_reason
 from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, TrialEvidence
 from ray_tl.selection.objective import objective
-from ray_tl.selection.pool import guarded, in_order
+from ray_tl.selection.pool import guarded, in_order, reason_of
 from ray_tl.selection.rule import SELECTION_RULES, Scores, SelectionContext
 from ray_tl.study.records import TrialRecord
 from ray_tl.validation import VALIDATORS, PoolEvidence, SourceEvidence, TargetEvidence, score_all
@@ -54,7 +53,7 @@ class ByValidators:
         outputs = {item.trial.number: evidence(item.trial.number) for item in pool}
         together = pooled([outputs[item.trial.number] for item in pool if item.rejected is None])
         order = in_order([self._with_merit(item, outputs[item.trial.number], together) for item in pool])
-        return Choice(order, f"by {', '.join(self._weights)}: {objective_reason(order)}")
+        return Choice(order, reason_of(order, f"merit by {', '.join(self._weights)}"))
 
     def _with_merit(self, item: Candidate, outputs: TrialEvidence, together: PoolEvidence | None) -> Candidate:
         assert item.trial.last is not None

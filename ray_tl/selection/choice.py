@@ -50,12 +50,10 @@ class Choice:
 
     Attributes:
         reason: Why the first one is first.
-        notes: What else users should know, one sentence each.
     """
 
     candidates: tuple[Candidate, ...]
     reason: str
-    notes: tuple[str, ...] = ()
 
     @property
     def champion(self) -> TrialRecord:

@@ -34,6 +34,22 @@ def in_order(pool: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(sorted(pool, key=lambda item: (item.rejected is not None, -item.merit, item.trial.number)))
 
 
+def reason_of(order: Sequence[Candidate], merit: str) -> str:
+    """Why the first candidate is first, where merit is one number for each.
+
+    Args:
+        order: In order of preference.
+        merit: What it is, in words.
+    """
+    best, rejected = order[0], sum(item.rejected is not None for item in order)
+    if best.rejected is not None:
+        return f"best of all, though {best.rejected}: the guards reject every trial."
+    if best.trial.is_baseline:
+        return f"source-only: no trial that passes the guards has a higher {merit}; guards rejected {rejected}."
+    over = "".join(f", source-only's {item.merit:.3f}" for item in order if item.trial.is_baseline)
+    return f"best {merit}, {best.merit:.3f}, of {len(order)} trials at full fidelity{over}; guards rejected {rejected}."
+
+
 def _candidate(trial: TrialRecord, baseline: TrialRecord | None, shares: Sequence[float] | None) -> Candidate:
     last = trial.last
     assert last is not None

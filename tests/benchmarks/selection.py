@@ -173,12 +173,6 @@ def by_validator(pool: Pool, scores: Sequence[Mapping[str, float]], name: str) -
     return -max(known)[1] if known else 0
 
 
-def by_objective(pool: Pool) -> int:
-    """The candidate of the highest objective: what guides the search."""
-    choice = chosen_by_rule(pool, RULE, {})
-    return max(choice.candidates, key=lambda item: item.objective).trial.number
-
-
 def prepare(name: str, folder: Path, data: Path) -> list[Pool]:
     """The pools of a pair that there are, with their evidence."""
     present = [balance for balance in BALANCES if (folder / f"{name}-{balance}" / "pool.json").is_file()]
@@ -192,8 +186,11 @@ def picks(pools: Sequence[Pool], with_validators: bool) -> dict[str, list[int]]:
     """The candidate that each way to choose takes of every pool."""
     found = _picks_of_validators(pools) if with_validators else {}
     found["source-only"] = [0] * len(pools)
-    found["objective of the search"] = [by_objective(pool) for pool in pools]
-    found[OURS] = [chosen_by_rule(pool, RULE, {}).champion.number for pool in pools]
+    choices = [chosen_by_rule(pool, RULE, {}) for pool in pools]
+    found["objective of the search"] = [
+        max(choice.candidates, key=lambda item: item.objective).trial.number for choice in choices
+    ]
+    found[OURS] = [choice.champion.number for choice in choices]
     return found
 
 

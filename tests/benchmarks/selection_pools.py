@@ -14,6 +14,7 @@ ten times as frequent as that at the other, with shares that fall geometrically.
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import tempfile
@@ -34,7 +35,7 @@ from ray_tl.data.domains import DomainPair, LabelledDomain, UnlabelledDomain
 from ray_tl.data.images import list_images
 from ray_tl.data.load import load_pair
 from ray_tl.data.preprocessing import Preprocessing
-from ray_tl.data.sentiment import FILM, PRODUCT, _balanced, _fetched, _write, read_sentences
+from ray_tl.data.sentiment import FILM, PRODUCT, balanced, fetch_archive, read_sentences
 from ray_tl.data.splits import stratified_split
 from ray_tl.search_space import DataOptions
 from ray_tl.selection import ByAgreement, SelectionContext
@@ -116,14 +117,19 @@ def _sentences(source: str, target: str, data: Path) -> Domains:
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "archive.tar.gz"
     if not archive.exists():
-        archive.write_bytes(_fetched())
+        archive.write_bytes(fetch_archive())
     labelled, unlabelled = folder / f"{source}.csv", folder / f"{target}-target.csv"
-    _write(labelled, ("text", "label"), _balanced(read_sentences(archive.read_bytes(), names[source]), 1200))
-    rows = _balanced(read_sentences(archive.read_bytes(), names[target]), 600)
+    _write(labelled, ("text", "label"), balanced(read_sentences(archive.read_bytes(), names[source]), 1200))
+    rows = balanced(read_sentences(archive.read_bytes(), names[target]), 600)
     _write(unlabelled, ("text",), [(text,) for text, _ in rows])
     options = DataOptions(modality="text", max_length=64, holdout_fraction=HOLDOUT_FRACTION)
     pair = load_pair(str(labelled), str(unlabelled), None, options, SEED)
     return Domains(pair, np.array([int(label == "positive") for _, label in rows]))
+
+
+def _write(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def _unlabelled(domain: LabelledDomain) -> UnlabelledDomain:
@@ -284,6 +290,8 @@ def build(name: str, folder: Path, data: Path) -> None:
                 continue
             pool.append({"config": config.model_dump(mode="json"), "checkpoint": path.name})
             print(f"{name} {balance} {config.method} {time.monotonic() - started:.1f} s", flush=True)
+        if not pool:
+            raise SystemExit(f"{name} {balance}: no candidate could be trained")
         place = folder / f"{name}-{balance}"
         place.mkdir(parents=True, exist_ok=True)
         np.save(place / "truth.npy", domains.truth)

@@ -203,7 +203,8 @@ def test_what_epochs_recorded_is_not_computed_again():
     assert [each.trial.number for each in choice.candidates] == [0, 1, 2, 3, 4]  # recorded is 0.1 of the number
     assert choice.merits == pytest.approx({number: -0.1 * number for number in POOL})
     assert (
-        choice.reason == "by entropy: source-only: no trial that passes the guards has more merit; guards rejected 0."
+        choice.reason
+        == "source-only: no trial that passes the guards has a higher merit by entropy; guards rejected 0."
     )
 
 
