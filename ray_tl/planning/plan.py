@@ -26,6 +26,7 @@ from ray_tl.planning.checks import configuration_problems, data_problems, row_pr
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
 from ray_tl.planning.fidelity import fidelity_note
 from ray_tl.planning.reference import Reference, find_reference
+from ray_tl.planning.robust import robust_fine_tunes
 from ray_tl.requirements import requirement_problems
 from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
 from ray_tl.search_space.file import JUDGE
@@ -85,7 +86,8 @@ def plan_search(
     pair = loaded.pair
     _require_none(row_problems(configs, pair))
     space = _with_shares(space, data, pair)
-    baselines = tuple(first) if first is not None else (*_baselines(space, data), *zero_shot)
+    baselines = (*_baselines(space, data), *zero_shot, *_robust(space, data, file.search.num_trials, room))
+    baselines = tuple(first) if first is not None else baselines
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     spec = StudySpec(
@@ -198,9 +200,16 @@ def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[Tri
                 yield TrialConfig.model_validate({**rest, "method": "zero_shot"})
 
 
+def _robust(space: SearchSpace, data: DataSource, num_trials: int, room: Room | None) -> Iterator[TrialConfig]:
+    """Those that can be trained here: nobody asked for them, so nothing is refused for their sake."""
+    for config in robust_fine_tunes(space, data.options, num_trials):
+        if not _network_and_weight_problems([config], data, room):
+            yield config
+
+
 def _with_fidelity(summary: DataSummary, space: SearchSpace, data: DataSource, pair: DomainPair) -> DataSummary:
     fields = {"backbone", "freeze_depth", "trained_stages", "unfreezing", "augmentation"}
-    corners = space.extremes({*fields, *(tree["by"] for tree in _dependent(space, fields))})
+    corners = space.extremes(fields)
     note = fidelity_note(space.baseline(), corners, data.options, len(pair.source), len(pair.target))
     return summary if note is None else summary.model_copy(update={"notes": (*summary.notes, note)})
 
@@ -246,12 +255,7 @@ def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
     together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
     alone = ({field} for field in space.trees if not any(field in fields for fields in together))
     for fields in (*together, *alone):
-        yield from space.extremes({"backbone", *fields, *(tree["by"] for tree in _dependent(space, fields))})
-
-
-def _dependent(space: SearchSpace, fields: Iterable[str]) -> list[dict[str, str]]:
-    trees = [space.trees[field] for field in fields if field in space.trees]
-    return [tree for tree in trees if isinstance(tree, dict) and "by" in tree]
+        yield from space.extremes({"backbone", *fields})
 
 
 def _shares(pair: DomainPair) -> list[float]:

@@ -87,9 +87,9 @@ class SearchSpace:
         """Configurations of these fields, the others at their defaults: every combination of choices, at both ends.
 
         Args:
-            fields: With those that they depend on; few, as the combinations multiply.
+            fields: Few, as the combinations multiply; those that they depend on join them.
         """
-        part = {name: tree for name, tree in self.trees.items() if name in fields}
+        part = {name: self.trees[name] for name in self.with_dependencies(fields) if name in self.trees}
         space = self._with(part)
         for end in (0, -1):
             turn: list[tuple[int, int]] | None = []
@@ -97,6 +97,11 @@ class SearchSpace:
                 corner = Corner(end, turn)
                 yield space.sample(corner)
                 turn = corner.next_turn()
+
+    def with_dependencies(self, fields: Collection[str]) -> set[str]:
+        """These fields and those whose value decides what is sampled for them."""
+        trees = [self.trees[field] for field in fields if field in self.trees]
+        return {*fields, *(str(tree["by"]) for tree in trees if isinstance(tree, dict) and "by" in tree)}
 
     def _with(self, trees: Mapping[str, Tree]) -> "SearchSpace":
         defaults = self._defaults

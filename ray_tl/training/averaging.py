@@ -36,6 +36,12 @@ class Averaging(Protocol):
     def begin(self, model: TransferModel) -> None:
         """Called once, with the network on its device before it trains."""
 
+    def begin_fine_tuning(self, model: TransferModel, progress: float) -> None:
+        """Called before stages of the backbone train, at the progress at which the first of them does.
+
+        Once in a trial, and once more where it is resumed after that.
+        """
+
     def after_step(self, model: TransferModel) -> None:
         """Called after each step of the optimiser."""
 
@@ -153,6 +159,55 @@ class GreedySoup(Averaging):
     @property
     def num_epochs(self) -> int:  # type: ignore[override]
         return self.size
+
+
+@AVERAGING.register("wise_ft", ranges={"alpha": {"uniform": [0.2, 0.8]}})
+class WiseFt(Averaging):
+    """The line between the network before its backbone was fine-tuned and after it, at every epoch.
+
+    Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, https://arxiv.org/abs/2109.01903, eq. 1: what lies
+    between is often better under a shift than either end, and hardly worse on the source. Where the head has trained
+    alone first (`unfreezing: probe_then_fine_tune`), the line begins at that probe; where it has not, an untrained head
+    is no end of a line, and backbone weights alone are mixed. Running statistics of what trains are taken anew.
+
+    Args:
+        alpha: Share of the fine-tuned weights, in (0, 1).
+    """
+
+    renews_statistics = True
+
+    def __init__(self, *, alpha: float = 0.5) -> None:
+        if not 0 < alpha < 1:
+            raise InvalidInput(f"wise_ft.alpha={alpha} must be above 0 and below 1: the share of fine-tuned weights.")
+        self.alpha = alpha
+        self._before: Weights = {}
+        self._mixed: Weights | None = None
+
+    @property
+    def num_copies(self) -> int:
+        return 2
+
+    def begin_fine_tuning(self, model: TransferModel, progress: float) -> None:
+        if not self._before:
+            self._before = copies(model.state_dict() if progress > 0 else model.backbone.state_dict(prefix="backbone."))
+
+    def after_epoch(self, model: TransferModel, progress: float) -> None:
+        if self._before:
+            self._mixed = {name: self._mix(name, value) for name, value in model.state_dict().items()}
+
+    def weights(self) -> Weights | None:
+        return self._mixed
+
+    def state_dict(self) -> Weights:
+        return self._before
+
+    def load_state_dict(self, state: Weights) -> None:
+        self._before = state
+
+    def _mix(self, name: str, tuned: Tensor) -> Tensor:
+        if name not in self._before or not tuned.is_floating_point():
+            return tuned
+        return torch.lerp(self._before[name].to(tuned), tuned, self.alpha)
 
 
 @dataclass(frozen=True)

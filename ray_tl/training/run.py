@@ -169,6 +169,8 @@ class TrialRun:
         stages = stages_at(self._unfreezing, progress, stages_of(self.config, model), model.backbone.num_stages)
         if stages == self._stages:
             return
+        if stages and not self._stages:
+            self._averaging.begin_fine_tuning(model, progress)
         self._stages = stages
         model.backbone.freeze(stages.start, stages.stop)
         self._feed.enter_at(model, stages.start)

@@ -206,6 +206,7 @@ def _fine_tuned(modality: str) -> Iterator[Fields]:
     last = {"freeze_depth": "last_2" if modality == "images" else "last_1", **few, **_adamw(gentle)}
     yield last
     yield {**last, "regulariser": "l2_sp", "unfreezing": "probe_then_fine_tune"}
+    yield {**last, "averaging": "wise_ft", "unfreezing": "probe_then_fine_tune"}
     for method in ("im", "dann", "mcc"):
         yield {**last, "method": method, "loss_weighting": {"linear": {"domain": 1.0}}}
 

@@ -89,6 +89,7 @@ def test_a_copy_of_the_backbone_needs_memory_too_even_if_it_is_varied_apart_from
         ("method", "adda", 1),
         ("averaging", "ema", 1),
         ("averaging", {"greedy_soup": {"size": 3}}, 3),
+        ("averaging", "wise_ft", 2),
     ],
 )
 def test_copies_of_the_network_need_memory_too_even_if_they_are_varied_apart_from_the_depth(field, value, copies):

@@ -127,8 +127,9 @@ def test_a_backbone_that_knows_words_is_tried_without_training_first(folders, tm
     trees = {"backbone": {"choice": {"clip": {"weights": tiny_clip(1, 8)}, "tiny_cnn": None}}}
     file = SearchFile(data={"image_size": 8, "channels": 1, "holdout_fraction": 0.3}, trial=trees)
     first = api.plan_search(file, *folders, name="planned", home=tmp_path).store.spec.first
-    assert [(config.backbone.name, config.method.name) for config in first][1:] == [("clip", "zero_shot")]
-    assert first[0].method.name == "source_only"
+    assert [config.method.name for config in first] == ["source_only", "zero_shot", "source_only", "source_only"]
+    assert [config.backbone.name for config in first][1:] == ["clip", "clip", "clip"]
+    assert [config.averaging.name for config in first][2:] == ["wise_ft", "none"]  # it trains all of what was learned
 
 
 def test_a_text_tower_without_tokenizer_is_found_before_anything_starts(folders, tmp_path):

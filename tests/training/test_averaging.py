@@ -78,6 +78,41 @@ def test_before_its_start_swa_changes_nothing():
     assert_close(network(swa, swa.epoch(0)), network(plain, plain.epoch(0)), rtol=0, atol=0)
 
 
+PROBED = {"freeze_depth": 0, "unfreezing": {"probe_then_fine_tune": {"until": 0.5, "rate_after": 1.0}}}
+
+
+def test_wise_ft_lies_between_the_probe_and_the_fine_tuned_network():
+    plain, wise = run_of(**PROBED), run_of(**PROBED, averaging={"wise_ft": {"alpha": 0.25}})
+    for epoch in range(3):
+        plain.epoch(epoch)
+        report = wise.epoch(epoch)
+        if epoch == 1:
+            probe = {name: value.detach().clone() for name, value in plain.task.model.named_parameters()}
+    found = network(wise, report)
+    for name, value in plain.task.model.named_parameters():
+        assert_close(found[name], 0.75 * probe[name] + 0.25 * value)
+    assert not torch.equal(found["head.weight"], probe["head.weight"])
+
+
+def test_wise_ft_changes_nothing_while_the_head_is_probed():
+    plain, wise = run_of(**PROBED), run_of(**PROBED, averaging="wise_ft")
+    plain.epoch(0)
+    wise.epoch(0)
+    assert_close(wise.task.state_dict(), plain.task.state_dict(), rtol=0, atol=0)
+    assert not wise._averaging.state_dict()
+
+
+def test_without_a_probe_wise_ft_leaves_the_head_as_it_was_trained():
+    plain, wise = run_of(freeze_depth=0), run_of(freeze_depth=0, averaging="wise_ft")
+    before = wise.task.model.backbone.state_dict(prefix="backbone.")
+    before = {name: value.detach().clone() for name, value in before.items()}
+    plain.epoch(0)
+    found, tuned = network(wise, wise.epoch(0)), dict(plain.task.model.named_parameters())
+    assert_close(found["head.weight"], tuned["head.weight"], rtol=0, atol=0)
+    name = next(name for name in tuned if name.startswith("backbone."))
+    assert_close(found[name], (before[name] + tuned[name]) / 2)
+
+
 def test_renewed_statistics_are_those_of_torch():
     model = run_of().task.model
     batches = [torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
@@ -132,6 +167,7 @@ ENDS = {
     "ema": {"averaging": "ema"},
     "swa": {"averaging": {"swa": {"start": 0.3}}},
     "soup": {"averaging": {"greedy_soup": {"size": 3}}},
+    "wise_ft": {**PROBED, "averaging": "wise_ft"},
     "patience": {"early_stopping": "patience"},
     "stopped": {"early_stopping": STOPS_AT_2},
     "stopped soup": {"averaging": "greedy_soup", "early_stopping": STOPS_AT_2, "domain_norm": "separate"},

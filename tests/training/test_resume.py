@@ -53,7 +53,7 @@ def test_an_interrupted_trial_has_the_optimiser_of_an_uninterrupted_one(config, 
     assert left["optimizer"]["param_groups"] == right["optimizer"]["param_groups"]
 
 
-@pytest.mark.parametrize("averaging", ["none", "ema", "greedy_soup"])
+@pytest.mark.parametrize("averaging", ["none", "ema", "greedy_soup", "wise_ft"])
 def test_a_trial_that_has_ended_keeps_its_network_alone(averaging, tmp_path):
     config, files = tiny_config(optimizer="adamw", averaging=averaging), TrialFiles(tmp_path, 0)
     run(config, files, stop_at=3)
