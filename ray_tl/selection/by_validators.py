@@ -1,5 +1,6 @@
 """Rules that take validators at their word."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,8 +20,9 @@ class ByValidators:
     """The weighted sum of validators: of each epoch for the search, of the end for the choice.
 
     Each is taken so that higher is better, and on its own scale. Guards hold as with any rule, and source-only has no
-    advantage. Validators that look at the end of a trial, or at all trials together, count for the choice alone; if
-    there are no others, the search maximises what it does by default.
+    advantage; where it can't be scored, it is last of those that no guard rejects. Validators that look at the end of a
+    trial, or at all trials together, count for the choice alone; if there are no others, the search maximises what it
+    does by default.
 
     Args:
         context: Of the study.
@@ -52,7 +54,8 @@ class ByValidators:
             return None
         outputs = {item.trial.number: evidence(item.trial.number) for item in pool}
         together = pooled([outputs[item.trial.number] for item in pool if item.rejected is None])
-        order = in_order([self._with_merit(item, outputs[item.trial.number], together) for item in pool])
+        found = [self._with_merit(item, outputs[item.trial.number], together) for item in pool]
+        order = in_order(_with_source_only_last(found))
         return Choice(order, reason_of(order, f"merit by {', '.join(self._weights)}"))
 
     def _with_merit(self, item: Candidate, outputs: TrialEvidence, together: PoolEvidence | None) -> Candidate:
@@ -72,6 +75,16 @@ class ByValidators:
             for name, weight in self._weights.items()
             if name in scores
         )
+
+
+def _with_source_only_last(found: Sequence[Candidate]) -> list[Candidate]:
+    """Source-only is what stays if no other can win: where it can't be scored, it is behind those that can, not out."""
+    least = min((item.merit for item in found if item.rejected is None), default=0.0)
+    behind = math.nextafter(least, -math.inf)
+    return [
+        replace(item, rejected=None, merit=behind) if item.trial.is_baseline and item.rejected is not None else item
+        for item in found
+    ]
 
 
 def pooled(outputs: Sequence[TrialEvidence]) -> PoolEvidence | None:

@@ -266,3 +266,12 @@ def test_unknown_validators_and_rules_are_named():
         by("mixvall")
     with pytest.raises(UnknownName, match="selection rule 'agreements' is not known; did you mean 'agreement'"):
         SELECTION_RULES.create("agreements", {}, CONTEXT)
+
+
+def test_source_only_that_left_too_little_for_a_validator_is_behind_the_others_and_not_out():
+    evidence = {**POOL, 0: replace(POOL[0], final=None)}
+    trials = [record(number, ONE_CLASS if number == 1 else (0.3, 0.3, 0.4)) for number in POOL]
+    candidates = by("class_ami").choose(trials, evidence.__getitem__).candidates
+    assert candidates[-2].trial.is_baseline
+    assert candidates[-2].rejected is None
+    assert candidates[-1].trial.number == 1
