@@ -1,5 +1,6 @@
 """From a search-space file and the names of domains to a study that may begin: checked, loaded, advised."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.target_classes import target_class_problems
 from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
 from ray_tl.selection.prior import stated_shares
-from ray_tl.study.records import Advice, DataSource, StudySpec
+from ray_tl.study.records import DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData, num_recorded
 from ray_tl.training.network import expected_context
@@ -90,6 +91,7 @@ def plan_search(
     baselines = tuple(first) if first is not None else baselines
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
+    situation = examine(baselines[0], TrialData(pair.for_trials(), torch.device("cpu")))
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
@@ -98,11 +100,12 @@ def plan_search(
         trees=space.trees,
         backbones=file.backbones,
         first=baselines,
-        advice=_advice(space, baselines[0], pair, free // ADVISED) if free >= ADVISED else (),
+        advice=advise(space, situation, free // ADVISED) if free >= ADVISED else (),
         judge="" if reference is None else reference.in_words(),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
+        source_weight=_source_weight(situation.domain_accuracy),
         num_target=num_recorded(len(pair.target), pair.num_classes),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -214,10 +217,9 @@ def _with_fidelity(summary: DataSummary, space: SearchSpace, data: DataSource, p
     return summary if note is None else summary.model_copy(update={"notes": (*summary.notes, note)})
 
 
-def _advice(space: SearchSpace, baseline: TrialConfig, pair: DomainPair, limit: int) -> tuple[Advice, ...]:
-    """What to try first, at most `limit` of it: the sampler gets most of a search, and of a short one all."""
-    data = TrialData(pair.for_trials(), torch.device("cpu"))
-    return advise(space, examine(baseline, data), limit)
+def _source_weight(domain_accuracy: float) -> float:
+    """See `ray_tl.selection.objective`; of single examples nothing is known."""
+    return min(1.0, max(0.0, 2 - 2 * domain_accuracy)) if math.isfinite(domain_accuracy) else 1.0
 
 
 def _reference(baseline: TrialConfig, pair: DomainPair) -> Reference | None:

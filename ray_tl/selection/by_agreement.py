@@ -46,7 +46,7 @@ class ByAgreement:
         return score_all(self._validators, source, target)
 
     def objective(self, scores: Mapping[str, float], histogram: Sequence[float]) -> float:
-        return objective(scores, histogram, self._context.target_shares, self._context.num_target)
+        return objective(scores, histogram, self._context)
 
     def choose(self, trials: Sequence[TrialRecord], evidence: EvidenceOf) -> Choice | None:
         pool = guarded(trials, self._context.target_shares)

@@ -45,7 +45,7 @@ class ByValidators:
 
     def objective(self, scores: Mapping[str, float], histogram: Sequence[float]) -> float:
         if not self._of_epochs:
-            return objective(scores, histogram, self._context.target_shares, self._context.num_target)
+            return objective(scores, histogram, self._context)
         return self._sum({name: scores[name] for name in self._of_epochs})
 
     def choose(self, trials: Sequence[TrialRecord], evidence: EvidenceOf) -> Choice | None:

@@ -4,16 +4,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ray_tl.selection.guards import collapse
+from ray_tl.selection.rule import SelectionContext
 
 COLLAPSE_PENALTY = 1.0
 
 JUDGED = ("neighbours", "nearest_labels")
 
 
-def objective(
-    scores: Mapping[str, float], histogram: Sequence[float], shares: Sequence[float] | None, num_examples: int
-) -> float:
-    """The mean of source accuracy and of scores of the target.
+def objective(scores: Mapping[str, float], histogram: Sequence[float], context: SelectionContext) -> float:
+    """The mean of source accuracy, with the weight that `context` gives it, and of scores of the target.
+
+    What is gained on the source carries over to a target nearby (Miller et al., "Accuracy on the Line", 2021,
+    https://arxiv.org/abs/2107.04649), and not to one far away: the weight is 2 - 2 a, where a classifier tells the
+    domains apart with accuracy a by the features of the pretrained backbone (the proxy A-distance of Ben-David et al.,
+    2007, from 2 to 0).
 
     Those of the target are `neighbours` and `nearest_labels` where they were recorded, because training can't bend the
     space that they look in; else `confidence`. A network that has collapsed is lowered by `COLLAPSE_PENALTY`, so that
@@ -22,13 +26,13 @@ def objective(
     Args:
         scores: Must hold all of `NEEDED_VALIDATORS`.
         histogram: Share of each class among the predictions, [C].
-        shares: Share of each class that is expected of the target, [C]; `None` where it is not known.
-        num_examples: N, recorded rows of the target.
+        context: Of the study.
     """
     judged = [scores[name] for name in JUDGED if name in scores]
-    target = judged or [confidence(scores, len(histogram), num_examples)]
-    penalty = COLLAPSE_PENALTY if collapse(histogram, shares) else 0.0
-    return (scores["source_accuracy"] + sum(target)) / (1 + len(target)) - penalty
+    target = judged or [confidence(scores, len(histogram), context.num_target)]
+    penalty = COLLAPSE_PENALTY if collapse(histogram, context.target_shares) else 0.0
+    weight = context.source_weight
+    return (weight * scores["source_accuracy"] + sum(target)) / (weight + len(target)) - penalty
 
 
 def confidence(scores: Mapping[str, float], num_classes: int, num_examples: int) -> float:

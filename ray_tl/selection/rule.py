@@ -20,6 +20,7 @@ class SelectionContext:
         classes: Names of the C classes.
         source_shares: Share of each class among the source labels, [C].
         target_shares: Share of each class in the target, [C], where users have stated it.
+        source_weight: How much the source counts in the objective, in [0, 1].
         num_target: Recorded rows of the target.
         validators: Scores that are recorded each epoch, whether the rule asks for them or not.
         has_judge: Whether there is a space that no trial trains, in which predictions can be held against neighbours.
@@ -28,6 +29,7 @@ class SelectionContext:
     classes: tuple[str, ...]
     source_shares: tuple[float, ...]
     target_shares: tuple[float, ...] | None = None
+    source_weight: float = 1.0
     num_target: int = 1
     validators: tuple[str, ...] = ()
     has_judge: bool = True

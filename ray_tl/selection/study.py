@@ -14,6 +14,7 @@ def rule_of(spec: StudySpec) -> SelectionRule:
         classes=spec.classes,
         source_shares=spec.source_histogram,
         target_shares=None if stated is None else tuple(stated.tolist()),
+        source_weight=spec.source_weight,
         num_target=spec.num_target,
         validators=spec.search.validators,
         has_judge=spec.search.has_judge,

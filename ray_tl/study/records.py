@@ -80,6 +80,7 @@ class StudySpec(BaseModel):
         judge: What predictions on the target are held against when trials are compared, in words.
         data_summary: What was read, as it was shown before the search; empty in older studies.
         source_histogram: Share of each class among the source labels, [C].
+        source_weight: How much the source counts in what the search maximises, in [0, 1]; see `objective`.
         num_target: Rows of the target that are evaluated and recorded.
         data_fingerprint: Of the domains, so that a resumed search can't silently run on other data.
         created_at: ISO 8601, UTC.
@@ -100,6 +101,7 @@ class StudySpec(BaseModel):
     data_fingerprint: str
     classes: tuple[str, ...]
     source_histogram: tuple[float, ...]
+    source_weight: float = 1.0
     num_target: int
     created_at: str
 

@@ -183,7 +183,7 @@ def train_one(config: dict) -> None:
     data = TrialData(ray.get(config["pair"]), torch.device("cpu"))
     files = TrialFiles(Path(config["storage"]), number)
     num_target = len(data.recorded["target"])
-    context = SelectionContext(data.pair.source.classes, (), None, num_target, SEARCH.validators)
+    context = SelectionContext(data.pair.source.classes, (), num_target=num_target, validators=SEARCH.validators)
     train_trial(TrialConfig.model_validate(trial), data, relay, files, ByAgreement(context))
 
 

@@ -1,6 +1,8 @@
 """What a search is refused for in its rule of choice, and what its trials know of the classes of the target."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ray_tl import api
 from ray_tl.errors import InvalidInput
@@ -114,3 +116,13 @@ def test_a_resumed_search_can_not_change_what_was_stated(folders, tmp_path):
     plan(folders, tmp_path)
     with pytest.raises(InvalidInput, match="target_classes"):
         api.plan_resumption("planned", {"target_classes": "same"}, tmp_path)
+
+
+def test_the_source_counts_less_where_the_domains_are_told_apart(folders, tmp_path):
+    (bright := tmp_path / "bright").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(200, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(bright / f"{number}.png")
+    near = plan(folders, tmp_path / "near").spec.source_weight
+    far = plan((folders[0], str(bright)), tmp_path / "far").spec.source_weight
+    assert 0 <= far < near <= 1

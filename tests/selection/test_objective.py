@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,8 +7,13 @@ from hypothesis import strategies as st
 
 from ray_tl.neighbours import LabelledSpace, Neighbours, nearest_neighbours
 from ray_tl.search_space.file import NEEDED_VALIDATORS
+from ray_tl.selection import SelectionContext
 from ray_tl.selection.objective import confidence, objective
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
+
+
+def knowing(shares: Sequence[float] | None, num_target: int = 8, source_weight: float = 1.0) -> SelectionContext:
+    return SelectionContext((), (), None if shares is None else tuple(shares), source_weight, num_target)
 
 
 def scored(probabilities: np.ndarray, neighbours: Neighbours | None = None) -> float:
@@ -16,7 +23,7 @@ def scored(probabilities: np.ndarray, neighbours: Neighbours | None = None) -> f
     judged = ("neighbours",) if neighbours is not None else ()
     scores = score_all([*NEEDED_VALIDATORS, *judged], source, target)
     classes = probabilities.shape[1]
-    return objective(scores, target.histogram(), [1 / classes] * classes, len(probabilities))
+    return objective(scores, target.histogram(), knowing([1 / classes] * classes, len(probabilities)))
 
 
 @given(st.integers(1, 40), st.integers(2, 12), st.floats(-2, 4), st.integers(0, 2**32 - 1))
@@ -60,21 +67,27 @@ def test_half_of_the_objective_is_source_accuracy():
     scores = score_all(
         [*NEEDED_VALIDATORS, "neighbours"], wrong, TargetEvidence(predictions, LabelledSpace(neighbours, 1.0))
     )
-    assert objective(scores, [0.5, 0.5], [0.5, 0.5], 8) == pytest.approx(scored(predictions, neighbours) - 0.5)
+    assert objective(scores, [0.5, 0.5], knowing([0.5, 0.5])) == pytest.approx(scored(predictions, neighbours) - 0.5)
 
 
 def test_source_accuracy_neighbours_and_nearest_labels_count_alike():
     scores = {"source_accuracy": 0.9, "im": 0.1, "bnm": 0.1, "neighbours": 0.6, "nearest_labels": 0.3}
-    assert objective(scores, [0.5, 0.5], None, 8) == pytest.approx((0.9 + 0.6 + 0.3) / 3)
+    assert objective(scores, [0.5, 0.5], knowing(None)) == pytest.approx((0.9 + 0.6 + 0.3) / 3)
     del scores["neighbours"]
-    assert objective(scores, [0.5, 0.5], None, 8) == pytest.approx((0.9 + 0.3) / 2)
+    assert objective(scores, [0.5, 0.5], knowing(None)) == pytest.approx((0.9 + 0.3) / 2)
+
+
+def test_the_further_the_domains_are_apart_the_less_the_source_counts():
+    scores = {"source_accuracy": 0.9, "im": 0.1, "bnm": 0.1, "neighbours": 0.6, "nearest_labels": 0.4}
+    assert objective(scores, [0.5, 0.5], knowing(None, source_weight=0.5)) == pytest.approx((0.45 + 1.0) / 2.5)
+    assert objective(scores, [0.5, 0.5], knowing(None, source_weight=0.0)) == pytest.approx(0.5)
 
 
 def test_only_known_shares_make_a_few_classes_a_collapse():
     scores = {"source_accuracy": 0.9, "im": 0.1, "bnm": 0.1, "neighbours": 0.6, "nearest_labels": 0.3}
     half, even = [0.5, 0.5, 0.0, 0.0], [0.25] * 4
-    assert objective(scores, half, None, 8) == objective(scores, half, half, 8) == pytest.approx(0.6)
-    assert objective(scores, half, even, 8) == pytest.approx(0.6 - 1)
+    assert objective(scores, half, knowing(None)) == objective(scores, half, knowing(half)) == pytest.approx(0.6)
+    assert objective(scores, half, knowing(even)) == pytest.approx(0.6 - 1)
 
 
 @pytest.mark.parametrize(("classes", "right"), [(2, 0.8), (9, 0.5), (3, 1.0), (4, 0.25)])

@@ -192,7 +192,7 @@ def test_weights_are_equal_unless_stated():
 
 def test_where_validators_need_the_end_the_search_maximises_what_it_does_by_default():
     scores, histogram = {"source_accuracy": 0.9, "im": 0.3, "bnm": 0.2}, [0.3, 0.3, 0.4]
-    expected = objective(scores, histogram, None, ROWS)
+    expected = objective(scores, histogram, CONTEXT)
     assert by("class_ami").objective(scores, histogram) == expected
     assert by("class_ami", "im").objective(scores, histogram) == 0.3
 

@@ -8,7 +8,6 @@ from torch.optim.swa_utils import update_bn
 from torch.testing import assert_close
 
 from ray_tl.errors import InvalidInput
-from ray_tl.selection.objective import objective
 from ray_tl.training.averaging import (
     AVERAGING,
     KeptEpoch,
@@ -190,7 +189,7 @@ def test_a_trial_that_stops_early_is_complete_and_is_its_best_epoch(tmp_path):
     files, reports, plain = TrialFiles(tmp_path, 0), Reports(), run_of()
     assert train_trial(tiny_config(**PLAIN, early_stopping=STOPS_AT_2), tiny_data(), reports, files, RULE)
     epochs = [(report := plain.epoch(epoch), network(plain, report)["head.weight"].clone()) for epoch in range(2)]
-    scores = [objective(report.scores, report.histogram, None, 30) for report, _ in epochs]
+    scores = [RULE.objective(report.scores, report.histogram) for report, _ in epochs]
     best = scores.index(max(scores))
     assert [report.epoch for report in reports] == [1, 4]
     assert (
