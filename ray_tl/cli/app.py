@@ -26,6 +26,7 @@ from ray_tl.cli.options import (
     TargetTest,
 )
 from ray_tl.cli.output import Output, abandon_stdout, print_json
+from ray_tl.cli.rescoring import rescore
 from ray_tl.cli.scoring import evaluate, ledger
 from ray_tl.errors import InvalidInput, RayTLError, storage_failure
 from ray_tl.search_space.target_classes import parse_target_classes
@@ -236,6 +237,7 @@ def promote(
     output.say(f"serve it:   ray-tl serve {version.name}\npredict:    ray-tl predict {version.name} {given}")
 
 
+app.command()(rescore)
 app.command()(evaluate)
 app.command()(ledger)
 

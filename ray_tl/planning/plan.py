@@ -20,7 +20,7 @@ from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.files import write_atomically
 from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
-from ray_tl.neighbours import LabelledSpace
+from ray_tl.neighbours import NEIGHBOURS_FILE, LabelledSpace
 from ray_tl.planning.advisor import advise, examine
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
@@ -38,7 +38,6 @@ from ray_tl.training.data import TrialData, num_recorded
 from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
-NEIGHBOURS_FILE = "neighbours.npz"
 ADVISED = 3  # of so many trials one is a recipe, and the sampler gets the others
 
 

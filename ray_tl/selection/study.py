@@ -9,8 +9,13 @@ from ray_tl.study.records import StudySpec
 
 def rule_of(spec: StudySpec) -> SelectionRule:
     """The rule that a study names, for its domains."""
+    return SELECTION_RULES.create(spec.search.selection.name, spec.search.selection.params, context_of(spec))
+
+
+def context_of(spec: StudySpec) -> SelectionContext:
+    """What any rule may know of a study."""
     stated = stated_shares(spec.data.options.target_classes, spec.classes, np.array(spec.source_histogram))
-    context = SelectionContext(
+    return SelectionContext(
         classes=spec.classes,
         source_shares=spec.source_histogram,
         target_shares=None if stated is None else tuple(stated.tolist()),
@@ -18,4 +23,3 @@ def rule_of(spec: StudySpec) -> SelectionRule:
         validators=spec.search.validators,
         has_judge=spec.search.has_judge,
     )
-    return SELECTION_RULES.create(spec.search.selection.name, spec.search.selection.params, context)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ray_tl.files import write_atomically
+from ray_tl.selection import TrialEvidence
 from ray_tl.validation.evidence import FinalEvidence, from_log_probabilities, log_probabilities
 
 State = dict[str, Any]
@@ -36,10 +36,14 @@ class TrialFiles:
 
     def save_checkpoint(self, state: State) -> None:
         """Replace the checkpoint; a kill at any moment leaves the old one or the new one, whole."""
+        import torch  # here, because who reads evidence alone does without
+
         write_atomically(self.checkpoint, lambda file: torch.save(state, file))
 
     def load_checkpoint(self) -> State | None:
         """The last checkpoint, on the CPU; `None` if there is none."""
+        import torch
+
         if not self.checkpoint.is_file():
             return None
         state: State = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -70,6 +74,11 @@ class TrialFiles:
     def load_final_evidence(self) -> FinalEvidence | None:
         """`None` if the trial left none, as one that has not run to its end, or of an older study."""
         return FinalEvidence.load(self.final_evidence) if self.final_evidence.is_file() else None
+
+    def load_trial_evidence(self) -> TrialEvidence:
+        """All that a rule of choice may look at."""
+        outputs = self.load_evidence()
+        return TrialEvidence(outputs["source_holdout"], outputs["target"], self.load_final_evidence())
 
 
 def _probabilities(stored: NDArray[np.floating]) -> NDArray[np.float32]:
