@@ -122,7 +122,8 @@ def search(
         cluster: Where to run; a local Ray by default.
         home: Folder of studies and models.
         watch: Called with a trial whenever it has changed.
-        target_labelled: Folder of class folders with a few target examples, whose labels trials may train on.
+        target_labelled: Folder of class folders with a few target examples, whose labels trials may train on, or by
+            which the champion is chosen: see `data.target_labels_for`.
         intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
         auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ray_tl.selection.few_labels import FewLabels
 from ray_tl.selection.prior import stated_shares
 from ray_tl.selection.rule import SELECTION_RULES, SelectionContext, SelectionRule
 from ray_tl.study.records import StudySpec
@@ -9,7 +10,8 @@ from ray_tl.study.records import StudySpec
 
 def rule_of(spec: StudySpec) -> SelectionRule:
     """The rule that a study names, for its domains."""
-    return SELECTION_RULES.create(spec.search.selection.name, spec.search.selection.params, context_of(spec))
+    rule = SELECTION_RULES.create(spec.search.selection.name, spec.search.selection.params, context_of(spec))
+    return rule if spec.data.options.target_labels_for == "training" else FewLabels(rule)
 
 
 def context_of(spec: StudySpec) -> SelectionContext:

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.files import write_atomically
-from ray_tl.selection import TrialEvidence
+from ray_tl.selection import LabelledPredictions, TrialEvidence
 from ray_tl.validation.evidence import FinalEvidence, from_log_probabilities, log_probabilities
 
 State = dict[str, Any]
+CHOICE_LABELS_FILE = "choice_labels.npy"  # of the study, read by who chooses alone: no trial opens it
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TrialFiles:
         return state
 
     def save_evidence(self, probabilities: dict[str, NDArray[np.float32]]) -> None:
-        """Probabilities by domain: `source_holdout`, `target`, and `target_test` where there is one.
+        """Probabilities by domain: `source_holdout`, `target`, `target_test` and `target_choice` where there are such.
 
         Their logarithms are kept in half precision: a probability comes back within 0.0005, and one that is nearly 0
         or 1 much closer.
@@ -76,9 +77,12 @@ class TrialFiles:
         return FinalEvidence.load(self.final_evidence) if self.final_evidence.is_file() else None
 
     def load_trial_evidence(self) -> TrialEvidence:
-        """All that a rule of choice may look at."""
-        outputs = self.load_evidence()
-        return TrialEvidence(outputs["source_holdout"], outputs["target"], self.load_final_evidence())
+        """All that a rule of choice may look at, labels that were given for the choice among it."""
+        outputs, labels = self.load_evidence(), self.folder / CHOICE_LABELS_FILE
+        labelled = None
+        if "target_choice" in outputs and labels.is_file():
+            labelled = LabelledPredictions(outputs["target_choice"], np.load(labels, allow_pickle=False))
+        return TrialEvidence(outputs["source_holdout"], outputs["target"], self.load_final_evidence(), labelled)
 
 
 def _probabilities(stored: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ray_tl.config import TrialConfig
+from ray_tl.data.digits import load_optdigits
+from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.data.samples import write_sample_folders
 from ray_tl.planning.plan import plan_search
 from ray_tl.search_space import DataOptions, SearchFile
@@ -21,6 +25,17 @@ from tests.training.tiny import Reports
 METHODS = ("source_only", "nearest_mean", "logistic", "knn")
 FIELDS = {"backbone": {"tiny_cnn": {"width": 8}}, "epochs": 1, "batch_size": 64}
 PER_CLASS = 15
+
+
+def write_labelled(root: Path, per_class: int, turn: int = 0) -> str:
+    """Class folders of further target digits; `turn` classes on from the true ones."""
+    digits = load_optdigits(Preprocessing(image_size=8, channels=1))
+    for label in range(10):
+        for row in np.flatnonzero(digits.labels == label)[PER_CLASS : PER_CLASS + per_class]:
+            folder = root / digits.classes[(label + turn) % 10]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.inputs[row, 0]).save(folder / f"{row}.png")
+    return str(root)
 
 
 def searched(
