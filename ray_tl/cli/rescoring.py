@@ -34,13 +34,13 @@ def rescore(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Score the trials of a search by other label-free validators, from the evidence that they left.
+    r"""Score the trials of a search by other label-free validators, from the evidence that they left.
 
     ray-tl rescore STUDY
 
     ray-tl rescore STUDY --validators ensv,mixval
 
-    ray-tl rescore STUDY --selection 'validators: {names: [ensv, mixval]}'
+    ray-tl rescore STUDY --selection 'validators: {names: \[ensv, mixval]}'
 
     No network is loaded, and no data are read: a trial that has ended leaves
     its predictions, and some features of either domain. Names of validators
@@ -129,7 +129,7 @@ def _choice(found: "Rescoring") -> list[str]:
     if found.choice is None:
         return []
     taken = found.choice.champion
-    lines = [f"selection {found.selection} takes trial {taken.number} ({_method(found, taken)}): {found.choice.reason}"]
+    lines = [f"selection {found.selection} takes trial {taken.number}, {_method(found, taken)}: {found.choice.reason}"]
     if found.champion is None:
         return [*lines, "the search has chosen no champion yet"]
     if taken.number == found.champion:

@@ -197,7 +197,7 @@ def _joined(choice: Choice, sound: Sequence[Candidate], few: Mapping[int, Labell
     said = _reason(order, places, found, few, baseline)
     estimated = [replace(item, merit=float(found.accuracies[places[item.trial.number]])) for item in order]
     rejected = [item for item in choice.candidates if item.rejected is not None]
-    without = f"Without labels it were trial {choice.champion.number}: {choice.reason}"
+    without = f"Without labels it would be trial {choice.champion.number}: {choice.reason}"
     return Choice((*estimated, *rejected), f"{said} {without}")
 
 

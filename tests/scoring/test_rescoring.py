@@ -196,6 +196,10 @@ def test_scores_as_json_are_one_line(trained):
     assert told["best"]["im"] == [max(told["trials"], key=lambda row: row["scores"]["im"])["trial"]]
 
 
+def test_help_shows_a_rule_as_it_is_written(trained):
+    assert "--selection 'validators: {names: [ensv, mixval]}'" in run(trained, "--help").stdout
+
+
 def test_an_unknown_validator_is_one_message(trained):
     ended = run(trained, "digits", "--validators", "ensvv")
     assert (ended.returncode, ended.stdout) == (3, "")

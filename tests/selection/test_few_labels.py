@@ -136,7 +136,7 @@ def test_of_what_the_rule_puts_ahead_the_best_by_both_wins():
     assert order_of(found)[:2] == [2, 3]
     assert order_of(found)[-2:] == [0, 4]
     assert "of 10 labelled target examples a class, 30 in all, it predicts 27 rightly" in found.reason
-    assert found.reason.endswith("Without labels it were trial 1: best merit.")
+    assert found.reason.endswith("Without labels it would be trial 1: best merit.")
 
 
 def test_what_a_guard_rejects_does_not_win_however_many_it_predicts_rightly():
