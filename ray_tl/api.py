@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray_tl.planning import Plan
     from ray_tl.promotion.predict import FilePrediction
     from ray_tl.promotion.promote import PromotedVersion
+    from ray_tl.rescoring import Rescoring
     from ray_tl.scoring import Evaluation, LedgerRow
     from ray_tl.training.layer_plan import LayerPlan
 
@@ -121,7 +122,8 @@ def search(
         cluster: Where to run; a local Ray by default.
         home: Folder of studies and models.
         watch: Called with a trial whenever it has changed.
-        target_labelled: Folder of class folders with a few target examples, whose labels trials may train on.
+        target_labelled: Folder of class folders with a few target examples, whose labels trials may train on, or by
+            which the champion is chosen: see `data.target_labels_for`.
         intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
         auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
 
@@ -270,6 +272,32 @@ def evaluate(
     from ray_tl.scoring import evaluate
 
     return evaluate(StudyStore.open_for_reading(find_study(studies_folder(home), study)), labels, trial, on)
+
+
+def rescore(
+    study: str,
+    validators: Sequence[str] = (),
+    selection: str | None = None,
+    home: Home = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "Rescoring":
+    """Score the trials of a study by any validators, from what they left; nothing of it is changed, and nothing runs.
+
+    Args:
+        study: Which; its folder may be read-only, and its data may be gone.
+        validators: Names; by default all that the evidence allows.
+        selection: Another rule of choice, as in a search-space file: `validators: {names: [ensv]}`.
+        home: Folder of studies and models.
+        progress: Called after each trial with how many are scored, and of how many.
+
+    Raises:
+        UnknownName: If there is no such study, validator or rule.
+        InvalidInput: If the rule is not sound for this study, or no trial has reached full fidelity.
+    """
+    from ray_tl.rescoring import rescore
+
+    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    return rescore(store, validators, selection, progress)
 
 
 def ledger(home: Home = None) -> "list[LedgerRow]":

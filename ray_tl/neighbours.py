@@ -7,6 +7,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+NEIGHBOURS_FILE = "neighbours.npz"  # in the folder of a study, the space in which its trials are judged
 NEAREST = 5
 ROWS = 1000  # of a domain: about a minute of a large network on a processor
 ROWS_A_CLASS = 10

@@ -42,24 +42,42 @@ def read_yaml(path: Path, holds: str) -> dict[str, object]:
     Raises:
         InvalidInput: If it can't be read, is no YAML, or holds no mapping; all its mistakes at once.
     """
-    node = _composed(path)
+    node = _composed(_content(path), str(path))
     if not isinstance(node, MappingNode):
         found = "nothing" if node is None else "a list" if isinstance(node, SequenceNode) else "a single value"
         raise InvalidInput(f"{path}: must hold {holds}; it holds {found}.")
-    reading = _Reading()
-    try:
-        content = reading.value(node, "")
-    except RecursionError:
-        raise InvalidInput(f"{path}: not valid YAML: {_TOO_DEEP}") from None
-    if problems := [*reading.problems, *reading.extent(node).problems()]:
-        raise all_at_once(f"{path}: not valid YAML", problems)
+    content = _value(node, str(path))
     assert isinstance(content, dict)
     return content
 
 
-def _composed(path: Path) -> Node | None:
-    """The file as nodes, whose texts have not been read yet."""
-    content = _content(path)
+def read_yaml_value(text: str, subject: str) -> object:
+    """The value that a text of a command line is, by the rules of a file; `None` of an empty one.
+
+    Args:
+        text: `agreement`, or `{validators: {names: [ensv]}}`.
+        subject: What it is, for messages: "--selection".
+
+    Raises:
+        InvalidInput: If it is no YAML; all its mistakes at once.
+    """
+    node = _composed(text.encode(), subject)
+    return None if node is None else _value(node, subject)
+
+
+def _value(node: Node, subject: str) -> object:
+    reading = _Reading()
+    try:
+        content = reading.value(node, "")
+    except RecursionError:
+        raise InvalidInput(f"{subject}: not valid YAML: {_TOO_DEEP}") from None
+    if problems := [*reading.problems, *reading.extent(node).problems()]:
+        raise all_at_once(f"{subject}: not valid YAML", problems)
+    return content
+
+
+def _composed(content: bytes, path: str) -> Node | None:
+    """A content as nodes, whose texts have not been read yet; `path` is what it is called."""
     try:
         node: Node | None = yaml.compose(content, _Composer)
     except yaml.MarkedYAMLError as error:

@@ -200,8 +200,8 @@ def _wrong(outputs: DomainOutputs) -> Tensor:
 def _require_labels(method: str, context: MethodContext) -> None:
     if context.num_target_labelled < 1:
         raise InvalidInput(
-            f"method={method!r} learns from labelled target examples, and there are none; give a folder of them with "
-            "--target-labelled, or take the method out of the space."
+            f"method={method!r} learns from labelled target examples, and there are none to train on; give a folder of "
+            "them with --target-labelled (and not target_labels_for: choice), or take the method out of the space."
         )
 
 

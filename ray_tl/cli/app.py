@@ -12,6 +12,7 @@ from ray_tl.cli.options import (
     Home,
     Intermediate,
     Json,
+    LabelsFor,
     OnBroken,
     OnOverlap,
     Port,
@@ -26,6 +27,7 @@ from ray_tl.cli.options import (
     TargetTest,
 )
 from ray_tl.cli.output import Output, abandon_stdout, print_json
+from ray_tl.cli.rescoring import rescore
 from ray_tl.cli.scoring import evaluate, ledger
 from ray_tl.errors import InvalidInput, RayTLError, storage_failure
 from ray_tl.search_space.target_classes import parse_target_classes
@@ -101,6 +103,7 @@ def search(
     intermediate: Intermediate = None,
     auxiliary: Auxiliary = None,
     shots: Shots = None,
+    target_labels_for: LabelsFor = None,
     name: Annotated[str | None, typer.Option(help="Of the study; default: space, date and time.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this study, where it was.", metavar="STUDY")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.num_trials.")] = None,
@@ -142,7 +145,7 @@ def search(
         "--target-test": target_test,
         "--name": name,
     }
-    stated |= {"--target-labelled": target_labelled, "--shots": shots}
+    stated |= {"--target-labelled": target_labelled, "--shots": shots, "--target-labels-for": target_labels_for}
     stated |= {"--intermediate": intermediate or None, "--auxiliary": auxiliary}
     _check_search_arguments(stated, resume)
     settings = {
@@ -156,6 +159,7 @@ def search(
         "target_classes": None if target_classes is None else parse_target_classes(target_classes),
         "seed": seed,
         "target_shots": shots,
+        "target_labels_for": target_labels_for,
     }
     resources = {
         "address": address,
@@ -236,6 +240,7 @@ def promote(
     output.say(f"serve it:   ray-tl serve {version.name}\npredict:    ray-tl predict {version.name} {given}")
 
 
+app.command()(rescore)
 app.command()(evaluate)
 app.command()(ledger)
 
@@ -370,6 +375,7 @@ def data_check(
     intermediate: Intermediate = None,
     auxiliary: Auxiliary = None,
     shots: Shots = None,
+    target_labels_for: LabelsFor = None,
     on_broken: OnBroken = None,
     on_overlap: OnOverlap = None,
     split_by: SplitBy = None,
@@ -392,6 +398,7 @@ def data_check(
     output = Output(as_json)
     settings: dict[str, object] = {
         "target_shots": shots,
+        "target_labels_for": target_labels_for,
         "on_broken": on_broken,
         "on_overlap": on_overlap,
         "split_by": split_by,

@@ -30,7 +30,7 @@ TargetTest = Annotated[
     typer.Option(help="Target examples that no trial trains on; every trial's predictions on them are recorded."),
 ]
 TargetLabelled = Annotated[
-    str | None, typer.Option(help="Class folders with a few target examples: trials may train on these labels.")
+    str | None, typer.Option(help="Class folders with a few target examples, whose labels may be trained on.")
 ]
 Intermediate = Annotated[
     list[str] | None,
@@ -41,6 +41,14 @@ Auxiliary = Annotated[
 ]
 Shots = Annotated[
     int | None, typer.Option(min=1, help="Use this many labelled target examples for each class; default: all.")
+]
+LabelsFor = Annotated[
+    str | None,
+    typer.Option(
+        help="Use of the labelled target examples: training (default); choice of the champion alone, so that no trial "
+        "is shown their labels; or both, half of each class.",
+        metavar="training|choice|both",
+    ),
 ]
 OnBroken = Annotated[str | None, typer.Option(help="Unreadable images or rows: stop or skip.", metavar="stop|skip")]
 OnOverlap = Annotated[

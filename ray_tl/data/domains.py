@@ -73,6 +73,7 @@ class DomainPair:
         target_test: Unlabelled, never trained on: every trial's predictions on it are recorded, so that whoever has
             its labels can score the search afterwards.
         target_labelled: The few examples of the target whose labels a person has given for training.
+        target_choice: Those whose labels are given for the choice of the champion: trials get their inputs alone.
         intermediate: Domains on the way from source to target, in order; a `LabelledDomain` has the source's classes.
         auxiliary: Another labelled task, with classes of its own.
         reference: Space that no trial trains, where the choice of a trial asks for it.
@@ -87,6 +88,7 @@ class DomainPair:
     intermediate: tuple[UnlabelledDomain, ...] = ()
     auxiliary: LabelledDomain | None = None
     reference: LabelledSpace | None = None
+    target_choice: UnlabelledDomain | None = None
 
     @property
     def modality(self) -> str:
@@ -103,7 +105,9 @@ class DomainPair:
         between = tuple(
             domain if isinstance(domain, LabelledDomain) else domain.without_names() for domain in self.intermediate
         )
-        return replace(self, target=self.target.without_names(), target_test=test, intermediate=between)
+        few = self.target_choice.without_names() if self.target_choice is not None else None
+        target = self.target.without_names()
+        return replace(self, target=target, target_test=test, target_choice=few, intermediate=between)
 
     def fingerprint(self) -> str:
         """SHA-256 over all domains and their labels, in hex."""
@@ -121,7 +125,8 @@ class DomainPair:
 
     def _further(self) -> list[tuple[str, UnlabelledDomain]]:
         between = [(f"intermediate {number}", domain) for number, domain in enumerate(self.intermediate)]
-        return between if self.auxiliary is None else [*between, ("auxiliary", self.auxiliary)]
+        others = {"auxiliary": self.auxiliary, "target_choice": self.target_choice}
+        return between + [(name, domain) for name, domain in others.items() if domain is not None]
 
 
 @dataclass(frozen=True)

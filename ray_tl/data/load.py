@@ -25,7 +25,7 @@ from ray_tl.data.places import (
 )
 from ray_tl.data.preprocessing import AnyPreprocessing, Preprocessing
 from ray_tl.data.reading import Reading
-from ray_tl.data.splits import few_shots, grouped_split, stratified_split, temporal_split
+from ray_tl.data.splits import class_halves, few_shots, grouped_split, stratified_split, temporal_split
 from ray_tl.data.summary import ClassSize, DataSummary, DomainSummary
 from ray_tl.data.survey import Readings, compare_domains, list_domains, read_domains
 from ray_tl.data.text import TextPreprocessing, load_text_preprocessing
@@ -35,7 +35,7 @@ from ray_tl.tokens import PAD
 
 Domain = TypeVar("Domain", bound=UnlabelledDomain)
 
-DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled")
+DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled", "target_choice")
 
 DARK = 31  # levels: an eighth of white
 FEW_KNOWN = 0.5  # of the words of a domain
@@ -69,21 +69,24 @@ def load_data(places: Places, options: DataOptions, seed: int) -> LoadedData:
     readings, sentences = compare_domains(readings, options, _raise)
     sentences += _in_two_classes(readings[SOURCE])
     training, holdout = split_source(readings[SOURCE], options, seed)
+    for_training, for_choice = None, None
     if TARGET_LABELLED in readings:
         readings[TARGET_LABELLED] = _drawn(readings[TARGET_LABELLED], options, seed)
+        for_training, for_choice = _by_use(readings[TARGET_LABELLED].domain, options, seed)
     pair = DomainPair(
         training,
         holdout,
         readings[TARGET].domain,
         preprocessing,
         readings[TARGET_TEST].domain if TARGET_TEST in readings else None,
-        readings[TARGET_LABELLED].domain if TARGET_LABELLED in readings else None,
+        for_training,
         tuple(reading.domain for field, reading in readings.items() if is_between(field)),
         readings[AUXILIARY].domain if AUXILIARY in readings else None,
+        target_choice=for_choice,
     )
     sentences += _across_the_split(readings[SOURCE], training, holdout, options)
     notes = [*_notes(readings), *_odd_split(training, holdout, options)]
-    summary = summary_of(readings, sentences, len(holdout), notes)
+    summary = summary_of(readings, options, sentences, len(holdout), notes)
     for line in summary.lines():
         _log.info(line)
     return LoadedData(_trimmed(pair) if isinstance(preprocessing, TextPreprocessing) else pair, summary)
@@ -128,7 +131,8 @@ def check_data(places: Places, options: DataOptions, seed: int) -> tuple[DataSum
     if TARGET_LABELLED in readings and not problems:
         with _collected(problems):
             readings[TARGET_LABELLED] = _drawn(readings[TARGET_LABELLED], options, seed)
-    return summary_of(readings, sentences, num_held_out, notes), problems
+            _by_use(readings[TARGET_LABELLED].domain, options, seed)
+    return summary_of(readings, options, sentences, num_held_out, notes), problems
 
 
 def split_source(
@@ -150,11 +154,15 @@ def split_source(
 
 
 def summary_of(
-    readings: Readings, overlaps: Sequence[str], num_held_out: int | None, notes: Sequence[str] = ()
+    readings: Readings,
+    options: DataOptions,
+    overlaps: Sequence[str],
+    num_held_out: int | None,
+    notes: Sequence[str] = (),
 ) -> DataSummary:
     """What was read, in numbers."""
     return DataSummary(
-        domains=tuple(_domain_summary(field, each, num_held_out) for field, each in readings.items()),
+        domains=tuple(_domain_summary(field, each, num_held_out, options) for field, each in readings.items()),
         overlaps=tuple(overlaps),
         notes=tuple(notes),
     )
@@ -203,6 +211,20 @@ def _require_shots_to_choose(places: Places, options: DataOptions) -> None:
             f"target_shots={options.target_shots} chooses among labelled target examples, and there are none; give a "
             "folder of them with --target-labelled, or leave target_shots out."
         )
+    if options.target_labels_for != "training" and places.target_labelled is None:
+        raise InvalidInput(
+            f"target_labels_for={options.target_labels_for!r} is about labelled target examples, and there are none; "
+            "give a folder of them with --target-labelled, or leave target_labels_for out."
+        )
+
+
+def _by_use(
+    domain: LabelledDomain, options: DataOptions, seed: int
+) -> tuple[LabelledDomain | None, LabelledDomain | None]:
+    """Labelled target examples that are trained on, and those by which the champion is chosen."""
+    if options.target_labels_for == "both":
+        return class_halves(domain, seed)
+    return (domain, None) if options.target_labels_for == "training" else (None, domain)
 
 
 def _drawn(reading: Reading[LabelledDomain], options: DataOptions, seed: int) -> Reading[LabelledDomain]:
@@ -312,7 +334,7 @@ def _across_the_split(
     return [] if found is None else [f"{found}; --split-by group keeps copies on one side."]
 
 
-def _domain_summary(field: str, reading: Reading, num_held_out: int | None) -> DomainSummary:
+def _domain_summary(field: str, reading: Reading, num_held_out: int | None, options: DataOptions) -> DomainSummary:
     domain = reading.domain
     summary = DomainSummary(
         field=field,
@@ -327,7 +349,16 @@ def _domain_summary(field: str, reading: Reading, num_held_out: int | None) -> D
     sizes = np.bincount(domain.labels, minlength=len(domain.classes))
     ends = {"smallest": int(sizes.argmin()), "largest": int(sizes.argmax())}
     stated = {key: ClassSize(name=domain.classes[at], size=int(sizes[at])) for key, at in ends.items()}
-    return summary.model_copy(update={"classes": len(domain.classes), **stated})
+    use = _use(sizes, options) if field == TARGET_LABELLED else ""
+    return summary.model_copy(update={"classes": len(domain.classes), "use": use, **stated})
+
+
+def _use(sizes: NDArray[np.int64], options: DataOptions) -> str:
+    """What labelled target examples are for, where that is not training alone; see `class_halves`."""
+    if options.target_labels_for == "both":
+        return f"{((sizes + 1) // 2).sum()} to train on and {(sizes // 2).sum()} for the choice of the champion"
+    alone = "for the choice of the champion alone: no trial is shown these labels"
+    return alone if options.target_labels_for == "choice" else ""
 
 
 def _trimmed(pair: DomainPair) -> DomainPair:

@@ -123,6 +123,27 @@ def few_shots(domain: LabelledDomain, shots: int, seed: int) -> LabelledDomain:
     return domain.take(np.sort(np.concatenate(chosen)))
 
 
+def class_halves(domain: LabelledDomain, seed: int) -> tuple[LabelledDomain, LabelledDomain]:
+    """Two disjoint halves of each class that occurs, drawn at random, in the domain's order: to train on, to choose by.
+
+    The first has the odd example of a class.
+
+    Raises:
+        InvalidInput: If a class has a single example.
+    """
+    random = np.random.default_rng(seed)
+    rows = {label: random.permutation(np.flatnonzero(domain.labels == label)) for label in np.unique(domain.labels)}
+    if single := [domain.classes[label] for label, found in rows.items() if len(found) < 2]:
+        more = ", ..." if len(single) > 10 else ""
+        raise InvalidInput(
+            f"target_labels_for='both' halves the labelled target examples of each class, and {', '.join(single[:10])}"
+            f"{more} has 1; label 2 or more of each class, or choose target_labels_for: training or choice."
+        )
+    first = np.sort(np.concatenate([found[: (len(found) + 1) // 2] for found in rows.values()]))
+    second = np.sort(np.concatenate([found[(len(found) + 1) // 2 :] for found in rows.values()]))
+    return domain.take(first), domain.take(second)
+
+
 def random_halves(domain: Domain, seed: int) -> tuple[Domain, Domain]:
     """Two disjoint halves in the domain's order; the first has the odd example.
 

@@ -29,6 +29,7 @@ class DomainSummary(BaseModel):
         largest: The largest class.
         held_out: Examples that are never trained on; of the source alone.
         left_out: How many files or rows are not in it, by reason.
+        use: What its labels are for, where that is not what they are usually for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class DomainSummary(BaseModel):
     largest: ClassSize | None = None
     held_out: int | None = None
     left_out: dict[str, int] = Field(default_factory=dict)
+    use: str = ""
 
     @property
     def imbalance(self) -> float:
@@ -60,6 +62,8 @@ class DomainSummary(BaseModel):
             )
         if self.held_out is not None:
             parts.append(f"{self.held_out} held out")
+        if self.use:
+            parts.append(self.use)
         line = f"{self.field}: {', '.join(parts)}"
         if not self.left_out:
             return line

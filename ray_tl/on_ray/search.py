@@ -184,9 +184,7 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
 
 
 def _evidence(folder: Path, number: int) -> TrialEvidence:
-    files = TrialFiles(folder, number)
-    outputs = files.load_evidence()
-    return TrialEvidence(outputs["source_holdout"], outputs["target"], files.load_final_evidence())
+    return TrialFiles(folder, number).load_trial_evidence()
 
 
 def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:

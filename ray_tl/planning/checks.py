@@ -95,7 +95,7 @@ def _require_for_images(config: TrialConfig, modality: str) -> None:
 
 
 def _method_context(config: TrialConfig, data: DataSource) -> MethodContext:
-    few = int(data.target_labelled is not None)
+    few = int(data.trains_on_target_labels)
     _, width = dimensions(config.backbone, expected_context(data.options))
     return MethodContext(width, 2, num_source=2, num_target=2, num_target_labelled=few)
 

@@ -13,7 +13,7 @@ import torch
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
 from ray_tl.data.addresses import absolute
-from ray_tl.data.domains import DomainPair
+from ray_tl.data.domains import DomainPair, LabelledDomain
 from ray_tl.data.load import LoadedData, load_data
 from ray_tl.data.places import Places
 from ray_tl.data.summary import DataSummary
@@ -21,7 +21,7 @@ from ray_tl.errors import InvalidInput, all_at_once
 from ray_tl.files import write_atomically
 from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
-from ray_tl.neighbours import LabelledSpace
+from ray_tl.neighbours import NEIGHBOURS_FILE, LabelledSpace
 from ray_tl.planning.advisor import advise, examine
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
@@ -36,11 +36,11 @@ from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
 from ray_tl.selection.prior import stated_shares
 from ray_tl.study.records import DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
-from ray_tl.training.data import TrialData, num_recorded
+from ray_tl.training.data import TrialData, num_recorded, recorded_rows
+from ray_tl.training.files import CHOICE_LABELS_FILE
 from ray_tl.training.network import expected_context
 from ray_tl.validation import VALIDATORS
 
-NEIGHBOURS_FILE = "neighbours.npz"
 ADVISED = 3  # of so many trials one is a recipe, and the sampler gets the others
 
 
@@ -111,6 +111,7 @@ def plan_search(
     )
     rule_of(spec)  # it may need what these data don't give
     store = StudyStore.create(root / name, spec)
+    _keep_choice_labels(store, pair)
     return Plan(store, _with_neighbours(store, pair, reference))
 
 
@@ -134,6 +135,7 @@ def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Pl
             "hold now; restore the folders, or begin a new study."
         )
     store.update_search(**settings)
+    _keep_choice_labels(store, pair)
     return Plan(store, _with_neighbours(store, pair))
 
 
@@ -188,7 +190,7 @@ def _require_none(problems: Sequence[str]) -> None:
 def _baselines(space: SearchSpace, data: DataSource) -> tuple[TrialConfig, ...]:
     """Source-only, and training on the target labels alone where there are some."""
     source_only = space.baseline()
-    if data.target_labelled is None:
+    if not data.trains_on_target_labels:
         return (source_only,)
     return source_only, source_only.model_copy(update={"method": Component(name="fine_tune")})
 
@@ -240,6 +242,15 @@ def _with_neighbours(store: StudyStore, pair: DomainPair, reference: Reference |
         assert found is not None
         write_atomically(path, found.save)
     return replace(pair, reference=LabelledSpace.load(path))
+
+
+def _keep_choice_labels(store: StudyStore, pair: DomainPair) -> None:
+    """Write the labels by which the champion is chosen beside the trials, none of which opens them."""
+    few, path = pair.target_choice, store.folder / CHOICE_LABELS_FILE
+    if isinstance(few, LabelledDomain) and not path.is_file():
+        rows = recorded_rows("target_choice", len(few), pair.num_classes)
+        labels = few.labels if rows is None else few.labels[rows.numpy()]
+        write_atomically(path, lambda file: np.save(file, labels, allow_pickle=False))
 
 
 def _corners(space: SearchSpace) -> Iterator[TrialConfig]:

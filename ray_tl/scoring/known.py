@@ -126,17 +126,17 @@ def _notes(given: GivenLabels, found: Mapping[Domain, Match], chosen: Domain) ->
 
 
 def _without_trained(known: KnownTarget, pair: DomainPair, notes: list[str]) -> KnownTarget:
-    """Without the examples whose labels trials were given to train on."""
-    few, domain = pair.target_labelled, known.target
-    labels = known.oracle.labels
-    if few is not None:
+    """Without the examples whose labels users gave to train on, or to choose by."""
+    domain, labels = known.target, known.oracle.labels
+    for few in (each for each in (pair.target_labelled, pair.target_choice) if each is not None):
         trained = np.isin(Contents(domain.ids, domain.inputs).exact, Contents(few.ids, few.inputs).exact)
         seen = {id for id, is_in in zip(domain.ids, trained, strict=True) if is_in and id in labels}
         if seen:
-            notes.append(f"{len(seen)} labelled examples are in target_labelled, and do not count")
+            use = "target_labelled" if few is pair.target_labelled else "what the champion was chosen by"
+            notes.append(f"{len(seen)} labelled examples are in {use}, and do not count")
         labels = {id: label for id, label in labels.items() if id not in seen}
     if not labels:
         raise InvalidInput(
-            f"{known.stated} has labels of target_labelled alone, on which trials were trained; give those of others."
+            f"{known.stated} has labels of target_labelled alone, which the search has seen; give those of others."
         )
     return KnownTarget(known.domain, domain, OracleLabels(labels), known.stated, tuple(notes))

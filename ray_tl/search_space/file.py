@@ -43,6 +43,8 @@ class DataOptions(BaseModel):
         holdout_fraction: Share of the source that is never trained on, for source accuracy.
         on_broken: What to do with an unreadable image or row.
         target_shots: k, labelled target examples a class that are drawn from those given; `null` for all of them.
+        target_labels_for: What labelled target examples are used for: `training`; `choice` of the champion alone, so
+            that no trial is shown their labels; or `both`, half of each class for either.
         split_by: What stays on one side of the hold-out: `group` for copies, near ones too, and rows that are equal in
             a column `group`; `folder` for images of one folder; else the name of a column of equal rows. `null` for
             exact copies alone.
@@ -69,6 +71,7 @@ class DataOptions(BaseModel):
     holdout_fraction: Number = Field(default=0.2, gt=0, lt=1)
     on_broken: Literal["stop", "skip"] = "stop"
     target_shots: Whole | None = Field(default=None, ge=1)
+    target_labels_for: Literal["training", "choice", "both"] = "training"
     split_by: str | None = Field(default=None, min_length=1)
     split_by_time: str | None = Field(default=None, min_length=1)
     on_overlap: Literal["stop", "skip", "exact"] = "stop"

@@ -2,7 +2,7 @@
 
 from ray_tl.selection.by_agreement import ByAgreement
 from ray_tl.selection.by_validators import ByValidators
-from ray_tl.selection.choice import Candidate, Choice, TrialEvidence
+from ray_tl.selection.choice import Candidate, Choice, LabelledPredictions, TrialEvidence
 from ray_tl.selection.rule import SELECTION_RULES, SelectionContext, SelectionRule
 from ray_tl.selection.study import rule_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "ByValidators",
     "Candidate",
     "Choice",
+    "LabelledPredictions",
     "SelectionContext",
     "SelectionRule",
     "TrialEvidence",

@@ -11,6 +11,32 @@ from ray_tl.validation.evidence import FinalEvidence
 
 
 @dataclass(frozen=True)
+class LabelledPredictions:
+    """On target examples whose labels users gave for the choice, and on which no trial was trained.
+
+    Attributes:
+        probabilities: Softmax, [N, C].
+        labels: True classes, [N].
+    """
+
+    probabilities: NDArray[np.floating]
+    labels: NDArray[np.int64]
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether the likeliest class is the true one, [N]."""
+        right: NDArray[np.bool_] = self.probabilities.argmax(axis=1) == self.labels
+        return right
+
+    def in_words(self) -> str:
+        """How many there are: "3 labelled target examples a class, 30 in all,"."""
+        counts = np.bincount(self.labels)
+        counts = counts[counts > 0]
+        each = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        return f"{each} labelled target examples a class, {len(self.labels)} in all,"
+
+
+@dataclass(frozen=True)
 class TrialEvidence:
     """What a trial left at its end.
 
@@ -18,11 +44,13 @@ class TrialEvidence:
         source_holdout: Softmax on held-out source examples, [N, C].
         target: Softmax, [M, C].
         final: Features, mixtures and head; `None` of a trial of an older study.
+        labelled: Predictions on labelled target examples; `None` where there are none for the choice.
     """
 
     source_holdout: NDArray[np.floating]
     target: NDArray[np.floating]
     final: FinalEvidence | None = None
+    labelled: LabelledPredictions | None = None
 
 
 EvidenceOf = Callable[[int], TrialEvidence]

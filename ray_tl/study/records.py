@@ -29,8 +29,8 @@ class DataSource(BaseModel):
         source: Folder of class folders, or `digits:mnist`.
         target: Folder of images, or `digits:optdigits`.
         target_test: Folder of images that no trial may train on; predictions on them are recorded.
-        target_labelled: Folder of class folders with the target examples whose labels may be trained on, or
-            `digits:optdigits`; none by default.
+        target_labelled: Folder of class folders with the target examples whose labels may be trained on, or chosen by
+            (`options.target_labels_for`), or `digits:optdigits`; none by default.
         intermediate: Folders of domains on the way from source to target, in order.
         auxiliary: Folder of class folders of another task.
     """
@@ -44,6 +44,11 @@ class DataSource(BaseModel):
     intermediate: tuple[str, ...] = ()
     auxiliary: str | None = None
     options: DataOptions = DataOptions()
+
+    @property
+    def trains_on_target_labels(self) -> bool:
+        """Whether trials get labelled target examples."""
+        return self.target_labelled is not None and self.options.target_labels_for != "choice"
 
     @model_validator(mode="before")
     @classmethod

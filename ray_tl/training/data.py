@@ -20,8 +20,8 @@ from ray_tl.training.evaluation import EVAL_BATCH
 CACHE_BYTES = 1 << 30
 RECORDED_ROWS = 20_000  # of a domain: an accuracy is known to 0.35 points then
 RECORDED_NUMBERS = 20_000_000  # of a domain: 40 MB in half precision
-DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled", "auxiliary")
-EVALUATED = ("source_holdout", "target", "target_test")
+DOMAINS = ("source", "source_holdout", "target", "target_test", "target_labelled", "target_choice", "auxiliary")
+EVALUATED = ("source_holdout", "target", "target_test", "target_choice")
 
 
 def intermediate(number: int) -> str:

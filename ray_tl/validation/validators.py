@@ -49,7 +49,7 @@ VALIDATORS: Registry[Validator] = Registry("validator")
 
 def score_all(
     names: Iterable[str],
-    source: SourceEvidence,
+    source: SourceEvidence | None,
     target: TargetEvidence,
     pool: PoolEvidence | None = None,
     skip_unavailable: bool = False,
@@ -57,6 +57,9 @@ def score_all(
     """The scores of these validators by name, as plain finite numbers.
 
     Args:
+        names: Of validators.
+        source: `None` where its labels are not known.
+        target: Of the same trial.
         pool: What the trials of a study say together, where there is more than one.
         skip_unavailable: Leave out those that the evidence does not allow, instead of raising `Unavailable`.
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_tl.data.load import load_pair
-from ray_tl.data.places import MNIST, OPTDIGITS, OPTDIGITS_TEST
+from ray_tl.data.load import load_data, load_pair
+from ray_tl.data.places import MNIST, OPTDIGITS, OPTDIGITS_TEST, Places
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space import DataOptions
 
@@ -81,6 +81,54 @@ def test_an_image_may_not_be_trained_on_with_its_label_and_scored_on(folders):
         InvalidInput, match=r"1 image of target_labelled is in target_test too, 1 exact copy \(dog/same.png is 0.png\)"
     ):
         pair_of(folders)
+
+
+def test_labels_for_the_choice_are_no_trial_s(folders):
+    pair = pair_of(folders, target_labels_for="choice")
+    assert pair.target_labelled is None
+    assert pair.target_choice.labels.tolist() == [1, 2]
+    shown = pair.for_trials().target_choice
+    assert (hasattr(shown, "labels"), shown.ids) == (False, ("0", "1"))
+
+
+def test_labels_for_both_are_halved_within_each_class():
+    options = OPTIONS.model_copy(update={"target_shots": 5, "target_labels_for": "both"})
+    pair = load_pair(MNIST, OPTDIGITS, OPTDIGITS_TEST, options, 0, OPTDIGITS)
+    whole = load_pair(MNIST, OPTDIGITS, OPTDIGITS_TEST, OPTIONS.model_copy(update={"target_shots": 5}), 0, OPTDIGITS)
+    assert np.bincount(pair.target_labelled.labels).tolist() == [3] * 10
+    assert np.bincount(pair.target_choice.labels).tolist() == [2] * 10
+    assert sorted(pair.target_labelled.ids + pair.target_choice.ids) == sorted(whole.target_labelled.ids)
+
+
+def test_a_class_of_one_labelled_example_can_not_be_halved(folders):
+    with pytest.raises(InvalidInput, match=r"target_labels_for='both' halves .* and dog, eel has 1; label 2 or more"):
+        pair_of(folders, target_labels_for="both")
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        ("training", "2 images in 3 classes, 0 (cat) to 1 (dog)"),
+        ("choice", "for the choice of the champion alone: no trial is shown these labels"),
+        ("both", "2 to train on and 2 for the choice of the champion"),
+    ],
+)
+def test_the_line_of_labelled_examples_says_what_they_are_for(folders, use, said):
+    for name in ("dog", "eel") if use == "both" else ():
+        write(folders / "few" / name, "1.png", 90 if name == "dog" else 100)
+    places = Places(*(str(folders / name) for name in ("source", "target", "test", "few")))
+    (line,) = [line for line in load_data(places, options_for(use), 0).summary.lines() if "target_labelled" in line]
+    assert said in line
+
+
+def options_for(use):
+    return OPTIONS.model_copy(update={"target_labels_for": use})
+
+
+@pytest.mark.parametrize("use", ["choice", "both"])
+def test_a_use_of_labels_that_are_not_there_is_refused(use):
+    with pytest.raises(InvalidInput, match=f"target_labels_for='{use}' is about labelled target examples, and there"):
+        load_pair(MNIST, OPTDIGITS, None, options_for(use), 0)
 
 
 def test_shots_without_labelled_examples_are_refused():

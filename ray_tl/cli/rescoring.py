@@ -1,0 +1,138 @@
+"""Scores that nobody asked for during the search, computed once it is over."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from ray_tl.cli.options import Home, Json, Study
+from ray_tl.cli.output import Output
+
+if TYPE_CHECKING:
+    from ray_tl.rescoring import Gap, Rescoring
+    from ray_tl.study.records import TrialRecord
+
+COLUMNS = 6  # of scores in a table, at most: so many fit beside a trial and its method
+
+
+def rescore(
+    study: Study,
+    validators: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME, or NAME,NAME; may be given several times. Default: all.", metavar="NAME"),
+    ] = None,
+    selection: Annotated[
+        str | None,
+        typer.Option(help="Also say what this rule of choice would take, written as search.selection in a file."),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    r"""Score the trials of a search by other label-free validators, from the evidence that they left.
+
+    ray-tl rescore STUDY
+
+    ray-tl rescore STUDY --validators ensv,mixval
+
+    ray-tl rescore STUDY --selection 'validators: {names: \[ensv, mixval]}'
+
+    No network is loaded, and no data are read: a trial that has ended leaves
+    its predictions, and some features of either domain. Names of validators
+    and rules: ray-tl components validators, ray-tl components selection.
+
+    One row a trial at full fidelity; * marks the best of a column, an arrow
+    the good end. Nothing of the study is changed. To take another trial than
+    the champion: ray-tl promote STUDY --trial N
+    """
+    from ray_tl import api
+
+    output = Output(as_json)
+    names = [name.strip() for each in validators or () for name in each.split(",") if name.strip()]
+    with _progress() as progress:
+        found = api.rescore(study, names, selection, home, progress)
+    show_rescoring(found, output)
+
+
+def show_rescoring(found: "Rescoring", output: Output) -> None:
+    """Scores of every trial, what is missing of them, and what another rule would choose."""
+    output.emit(found.summary())
+    output.say(f"study {found.study}: * best of its column, ↑ higher is better, ↓ lower is better")
+    for names in _in_equal_parts(found.validators):
+        output.say(_table(found, names))
+    for gap in found.gaps:
+        output.say(Text(_missing(found, gap), style="yellow"))
+    for line in _choice(found):
+        output.say(line)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Shown on a terminal, on stderr; nothing stays of it."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("scoring trials", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _in_equal_parts(names: Sequence[str]) -> list[Sequence[str]]:
+    """As few parts as tables hold them, none much smaller than the others."""
+    num_tables = max(1, -(-len(names) // COLUMNS))
+    size = max(1, -(-len(names) // num_tables))
+    return [names[start : start + size] for start in range(0, len(names), size)]
+
+
+def _table(found: "Rescoring", names: Sequence[str]) -> Table:
+    from ray_tl.validation import VALIDATORS
+
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    best = {name: found.best(name) for name in names}
+    for name in names:
+        arrow = "↑" if VALIDATORS.create(name, {}).higher_is_better else "↓"
+        table.add_column(f"{name} {arrow}", justify="right", overflow="fold")
+    for trial in found.trials:
+        scores = found.scores[trial.number]
+        cells = [_cell(scores.get(name), trial.number in best[name]) for name in names]
+        table.add_row(
+            str(trial.number),
+            Text(_method(found, trial)),
+            *cells,
+            style="bold" if trial.number == found.champion else None,
+        )
+    return table
+
+
+def _method(found: "Rescoring", trial: "TrialRecord") -> str:
+    marks = ["champion"] if trial.number == found.champion else []
+    marks += ["source-only"] if trial.is_baseline else []
+    return f"{trial.config.method.name} ({', '.join(marks)})" if marks else trial.config.method.name
+
+
+def _cell(value: float | None, is_best: bool) -> str:
+    return "–" if value is None else f"{value:.4f}{'*' if is_best else ' '}"
+
+
+def _missing(found: "Rescoring", gap: "Gap") -> str:
+    """Why a score is not there."""
+    where = "" if len(gap.trials) == len(found.trials) else f" of trial {', '.join(map(str, gap.trials))}"
+    return f"not computed: {gap.validator}{where}: {gap.reason}"
+
+
+def _choice(found: "Rescoring") -> list[str]:
+    if found.choice is None:
+        return []
+    taken = found.choice.champion
+    lines = [f"selection {found.selection} takes trial {taken.number}, {_method(found, taken)}: {found.choice.reason}"]
+    if found.champion is None:
+        return [*lines, "the search has chosen no champion yet"]
+    if taken.number == found.champion:
+        return [*lines, "it is the champion that the search chose"]
+    chosen = f"the search chose trial {found.champion}"
+    return [*lines, f"{chosen}; package the other one:  ray-tl promote {found.study} --trial {taken.number}"]
