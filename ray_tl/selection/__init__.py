@@ -2,7 +2,7 @@
 
 from ray_tl.selection.by_agreement import ByAgreement
 from ray_tl.selection.by_validators import ByValidators
-from ray_tl.selection.choice import Candidate, Choice, TrialEvidence
+from ray_tl.selection.choice import Candidate, Choice, TrialEvidence, Verdict
 from ray_tl.selection.rule import SELECTION_RULES, SelectionContext, SelectionRule
 from ray_tl.selection.study import rule_of
 
@@ -15,5 +15,6 @@ __all__ = [
     "SelectionContext",
     "SelectionRule",
     "TrialEvidence",
+    "Verdict",
     "rule_of",
 ]

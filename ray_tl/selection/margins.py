@@ -19,6 +19,7 @@ class Margin:
         low: The end of its 90 % interval, as `high`.
         is_beyond_chance: Whether it is ahead by more than the noise, one-sided at 5 %. Nothing is corrected for the
             number of trials: of many that are as good as the other, the luckiest may pass.
+        is_behind: Whether it is behind by more than that.
     """
 
     merit: float
@@ -26,6 +27,7 @@ class Margin:
     low: float
     high: float
     is_beyond_chance: bool
+    is_behind: bool = False
 
 
 def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
@@ -45,6 +47,7 @@ def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
             low=float(np.quantile(differences[1:, place], 0.05)),
             high=float(np.quantile(differences[1:, place], 0.95)),
             is_beyond_chance=bool(differences[0, place] > ONE_SIDED_5_PERCENT * noise[place]),
+            is_behind=bool(-differences[0, place] > ONE_SIDED_5_PERCENT * noise[place]),
         )
         for place, number in enumerate(found.numbers)
     }
