@@ -119,6 +119,6 @@ def run_with_progress(
 
 def _show_result(result: SearchResult, output: Output) -> None:
     output.say(ended_table(result.trials, result.champion.number, result.choice.merits))
-    output.say(f"champion: trial {result.champion.number}: {result.choice.reason}")
+    output.say(f"champion: trial {result.champion.number}: {result.reason}")
     output.say(f"promote it with: ray-tl promote {result.study}")
     output.emit(result.summary())

@@ -71,8 +71,8 @@ class ByAgreement:
         if found is None or old.number not in found.numbers:
             return _by_objectives(old, new)
         margin = margins(found, old.number)[new.number]
-        ahead = f"agrees with neighbours and with the other trials by {_interval(margin)} standard deviations more"
-        return Verdict(margin.is_behind, ahead)
+        unit = "in standard deviations of agreement with neighbours and with the other trials"
+        return Verdict(margin.is_behind, f"ahead of trial {old.number} by {_interval(margin)}, {unit}")
 
 
 def _agreements(
@@ -137,7 +137,7 @@ def _by_objectives(old: TrialRecord, new: TrialRecord) -> Verdict:
     assert old.last is not None
     assert new.last is not None
     before, now = old.last.objective, new.last.objective
-    return Verdict(now < before, f"has the objective {now:.3f}, its trial {before:.3f}")
+    return Verdict(now < before, f"objective {now:.3f}, that of trial {old.number} {before:.3f}")
 
 
 def _by_agreement(pool: Sequence[Candidate], found: Agreements) -> Choice:

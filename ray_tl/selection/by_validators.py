@@ -72,9 +72,9 @@ class ByValidators:
         before, now = (self._scores(trial, evidence(trial.number), together) for trial in (old, new))
         shared = [name for name in self._weights if name in before and name in now and not looks_at_source(name)]
         if not shared:
-            return Verdict(False, f"can't be judged by {', '.join(self._weights)} without examples held out")
+            return Verdict(False, f"{', '.join(self._weights)} can't judge it without held-out examples")
         was, is_now = (self._sum({name: scores[name] for name in shared}) for scores in (before, now))
-        return Verdict(is_now < was, f"has a merit by {', '.join(shared)} of {is_now:.3f}, its trial {was:.3f}")
+        return Verdict(is_now < was, f"merit by {', '.join(shared)} {is_now:.3f}, that of trial {old.number} {was:.3f}")
 
     def _scores(self, trial: TrialRecord, outputs: TrialEvidence, together: PoolEvidence | None) -> Scores:
         """What was recorded of the validators in question, and what can be computed of the rest."""

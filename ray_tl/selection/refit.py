@@ -1,6 +1,7 @@
 """Training what was chosen once more, on all of the source: with which settings, and which of the networks stands."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ from ray_tl.config import TrialConfig
 from ray_tl.search_space import RefitOptions
 from ray_tl.selection.choice import Candidate, Choice
 from ray_tl.selection.families import family_of
+
+Combination = Literal["soup", "ensemble"]
+"""What makes one network of several."""
 
 
 def refit_configs(config: TrialConfig, options: RefitOptions) -> list[TrialConfig]:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal
 
 from torch import nn
 
@@ -14,6 +13,7 @@ from ray_tl.errors import InvalidInput, TrialFailed
 from ray_tl.models.ensemble import Ensemble, Network
 from ray_tl.models.transfer_model import TransferModel
 from ray_tl.selection import SelectionRule
+from ray_tl.selection.refit import Combination
 from ray_tl.training.averaging import KeptEpoch, mean_weights
 from ray_tl.training.data import TrialData
 from ray_tl.training.examination import confidence_gap, gap_of_domains, gather_evidence, histogram_drift, scores_of
@@ -21,8 +21,6 @@ from ray_tl.training.files import TrialFiles
 from ray_tl.training.final_evidence import look_closer
 from ray_tl.training.network import NUM_MEMBERS, PREFIX, load_model
 from ray_tl.training.report import BEFORE, EpochReport
-
-Combination = Literal["soup", "ensemble"]
 
 
 def combine_trials(
