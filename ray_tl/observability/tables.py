@@ -111,10 +111,10 @@ def ended_line(trial: TrialRecord) -> str:
     return f"trial {trial.number:>3} {trial.state:<10} {score}, {_method(trial)}, {trial.cost_s:.1f} s{why}"
 
 
-def _place(trial: TrialRecord, champion: int | None, places: Mapping[int, int]) -> tuple[int, bool]:
-    """By merit; refits, which have none of their own, stand with their trial, and the champion before both."""
+def _place(trial: TrialRecord, champion: int | None, places: Mapping[int, int]) -> tuple[int, bool, bool]:
+    """By merit; refits, which have none of their own, come after their trial, and the champion before both."""
     of = trial.number if trial.refit_of is None else trial.refit_of
-    return places.get(of, len(places)), trial.number != champion
+    return places.get(of, len(places)), trial.number != champion, trial.refit_of is not None
 
 
 def _rank(trial: TrialRecord) -> tuple[bool, int, float]:
