@@ -6,16 +6,17 @@ from dataclasses import asdict
 
 from torch import nn
 
+from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.collectives import rank
 from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import views_of
 from ray_tl.errors import InvalidInput, TrialFailed
-from ray_tl.models.ensemble import Ensemble, Network
-from ray_tl.models.transfer_model import TransferModel
+from ray_tl.models.ensemble import Ensemble, Network, members_of
+from ray_tl.models.transfer_model import TransferModel, stages_of
 from ray_tl.selection import SelectionRule
 from ray_tl.selection.refit import Combination
 from ray_tl.training.averaging import KeptEpoch, mean_weights
-from ray_tl.training.data import TrialData
+from ray_tl.training.data import Inputs, TrialData, prefix_key
 from ray_tl.training.examination import confidence_gap, gap_of_domains, gather_evidence, histogram_drift, scores_of
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.final_evidence import look_closer
@@ -50,7 +51,7 @@ def combine_trials(
     start = time.perf_counter()
     networks = [_loaded(config, data, each) for each in members]
     model = (soup(networks) if kind == "soup" else Ensemble(networks)).eval()
-    inputs = data.recorded_inputs(views_of(config.test_time_augmentation))
+    inputs = _inputs(model, config, data)
     evidence = gather_evidence(model, inputs, data.device)
     final = look_closer(model, inputs[0], data, evidence["target"])
     scores, histogram = scores_of(evidence, data, rule)
@@ -90,6 +91,16 @@ def soup(networks: Sequence[TransferModel]) -> TransferModel:
     kept = [KeptEpoch(0, 0.0, network.state_dict()) for network in networks]
     networks[0].load_state_dict(mean_weights(kept))
     return networks[0]
+
+
+def _inputs(model: Network, config: TrialConfig, data: TrialData) -> list[Inputs]:
+    """Recorded rows once for each view, behind the frozen stages that the networks have in common."""
+    first, *others = members_of(model)
+    closed = is_closed_form(config.method.name)
+    depth = first.backbone.num_stages if closed else stages_of(config, first).start
+    if any(prefix_key(other, depth) != prefix_key(first, depth) for other in others):
+        depth = 0
+    return data.evaluated(first, depth, views_of(config.test_time_augmentation))
 
 
 def _loaded(config: TrialConfig, data: TrialData, files: TrialFiles) -> TransferModel:

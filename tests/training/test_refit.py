@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from torch.testing import assert_close
 
 from ray_tl.errors import InvalidInput
@@ -98,3 +99,14 @@ def test_heads_that_are_solved_for_make_no_soup(data, tmp_path):
     train_trial(config, data, Reports(), files, RULE)
     with pytest.raises(InvalidInput, match=r"refit\.combine='soup' has no mean of heads that are solved for"):
         soup([load_model(config, data, files)])
+
+
+def test_an_ensemble_of_networks_with_one_frozen_prefix_is_that_of_whole_networks(data, tmp_path):
+    config = tiny_config(freeze_depth=2, initial_seed=3)
+    seeds, files = [TrialFiles(tmp_path, number) for number in range(2)], TrialFiles(tmp_path, 5)
+    for one in seeds:
+        train_trial(config.model_copy(update={"seed": one.number}), data, Reports(), one, RULE)
+    combine_trials("ensemble", seeds, config, data, files, RULE)
+    images = torch.as_tensor(data.pair.target.inputs)
+    expected = load_model(config, data, files).eval()(images)[1].softmax(1).detach().numpy()
+    np.testing.assert_allclose(files.load_evidence()["target"], expected, **RECORDED)
