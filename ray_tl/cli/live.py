@@ -70,6 +70,7 @@ class LiveSearch:
                 "objective": last.objective if last else None,
                 "method": trial.config.method.name,
                 **({"error": trial.error} if trial.error else {}),
+                **({} if trial.refit_of is None else {"refit_of": trial.refit_of}),
             }
         )
 

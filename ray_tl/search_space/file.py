@@ -121,7 +121,7 @@ class SearchOptions(BaseModel):
             before its stages do.
         reduction_factor: ASHA keeps one trial in so many at each rung.
         advice: Whether the first trials are chosen by what the data look like through the pretrained backbone.
-        time_budget_s: No new trial starts after so many seconds; `null` for no limit.
+        time_budget_s: No new trial of the search starts after so many seconds, refits do; `null` for no limit.
         seed: Of the sampler, the splits and every trial.
         selection: Rule by which the champion is chosen, and which says what the search maximises.
         refit: Training of the champion on all of the source, hold-out included, after the last trial; kept unless the
