@@ -96,7 +96,7 @@ def refit(
         numbers = _listed([each.number for each in seeds[trial.number]])
         say(f"trial {trial.number} is trained again on all of the source, hold-out included, as {numbers}")
     try:
-        work.train([each for trial in chosen for each in seeds[trial.number]], {each.number: each for each in chosen})
+        work.train([(trial, each) for trial in chosen for each in seeds[trial.number]])
     except RayTLError as error:
         reason = f"Training it again on all of the source broke off, so it stays as it was: {error}"
         return [Refit(choice.champion, (), options.combine, None, False, reason, {})]
@@ -170,24 +170,23 @@ class _Refitting:
             options = options.model_copy(update={"combine": "nearest"})  # see `_combined`
         return [self._begun(trial.number, config) for config in refit_configs(trial.config, options)]
 
-    def train(self, refits: Sequence[TrialRecord], of: dict[int, TrialRecord]) -> None:
-        """Train those that have not ended, all at once."""
-        pending: dict[ray.ObjectRef, Job] = {}
-        running = {each.number: of[each.refit_of or 0] for each in refits if each.state is TrialState.RUNNING}
-        for each in refits:
-            if each.number in running:
+    def train(self, refits: Sequence[tuple[TrialRecord, TrialRecord]]) -> None:
+        """Train those that have not ended, all at once; each is given after the trial that it is a refit of."""
+        pending: dict[ray.ObjectRef, tuple[Job, TrialRecord]] = {}
+        for trial, each in refits:
+            if each.state is TrialState.RUNNING:
                 job = Job(f"refit-{each.number}-{time.time_ns()}", each.number, each.config, "refit")
                 ray.get(self._queue.submit.remote(job))
-                pending[self._queue.next_message.remote(job.key)] = job
+                pending[self._queue.next_message.remote(job.key)] = job, trial
                 self._watch(each)
         while pending:
             ready, _ = ray.wait(list(pending), timeout=GROWTH_INTERVAL_S)
-            self._slots.grow(time.monotonic())
+            self._slots.grow(time.monotonic())  # raises if a slot is lost
             for reference in ready:
-                job, message = pending.pop(reference), ray.get(reference)
-                self._remember(job.number, running[job.number], message)
+                (job, trial), message = pending.pop(reference), ray.get(reference)
+                self._remember(job.number, trial, message)
                 if not isinstance(message, Outcome):
-                    pending[self._queue.next_message.remote(job.key)] = job
+                    pending[self._queue.next_message.remote(job.key)] = job, trial
 
     def outcome(self, trial: TrialRecord, seeds: Sequence[int]) -> Refit:
         """What became of a trial whose refits have ended."""
