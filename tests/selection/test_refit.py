@@ -86,7 +86,16 @@ def test_a_refit_that_errs_as_rarely_is_not_worse_and_one_that_errs_far_more_oft
     assert not verdict(0.1).is_worse
     assert not verdict(0.0).is_worse
     assert verdict(0.5).is_worse
-    assert "ahead of trial 2 by -" in verdict(0.5).reason
+    assert verdict(0.5).reason.startswith("neighbours agree by -")
+
+
+def test_it_does_not_tell_against_a_refit_that_the_others_err_as_its_trial_does():
+    trials, evidence = pool()
+    shared = TrialEvidence(sure(TRUE), sure(wrong_in(0.3, 5)), final())
+    evidence |= dict.fromkeys((1, 2, 3, 4), shared)
+    new = replace(member(REFIT, refit_of=2), config=trials[2].config)
+    evidence[REFIT] = TrialEvidence(sure(TRUE), sure(wrong_in(0.2, 6)), final())
+    assert not ByAgreement(CONTEXT).compare(trials, evidence.__getitem__, trials[2], new).is_worse
 
 
 def test_a_refit_that_predicts_fewer_classes_than_its_trial_has_collapsed():
