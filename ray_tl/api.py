@@ -43,6 +43,7 @@ class StudyStatus:
     Attributes:
         champion: Number of the champion; `None` until the search has ended.
         reason: Why it is the champion.
+        refit: What became of the champion when it was trained again, as `champion.json` has it; `None` if it was not.
         merits: By which it was chosen, by number of the trial, the best first; empty until the search has ended.
         is_running: Whether a process searches it now.
         seconds: From its creation to its last change.
@@ -58,6 +59,12 @@ class StudyStatus:
     is_running: bool
     seconds: float
     examination: Examination | None = None
+    refit: dict[str, object] | None = None
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the search, without refits."""
+        return sum(trial.refit_of is None for trial in self.trials)
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
@@ -67,6 +74,7 @@ class StudyStatus:
             "is_running": self.is_running,
             "champion": self.champion,
             "reason": self.reason,
+            "refit": self.refit,
             "merits": self.merits,
             "data": self.spec.data_summary.model_dump(mode="json"),
             "advice": [item.model_dump(mode="json") for item in self.spec.advice],
@@ -512,7 +520,7 @@ def _given(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _status(store: StudyStore) -> StudyStatus:
-    number, reason, merits = _champion(store)
+    number, reason, merits, refit = _champion(store)
     return StudyStatus(
         spec=store.spec,
         folder=store.folder,
@@ -520,18 +528,19 @@ def _status(store: StudyStore) -> StudyStatus:
         champion=number,
         reason=reason,
         merits=merits,
+        refit=refit,
         is_running=store.is_searched(),
         seconds=store.seconds(),
     )
 
 
-def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float]]:
+def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float], dict[str, object] | None]:
     content: Any = store.read_json(CHAMPION_FILE)
     if content is None:
-        return None, "", {}
+        return None, "", {}, None
     try:
         merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
-        return content["trial"], content["reason"], merits
+        return content["trial"], content["reason"], merits, content.get("refit")
     except (KeyError, TypeError) as error:
         raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 
@@ -549,7 +558,7 @@ def _study_row(item: StudyStatus) -> dict[str, object]:
     state = "running" if item.is_running else "finished" if item.champion is not None else "interrupted"
     return {
         "study": item.spec.name,
-        "trials": len(item.trials),
+        "trials": item.num_trials,
         "state": state,
         "champion": item.champion,
         "created": item.spec.created_at,
@@ -566,5 +575,7 @@ def _plain(trial: TrialRecord) -> dict[str, object]:
         "checkpoint": trial.checkpoint,
         "cost_s": trial.cost_s,
         "is_baseline": trial.is_baseline,
+        "refit_of": trial.refit_of,
+        "combines": list(trial.combines),
         "error": trial.error,
     }

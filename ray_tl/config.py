@@ -126,6 +126,7 @@ class TrialConfig(BaseModel):
         min_steps: So many steps of the optimiser at least, in as many epochs: an epoch in which the head alone trains,
             on cached features, is longer than one pass over a small source. `None` for one pass always.
         seed: Every random number of the trial derives from it.
+        initial_seed: Of the new weights that the trial begins with, where several share them; `None` for `seed`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -164,6 +165,7 @@ class TrialConfig(BaseModel):
     epochs: Whole = Field(default=10, ge=1)
     min_steps: Whole | None = Field(default=None, ge=1)
     seed: Whole = Field(default=0, ge=0)
+    initial_seed: Whole | None = Field(default=None, ge=0)
 
     @field_validator("target_shares")
     @classmethod

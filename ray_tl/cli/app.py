@@ -116,6 +116,7 @@ def search(
     target_classes: TargetClasses = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's search.seed.")] = None,
     pruning: Annotated[bool, typer.Option(help="Stop weak trials early (ASHA).")] = True,
+    refit: Annotated[bool, typer.Option(help="Train the champion again, on all of the source.")] = True,
     cluster: Annotated[Path | None, typer.Option(help="Cluster file, for example cluster/local.yaml.")] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")
@@ -160,6 +161,7 @@ def search(
         "seed": seed,
         "target_shots": shots,
         "target_labels_for": target_labels_for,
+        "refit": None if refit else False,
     }
     resources = {
         "address": address,

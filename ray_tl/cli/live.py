@@ -70,6 +70,7 @@ class LiveSearch:
                 "objective": last.objective if last else None,
                 "method": trial.config.method.name,
                 **({"error": trial.error} if trial.error else {}),
+                **({} if trial.refit_of is None else {"refit_of": trial.refit_of}),
             }
         )
 
@@ -119,6 +120,6 @@ def run_with_progress(
 
 def _show_result(result: SearchResult, output: Output) -> None:
     output.say(ended_table(result.trials, result.champion.number, result.choice.merits))
-    output.say(f"champion: trial {result.champion.number}: {result.choice.reason}")
+    output.say(f"champion: trial {result.champion.number}: {result.reason}")
     output.say(f"promote it with: ray-tl promote {result.study}")
     output.emit(result.summary())

@@ -38,7 +38,8 @@ def show_status(status: StudyStatus, output: Output) -> None:
     output.say(ended_table(status.trials, status.champion, status.merits))
     for line in status.examination.lines() if status.examination else ():
         output.say(line)
-    for number, item in enumerate(status.spec.advice, len(status.spec.first)):
+    advised = [trial.number for trial in status.trials if trial.is_advised]
+    for number, item in zip(advised, status.spec.advice, strict=False):  # some may not have begun
         output.say(f"trial {number} was advised: {item.reason}")
     for trial in status.trials:
         if trial.error:

@@ -109,6 +109,18 @@ class DomainPair:
         target = self.target.without_names()
         return replace(self, target=target, target_test=test, target_choice=few, intermediate=between)
 
+    def with_whole_source(self) -> "DomainPair":
+        """The same pair, in which held-out examples are trained on too: what is measured on them says nothing then."""
+        parts = self.source, self.source_holdout
+        whole = LabelledDomain(
+            name=self.source.name,
+            inputs=np.concatenate([part.inputs for part in parts]),
+            ids=(*self.source.ids, *self.source_holdout.ids),
+            labels=np.concatenate([part.labels for part in parts]),
+            classes=self.source.classes,
+        )
+        return replace(self, source=whole)
+
     def fingerprint(self) -> str:
         """SHA-256 over all domains and their labels, in hex."""
         digest = hashlib.sha256()

@@ -42,7 +42,7 @@ def ended_table(
         oracle: As for `trials_table`.
     """
     places = {number: place for place, number in enumerate(merits)}
-    order = sorted(best_first(trials), key=lambda trial: places.get(trial.number, len(places)))
+    order = sorted(best_first(trials), key=lambda trial: _place(trial, champion, places))
     title = "best first, by merit: what the winner is chosen by" if merits else "best first, by label-free objective"
     return trials_table(order, title, champion, oracle, merits)
 
@@ -92,11 +92,13 @@ def progress_view(spec: StudySpec, trials: Sequence[TrialRecord], elapsed_s: flo
 def headline(spec: StudySpec, trials: Sequence[TrialRecord], elapsed_s: float) -> str:
     """Totals in one line."""
     counts = Counter(trial.state for trial in trials)
-    ended = sum(count for state, count in counts.items() if state is not TrialState.RUNNING)
+    ended = sum(trial.state is not TrialState.RUNNING and trial.refit_of is None for trial in trials)
+    refits = sum(trial.refit_of is not None for trial in trials)
     states = ", ".join(f"{counts[state]} {state}" for state in TrialState if counts[state])
     cost = sum(trial.cost_s for trial in trials)
     return (
-        f"study {spec.name}: {ended}/{spec.search.num_trials} trials ended ({states or 'none yet'}), "
+        f"study {spec.name}: {ended}/{spec.search.num_trials} trials ended ({states or 'none yet'}"
+        f"{f', {refits} of these refits' if refits else ''}), "
         f"{elapsed_s:.0f} s, {cost:.0f} worker-seconds of training"
     )
 
@@ -109,6 +111,12 @@ def ended_line(trial: TrialRecord) -> str:
     return f"trial {trial.number:>3} {trial.state:<10} {score}, {_method(trial)}, {trial.cost_s:.1f} s{why}"
 
 
+def _place(trial: TrialRecord, champion: int | None, places: Mapping[int, int]) -> tuple[int, bool, bool]:
+    """By merit; refits, which have none of their own, come after their trial, and the champion before both."""
+    of = trial.number if trial.refit_of is None else trial.refit_of
+    return places.get(of, len(places)), trial.number != champion, trial.refit_of is not None
+
+
 def _rank(trial: TrialRecord) -> tuple[bool, int, float]:
     complete = trial.state is TrialState.COMPLETE
     return not complete, 0 if complete else -len(trial.epochs), -(trial.last.objective if trial.last else 0.0)
@@ -116,17 +124,23 @@ def _rank(trial: TrialRecord) -> tuple[bool, int, float]:
 
 def _cells(trial: TrialRecord, is_champion: bool) -> list[str | Text]:
     last, config = trial.last, trial.config
-    scores = last.scores if last else {}
     training = ["", "", ""] if _is_solved(trial) else _training(config)
     return [
         f"{'★ ' if is_champion else ''}{trial.number}",
         Text(str(trial.state), style=STYLES[trial.state]),
         f"{last.epoch if last else 0}/{config.epochs}",
         f"{last.objective:.3f}" if last else "",
-        f"{scores['source_accuracy']:.1%}" if "source_accuracy" in scores else "",
+        _source_accuracy(trial),
         _method(trial),
         *training,
     ]
+
+
+def _source_accuracy(trial: TrialRecord) -> str:
+    if trial.refit_of is not None:
+        return "trained on"
+    scores = trial.last.scores if trial.last else {}
+    return f"{scores['source_accuracy']:.1%}" if "source_accuracy" in scores else ""
 
 
 def _training(config: TrialConfig) -> list[str]:
@@ -149,6 +163,10 @@ def _is_solved(trial: TrialRecord) -> bool:
 
 def _method(trial: TrialRecord) -> str:
     name = trial.config.method.name
+    if trial.combines:
+        return f"{name} (of refits {', '.join(map(str, trial.combines))})"
+    if trial.refit_of is not None:
+        return f"{name} (refit of {trial.refit_of})"
     if trial.is_baseline:
         return f"{name} (baseline)"
     return name if name == "source_only" or _is_solved(trial) else f"{name}, {trial.config.loss_weighting.name}"

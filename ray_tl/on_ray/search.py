@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,22 +15,21 @@ import torch
 from ray_tl.errors import RayTLError
 from ray_tl.models.memory import free_bytes
 from ray_tl.on_ray.cluster_file import ClusterConfig
+from ray_tl.on_ray.confirmation import Confirmation, evidence_of, reevaluate
 from ray_tl.on_ray.metrics import MetricsExporter
+from ray_tl.on_ray.refit import Refit, refit
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
-from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
+from ray_tl.on_ray.trial_queue import SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
-from ray_tl.selection import Candidate, Choice, TrialEvidence, rule_of
+from ray_tl.selection import Choice, rule_of
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
-from ray_tl.training.files import TrialFiles
 
 MAX_SLOTS = 64
-MIN_AGREEMENT = 0.99
 Say = Callable[[str], None]
-Confirmation = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class SearchResult:
     """What a search gives.
 
     Attributes:
-        champion: Best finished trial, looked at again at full fidelity.
+        champion: Best finished trial, or what became of it when it was trained again; looked at again.
         choice: All candidates in order of preference.
+        refits: What was trained again on all of the source, the best first; empty where the study asks for none.
         seconds: Of this process; a resumed search counts from its resumption.
         slot_restarts: How often each slot came back after its workers had died.
         slots: How many there were at the end; more than at the beginning if the cluster has grown.
@@ -53,6 +53,12 @@ class SearchResult:
     seconds: float
     slot_restarts: dict[int, int]
     slots: int
+    refits: tuple[Refit, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why the champion is the champion."""
+        return _reason(self.choice, self.refits)
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
@@ -60,12 +66,13 @@ class SearchResult:
         return {
             "study": self.study,
             "folder": str(self.folder),
-            "trials": len(self.trials),
+            "trials": sum(trial.refit_of is None for trial in self.trials),
             "states": dict(states),
             "seconds": round(self.seconds, 1),
             "slots": self.slots,
             "slot_restarts": sum(self.slot_restarts.values()),
             "champion": self.champion_summary(),
+            "refit": self.refits[0].summary() if self.refits else None,
         }
 
     def champion_summary(self) -> dict[str, object]:
@@ -76,8 +83,8 @@ class SearchResult:
             "objective": last.objective,
             "scores": last.scores,
             "config": self.champion.config.model_dump(mode="json"),
-            "is_source_only": self.champion.is_baseline,
-            "reason": self.choice.reason,
+            "is_source_only": (self.refits[0].of if self.refits else self.champion).is_baseline,
+            "reason": self.reason,
         }
 
 
@@ -120,11 +127,27 @@ def run_search(
         if not searcher.has_finished():
             raise KeyboardInterrupt
         choice, confirmation = _confirmed(store, queue, say)
+        _write_champion(store, choice, confirmation)
+
+        def changed(trial: TrialRecord) -> None:
+            for watcher in watchers:
+                watcher(trial)
+
+        refits = refit(store, queue, slots, choice, cluster.workers_per_trial, changed, say)
         restarts, num_slots = ray.get(queue.status.remote()).restarts, len(slots)
-    _write_champion(store, choice, confirmation)
-    seconds = time.monotonic() - started
-    trials = store.trials()
-    return SearchResult(store.spec.name, store.folder, choice.champion, choice, trials, seconds, restarts, num_slots)
+    _write_champion(store, choice, confirmation, refits)
+    seconds, champion = time.monotonic() - started, refits[0].stands if refits else choice.champion
+    return SearchResult(
+        study=store.spec.name,
+        folder=store.folder,
+        champion=champion,
+        choice=choice,
+        trials=store.trials(),
+        seconds=seconds,
+        slot_restarts=restarts,
+        slots=num_slots,
+        refits=tuple(refits),
+    )
 
 
 def room_of(cluster: ClusterConfig) -> Room | None:
@@ -166,7 +189,7 @@ def _slots(
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
-    evidence = partial(_evidence, store.folder)
+    evidence = partial(evidence_of, store.folder)
     choice = rule_of(store.spec).choose(store.trials(), evidence)
     if choice is None:
         raise RayTLError(
@@ -174,7 +197,7 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
         )
     passed_over = ""
     for index, candidate in enumerate(choice.candidates):
-        confirmation, problem = _reevaluate(candidate, queue)
+        confirmation, problem = reevaluate(candidate.trial, queue)
         if problem is None:
             rest = choice.candidates[:index] + choice.candidates[index + 1 :]
             return Choice((candidate, *rest), passed_over + choice.reason), confirmation
@@ -183,28 +206,22 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
 
 
-def _evidence(folder: Path, number: int) -> TrialEvidence:
-    return TrialFiles(folder, number).load_trial_evidence()
-
-
-def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:
-    """Load the checkpoint afresh in a slot and evaluate it; gives what came out, and what is wrong with it."""
-    trial = candidate.trial
-    job = Job(f"evaluate-{trial.number}-{time.time_ns()}", trial.number, trial.config, "evaluate")
-    ray.get(queue.submit.remote(job))
-    outcome: Outcome = ray.get(queue.next_message.remote(job.key))
-    if outcome.result is None:
-        return {}, outcome.error or "it gave no result"
-    agreement = float(str(outcome.result["agreement"]))
-    problem = None if agreement >= MIN_AGREEMENT else f"only {agreement:.1%} of its predictions come out again"
-    return outcome.result, problem
-
-
-def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmation) -> None:
+def _write_champion(
+    store: StudyStore, choice: Choice, confirmation: Confirmation, refits: Sequence[Refit] = ()
+) -> None:
     shown = ("objective", "merit", "rejected")
     candidates = [
         {"trial": item.trial.number, **{name: getattr(item, name) for name in shown}} for item in choice.candidates
     ]
-    content: dict[str, object] = {"trial": choice.champion.number, "reason": choice.reason, "confirmed": confirmation}
-    content["candidates"] = candidates
+    content: dict[str, object] = {"trial": choice.champion.number, "reason": _reason(choice, refits)}
+    content |= {"confirmed": confirmation, "candidates": candidates}
+    if refits:
+        first, *others = refits
+        content |= {"trial": first.stands.number, "refit": first.summary()}
+        content |= {"confirmed": first.confirmation} if first.kept else {}
+        content |= {"other_refits": [each.summary() for each in others]} if others else {}
     store.write_json(CHAMPION_FILE, content)
+
+
+def _reason(choice: Choice, refits: Sequence[Refit]) -> str:
+    return " ".join([choice.reason, *(each.reason for each in refits)])

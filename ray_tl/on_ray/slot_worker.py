@@ -10,6 +10,7 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 
 from ray_tl.collectives import rank, world_size
+from ray_tl.data.domains import DomainPair
 from ray_tl.errors import RayTLError
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask
@@ -17,6 +18,7 @@ from ray_tl.selection import rule_of
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
+from ray_tl.training.refit import combine_trials
 from ray_tl.training.report import EpochReport
 
 PATIENCE_S = 20.0
@@ -33,7 +35,7 @@ def work(config: dict) -> None:
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    data = TrialData(ray.get(ray.get(queue.data.remote())[0]), device)
+    data = _Domains(ray.get(ray.get(queue.data.remote())[0]), device)
     while (job := _next_job(queue, slot)) != "closed":
         if isinstance(job, Job):
             _do(job, data, queue, slot, task)
@@ -47,7 +49,31 @@ def _next_job(queue: ray.actor.ActorHandle, slot: int) -> Job | str:
     return answer[0]
 
 
-def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> None:
+class _Domains:
+    """The domains of a study on one worker, with the hold-out held out or trained on.
+
+    Args:
+        pair: Of the study.
+        device: Where steps run.
+    """
+
+    def __init__(self, pair: DomainPair, device: torch.device) -> None:
+        self._pair, self._device = pair, device
+        self._data, self._is_whole = TrialData(pair, device), False
+
+    def of(self, job: Job) -> TrialData:
+        """What a job looks at. Only the kind that was used last is kept, with what it has cached.
+
+        An evaluation is the same with either.
+        """
+        is_whole = self._is_whole if job.kind == "evaluate" else job.kind != "train"
+        if is_whole != self._is_whole:
+            pair = self._pair.with_whole_source() if is_whole else self._pair
+            self._data, self._is_whole = TrialData(pair, self._device), is_whole
+        return self._data
+
+
+def _do(job: Job, domains: _Domains, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> None:
     """One job; a trial that breaks down ends, and the slot lives on.
 
     Our own errors come on every rank alike. Any other may come on one rank alone, or because another rank has died,
@@ -55,7 +81,7 @@ def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task
     the group is gone by now, and `world_size` raises.
     """
     try:
-        outcome = _train(job, data, queue, slot, task) if job.kind == "train" else _evaluate(job, data, task)
+        outcome = _done(job, domains.of(job), queue, slot, task)
     except RayTLError as error:
         outcome = Outcome(error=f"{type(error).__name__}: {error}")
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -74,6 +100,14 @@ def _do(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task
         ray.get(queue.end.remote(slot, job.key, outcome))
 
 
+def _done(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
+    if job.kind == "evaluate":
+        return _evaluate(job, data, task)
+    if job.kind == "combine":
+        return _combine(job, data, task)
+    return _train(job, data, queue, slot, task)
+
+
 def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
     def told_to_stop(report: EpochReport) -> bool:
         log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, report.epoch, job.config.epochs, report.scores)
@@ -83,6 +117,12 @@ def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, t
 
     train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), rule_of(task.spec))
     return Outcome()
+
+
+def _combine(job: Job, data: TrialData, task: SlotTask) -> Outcome:
+    folder = Path(task.folder)
+    members, files = [TrialFiles(folder, number) for number in job.members], TrialFiles(folder, job.number)
+    return Outcome(result=asdict(combine_trials(job.combination, members, job.config, data, files, rule_of(task.spec))))
 
 
 def _evaluate(job: Job, data: TrialData, task: SlotTask) -> Outcome:

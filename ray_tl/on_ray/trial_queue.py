@@ -10,6 +10,7 @@ from typing import Literal
 import ray
 
 from ray_tl.config import TrialConfig, UserFunction
+from ray_tl.selection.refit import Combination
 from ray_tl.study.records import StudySpec
 from ray_tl.training.report import EpochReport
 
@@ -24,13 +25,18 @@ class Job:
 
     Attributes:
         key: Of this attempt, unique: a resumed search submits the same trial under a new key.
-        kind: `train` from the checkpoint on, or `evaluate` the checkpoint.
+        kind: `train` from the checkpoint on, `refit` likewise on all of the source, `combine` the networks of other
+            trials, or `evaluate` the checkpoint.
+        members: Numbers of the trials that are combined.
+        combination: How.
     """
 
     key: str
     number: int
     config: TrialConfig
-    kind: Literal["train", "evaluate"] = "train"
+    kind: Literal["train", "refit", "combine", "evaluate"] = "train"
+    members: tuple[int, ...] = ()
+    combination: Combination = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Outcome:
     Attributes:
         error: `None` if it ended well.
         infeasible: Whether it needed more memory than there is.
-        result: Of an evaluation: a path-free summary of plain values.
+        result: Of an evaluation or a combination: a path-free summary of plain values.
     """
 
     error: str | None = None

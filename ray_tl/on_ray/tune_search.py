@@ -176,7 +176,8 @@ class StudyASHA(ASHAScheduler):
 
 def is_raced(trial: TrialRecord) -> bool:
     """Whether a trial takes part in successive halving."""
-    return not trial.is_baseline and not is_closed_form(trial.config.method.name)
+    is_special = trial.is_baseline or trial.refit_of is not None
+    return not is_special and not is_closed_form(trial.config.method.name)
 
 
 def warm_up_epochs(config: TrialConfig) -> int:

@@ -37,7 +37,9 @@ from ray_tl.data.preprocessing import AnyPreprocessing
 from ray_tl.data.text import TextPreprocessing
 from ray_tl.errors import BrokenBundle, InvalidInput
 from ray_tl.files import naming
+from ray_tl.models.backbones import BackboneContext
 from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.ensemble import Ensemble, Network
 from ray_tl.models.parameter_efficient import ALL_WEIGHTS, left_after_merge
 from ray_tl.models.transfer_model import LAST_STAGE, NO_ADAPTOR, SHARED_NORM, TransferModel, build_transfer_model
 from ray_tl.promotion.prediction import Prediction
@@ -74,6 +76,7 @@ class ModelSpec(BaseModel):
         test_time_augmentation: Views of an image over which probabilities are averaged.
         architecture: Of the backbone, where its parameters name a folder or hub; see `StagedBackbone.architecture`.
         function: In `backbone.py`, that builds the backbone; `None` where ray_tl does.
+        num_members: So many such networks answer together, by the mean of their softmax outputs.
         classes: Names in the order of the logits; unique.
     """
 
@@ -90,6 +93,7 @@ class ModelSpec(BaseModel):
     test_time_augmentation: Component = ONE_VIEW
     architecture: dict[str, JsonValue] | None = None
     function: str | None = None
+    num_members: int = Field(default=1, ge=1)
     preprocessing: AnyPreprocessing
     classes: tuple[str, ...] = Field(min_length=1)
 
@@ -117,7 +121,7 @@ class Lineage(BaseModel):
     Attributes:
         data_fingerprint: Of the study's `DomainPair`.
         scores: Of the champion, by validator; not a number and infinity are kept.
-        source_metrics: Accuracy, calibration and so on, on held-out source examples.
+        source_metrics: Accuracy, calibration and so on, on held-out source examples; empty if these trained it too.
         libraries: Versions of what trained it.
     """
 
@@ -164,7 +168,7 @@ class Bundle:
     spec: ModelSpec
     lineage: Lineage
     digest: str
-    model: TransferModel
+    model: Network
 
     @property
     def version(self) -> str:
@@ -205,6 +209,7 @@ def spec_of(
     classes: tuple[str, ...],
     head: Component | None = None,
     architecture: Mapping[str, object] | None = None,
+    num_members: int = 1,
 ) -> ModelSpec:
     """The part of a trial that decides its network, with what images and classes are."""
     return ModelSpec(
@@ -218,6 +223,7 @@ def spec_of(
         test_time_augmentation=config.test_time_augmentation,
         architecture=architecture,
         trained_stages=config.trained_stages,
+        num_members=num_members,
         preprocessing=preprocessing,
         classes=classes,
     )
@@ -230,7 +236,7 @@ def library_versions() -> dict[str, str]:
 
 
 def write_bundle(
-    folder: Path, model: TransferModel, spec: ModelSpec, lineage: Lineage, function: UserFunction | None = None
+    folder: Path, model: Network, spec: ModelSpec, lineage: Lineage, function: UserFunction | None = None
 ) -> Path:
     """Write a version folder that appears whole or not at all.
 
@@ -291,7 +297,7 @@ def _installed(name: str) -> str:
         return "not installed"
 
 
-def _state(model: TransferModel) -> dict[str, torch.Tensor]:
+def _state(model: Network) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
 
 
@@ -358,24 +364,26 @@ def _parsed(kind: type[_Record], path: Path, data: bytes) -> _Record:
         raise BrokenBundle(f"{path} is not valid ({rules}); {REMEDY}") from error
 
 
-def _network(folder: Path, spec: ModelSpec, contents: Mapping[str, bytes]) -> TransferModel:
+def _network(folder: Path, spec: ModelSpec, contents: Mapping[str, bytes]) -> Network:
     try:
         context = context_of(spec.preprocessing, False, spec.architecture, _function(folder, spec, contents))
-        components = spec.adaptor, spec.features, spec.domain_norm
-        trained = spec.freeze_depth, spec.trained_stages
-        model = build_transfer_model(
-            spec.backbone,
-            spec.num_classes,
-            context,
-            *components,
-            *trained,
-            parameter_efficient=spec.parameter_efficient,
-        )
-        keep_target_norms(model)
+        members = [_built(spec, context) for _ in range(spec.num_members)]
+        model: Network = members[0] if len(members) == 1 else Ensemble(members)
         load_network(model, safetensors.torch.load(contents[WEIGHTS]), spec.head)
     except (InvalidInput, RuntimeError, SafetensorError) as error:
         raise BrokenBundle(f"{folder}: {WEIGHTS} does not fit {SPEC} ({error}); {REMEDY}") from error
     return model.eval()
+
+
+def _built(spec: ModelSpec, context: BackboneContext) -> TransferModel:
+    components = spec.adaptor, spec.features, spec.domain_norm
+    trained = spec.freeze_depth, spec.trained_stages
+    isolation = spec.parameter_efficient
+    model = build_transfer_model(
+        spec.backbone, spec.num_classes, context, *components, *trained, parameter_efficient=isolation
+    )
+    keep_target_norms(model)
+    return model
 
 
 def _function(folder: Path, spec: ModelSpec, contents: Mapping[str, bytes]) -> UserFunction | None:

@@ -9,6 +9,7 @@ from ray_tl.data.load import load_pair
 from ray_tl.errors import InvalidInput, TrialFailed
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.domain_norm import keep_target_norms
+from ray_tl.models.ensemble import members_of
 from ray_tl.models.parameter_efficient import merge_adapters
 from ray_tl.promotion.bundle import Bundle, Lineage, library_versions, load_bundle, spec_of
 from ray_tl.promotion.gate import STRAYS_OF_STEPS, PromotionDecision, check_reproduces
@@ -66,7 +67,9 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     keep_target_norms(model)
     merge_adapters(model)
     head, architecture = head_of(trial.config, model), model.backbone.architecture
-    model_spec = spec_of(built(trial.config), pair.preprocessing, spec.classes, head, architecture)
+    num_members = len(members_of(model))
+    model_spec = spec_of(built(trial.config), pair.preprocessing, spec.classes, head, architecture, num_members)
+    is_refit = trial.refit_of is not None  # its training saw what was held out
     lineage = Lineage.model_validate(
         {
             "study": spec.name,
@@ -74,7 +77,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
             "config": trial.config,
             "data_fingerprint": spec.data_fingerprint,
             "scores": last.scores,
-            "source_metrics": summary(evidence["source_holdout"], trial_data.holdout_labels),
+            "source_metrics": {} if is_refit else summary(evidence["source_holdout"], trial_data.holdout_labels),
             "created_at": created_at,
             "libraries": library_versions(),
         }

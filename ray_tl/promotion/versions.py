@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ray_tl.config import UserFunction
 from ray_tl.errors import InvalidInput, UnknownName
-from ray_tl.models.transfer_model import TransferModel
+from ray_tl.models.ensemble import Network
 from ray_tl.promotion.bundle import FolderTaken, Lineage, ModelSpec, write_bundle
 from ray_tl.registry import did_you_mean
 
@@ -36,7 +36,7 @@ def next_version(name: str, root: Path) -> Path:
 
 
 def add_version(
-    name: str, root: Path, model: TransferModel, spec: ModelSpec, lineage: Lineage, function: UserFunction | None = None
+    name: str, root: Path, model: Network, spec: ModelSpec, lineage: Lineage, function: UserFunction | None = None
 ) -> Path:
     """Write the next version; safe among processes that promote the same model at the same time.
 

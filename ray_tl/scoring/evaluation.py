@@ -158,7 +158,11 @@ def evaluate(
     if champion is None or champion not in scores:
         return found
     best = replace(_evaluation(store, trials[champion], scores, trials, known), is_champion=True, expected=expected)
-    return _recorded(store, best if number == champion else found, _row(store, best, len(trials)))
+    return _recorded(
+        store,
+        best if number == champion else found,
+        _row(store, best, _num_searched(trials.values())),
+    )
 
 
 def _champion(store: StudyStore) -> tuple[int | None, Expected | None]:
@@ -273,6 +277,11 @@ def _standing(accuracy: float, scored: Mapping[int, _Scored], trials: Mapping[in
     best = max(finished, key=lambda number: finished[number])
     better = sum(other > accuracy for other in finished.values())
     return Standing(best, finished[best], 100 * (finished[best] - accuracy), 1 + better, len(finished))
+
+
+def _num_searched(trials: Iterable[TrialRecord]) -> int:
+    """Trials of the search, without refits."""
+    return sum(trial.refit_of is None for trial in trials)
 
 
 def _row(store: StudyStore, champion: Evaluation, num_trials: int) -> LedgerRow:

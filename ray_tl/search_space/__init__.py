@@ -14,6 +14,7 @@ A component is a name (`mcc`), a name with parameters (`{mcc: {temperature: 2.5}
 from ray_tl.search_space.explain import explain, validated
 from ray_tl.search_space.file import (
     DataOptions,
+    RefitOptions,
     SearchFile,
     SearchOptions,
     load_search_file,
@@ -27,6 +28,7 @@ __all__ = [
     "Middle",
     "Preference",
     "Preferring",
+    "RefitOptions",
     "SearchFile",
     "SearchOptions",
     "SearchSpace",

@@ -93,6 +93,25 @@ class DataOptions(BaseModel):
         return self
 
 
+class RefitOptions(BaseModel):
+    """How the champion is trained again, on all of the source.
+
+    Attributes:
+        seeds: k, networks that are trained of a configuration.
+        top: So many of the best trials, of different families of methods, are trained again; the rule chooses among
+            what comes of them.
+        combine: What becomes of the k networks: `nearest`, the one that agrees most with the mean of their predictions
+            on the target; `soup`, the mean of their weights, which then begin alike; `ensemble`, the mean of their
+            predictions, k times as slow when served.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: Whole = Field(default=3, ge=1)
+    top: Whole = Field(default=1, ge=1)
+    combine: Literal["nearest", "soup", "ensemble"] = "nearest"
+
+
 class SearchOptions(BaseModel):
     """How long and how hard to search.
 
@@ -105,9 +124,11 @@ class SearchOptions(BaseModel):
             before its stages do.
         reduction_factor: ASHA keeps one trial in so many at each rung.
         advice: Whether the first trials are chosen by what the data look like through the pretrained backbone.
-        time_budget_s: No new trial starts after so many seconds; `null` for no limit.
+        time_budget_s: No new trial of the search starts after so many seconds, refits do; `null` for no limit.
         seed: Of the sampler, the splits and every trial.
         selection: Rule by which the champion is chosen, and which says what the search maximises.
+        refit: Training of the champion on all of the source, hold-out included, after the last trial; kept unless the
+            rule finds it worse. `null` or `false` for none.
         validators: Label-free scores that are recorded each epoch; rules and guards need the first three, and
             `neighbours` and `nearest_labels` replace what they say of the target where they can be trusted.
     """
@@ -123,12 +144,18 @@ class SearchOptions(BaseModel):
     time_budget_s: Number | None = Field(default=None, gt=0)
     seed: Whole = Field(default=0, ge=0)
     selection: Component = Component(name="agreement")
+    refit: RefitOptions | None = RefitOptions()
     validators: tuple[str, ...] = (*NEEDED_VALIDATORS, *JUDGE, "entropy")
 
     @property
     def has_judge(self) -> bool:
         """Whether trials are compared by what training can't bend, and not by confidence."""
         return any(name in self.validators for name in JUDGE)
+
+    @field_validator("refit", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value is False else value
 
     @field_validator("validators")
     @classmethod

@@ -2,7 +2,7 @@
 
 from ray_tl.selection.by_agreement import ByAgreement
 from ray_tl.selection.by_validators import ByValidators
-from ray_tl.selection.choice import Candidate, Choice, LabelledPredictions, TrialEvidence
+from ray_tl.selection.choice import Candidate, Choice, LabelledPredictions, TrialEvidence, Verdict
 from ray_tl.selection.rule import SELECTION_RULES, SelectionContext, SelectionRule
 from ray_tl.selection.study import rule_of
 
@@ -16,5 +16,6 @@ __all__ = [
     "SelectionContext",
     "SelectionRule",
     "TrialEvidence",
+    "Verdict",
     "rule_of",
 ]

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from ray_tl.search_space.file import NEEDED_VALIDATORS as NEEDED
 from ray_tl.selection.agreement import Agreements, agreements
-from ray_tl.selection.choice import Candidate, Choice, EvidenceOf
+from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, Verdict
 from ray_tl.selection.families import family_of
 from ray_tl.selection.guards import no_better_on_source
-from ray_tl.selection.margins import Margin, margins
+from ray_tl.selection.margins import Margin, margins, structure_margins
 from ray_tl.selection.objective import objective
-from ray_tl.selection.pool import baseline_of, guarded, in_order, reason_of, source_accuracy
-from ray_tl.selection.reference_space import reference_spaces
+from ray_tl.selection.pool import baseline_of, collapsed, guarded, in_order, reason_of, source_accuracy
+from ray_tl.selection.reference_space import ReferenceSpace, reference_spaces
 from ray_tl.selection.rule import SELECTION_RULES, Scores, SelectionContext
 from ray_tl.study.records import TrialRecord
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
@@ -60,16 +60,45 @@ class ByAgreement:
             return _by_agreement(pool, found)
         return _by_margin(pool, margins(found, baseline.number))
 
+    def compare(
+        self, trials: Sequence[TrialRecord], evidence: EvidenceOf, old: TrialRecord, new: TrialRecord
+    ) -> Verdict:
+        """Worse is what has collapsed, or on which neighbours agree less, beyond chance."""
+        if (reason := collapsed(old, new, self._context.target_shares)) is not None:
+            return Verdict(True, reason)
+        pool = guarded(trials, self._context.target_shares)
+        found = _agreements(pool, baseline_of(trials), evidence, len(self._context.classes), new)
+        if found is None or old.number not in found.numbers:
+            return _by_objectives(old, new)
+        margin = structure_margins(found, old.number)[new.number]
+        return Verdict(margin.is_behind, f"neighbours agree by {_kappas(margin)} more than on trial {old.number}")
+
 
 def _agreements(
-    pool: Sequence[Candidate], baseline: TrialRecord | None, evidence: EvidenceOf, num_classes: int
+    pool: Sequence[Candidate],
+    baseline: TrialRecord | None,
+    evidence: EvidenceOf,
+    num_classes: int,
+    refit: TrialRecord | None = None,
 ) -> Agreements | None:
-    """Of those that no guard rejects: the others are neither measured nor count."""
+    """Of those that no guard rejects: the others are neither measured nor count.
+
+    A refit is measured where its trial is: how far its own space can be trusted, nothing held out would tell.
+    """
     outputs = {item.trial.number: evidence(item.trial.number) for item in pool if item.rejected is None}
     families = {item.trial.number: family_of(item.trial.config) for item in pool}
     left = {number: each.final for number, each in outputs.items() if each.final is not None}
     spaces = reference_spaces(left, None if baseline is None else baseline.number, num_classes)
-    return agreements({number: each.target for number, each in outputs.items()}, families, spaces, num_classes)
+    target = {number: each.target for number, each in outputs.items()}
+    if refit is not None:
+        target[refit.number], families[refit.number] = evidence(refit.number).target, family_of(refit.config)
+        spaces = [_shared(space, refit) for space in spaces]
+    return agreements(target, families, spaces, num_classes)
+
+
+def _shared(space: ReferenceSpace, refit: TrialRecord) -> ReferenceSpace:
+    """A refit owns the spaces that its trial owns."""
+    return replace(space, owners=space.owners | {refit.number}) if refit.refit_of in space.owners else space
 
 
 def _by_margin(pool: Sequence[Candidate], found: Mapping[int, Margin]) -> Choice:
@@ -107,6 +136,17 @@ def _margin_reason(order: Sequence[Candidate], found: Mapping[int, Margin]) -> s
 
 def _interval(margin: Margin) -> str:
     return f"{margin.value:.2f}, 90 % interval {margin.low:.2f} to {margin.high:.2f}"
+
+
+def _by_objectives(old: TrialRecord, new: TrialRecord) -> Verdict:
+    assert old.last is not None
+    assert new.last is not None
+    before, now = old.last.objective, new.last.objective
+    return Verdict(now < before, f"objective {now:.3f}, that of trial {old.number} {before:.3f}")
+
+
+def _kappas(margin: Margin) -> str:
+    return f"{margin.value:.3f} (Cohen's kappa, 90 % interval {margin.low:.3f} to {margin.high:.3f})"
 
 
 def _by_agreement(pool: Sequence[Candidate], found: Agreements) -> Choice:

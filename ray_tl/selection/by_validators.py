@@ -7,12 +7,12 @@ from dataclasses import replace
 from ray_tl.errors import InvalidInput
 from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.file import NEEDED_VALIDATORS as NEEDED
-from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, TrialEvidence
+from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, TrialEvidence, Verdict
 from ray_tl.selection.objective import objective
-from ray_tl.selection.pool import guarded, in_order, reason_of
+from ray_tl.selection.pool import collapsed, guarded, in_order, reason_of
 from ray_tl.selection.rule import SELECTION_RULES, Scores, SelectionContext
 from ray_tl.study.records import TrialRecord
-from ray_tl.validation import VALIDATORS, PoolEvidence, SourceEvidence, TargetEvidence, score_all
+from ray_tl.validation import VALIDATORS, PoolEvidence, SourceEvidence, TargetEvidence, looks_at_source, score_all
 
 
 @SELECTION_RULES.register("validators")
@@ -59,15 +59,35 @@ class ByValidators:
         return Choice(order, reason_of(order, f"merit by {', '.join(self._weights)}"))
 
     def _with_merit(self, item: Candidate, outputs: TrialEvidence, together: PoolEvidence | None) -> Candidate:
-        assert item.trial.last is not None
-        scores = dict(item.trial.last.scores)
+        scores = self._scores(item.trial, outputs, together)
+        if absent := [name for name in self._weights if name not in scores]:
+            return replace(item, rejected=item.rejected or f"{', '.join(absent)} can't be computed of what it left")
+        return replace(item, merit=self._sum(scores))
+
+    def compare(
+        self, trials: Sequence[TrialRecord], evidence: EvidenceOf, old: TrialRecord, new: TrialRecord
+    ) -> Verdict:
+        """Worse is what the validators that look at the target alone score lower, or has collapsed."""
+        if (reason := collapsed(old, new, self._context.target_shares)) is not None:
+            return Verdict(True, reason)
+        pool = [item for item in guarded(trials, self._context.target_shares) if item.rejected is None]
+        together = pooled([evidence(item.trial.number) for item in pool])
+        before, now = (self._scores(trial, evidence(trial.number), together) for trial in (old, new))
+        shared = [name for name in self._weights if name in before and name in now and not looks_at_source(name)]
+        if not shared:
+            return Verdict(False, f"{', '.join(self._weights)} can't judge it without held-out examples")
+        was, is_now = (self._sum({name: scores[name] for name in shared}) for scores in (before, now))
+        return Verdict(is_now < was, f"merit by {', '.join(shared)} {is_now:.3f}, that of trial {old.number} {was:.3f}")
+
+    def _scores(self, trial: TrialRecord, outputs: TrialEvidence, together: PoolEvidence | None) -> Scores:
+        """What was recorded of the validators in question, and what can be computed of the rest."""
+        assert trial.last is not None
+        scores = dict(trial.last.scores)
         missing = [name for name in self._weights if name not in scores]
         if missing and outputs.final is not None:
             source, target = outputs.final.source(outputs.source_holdout), outputs.final.target(outputs.target)
             scores |= score_all(missing, source, target, together, skip_unavailable=True)
-        if absent := [name for name in self._weights if name not in scores]:
-            return replace(item, rejected=item.rejected or f"{', '.join(absent)} can't be computed of what it left")
-        return replace(item, merit=self._sum(scores))
+        return scores
 
     def _sum(self, scores: Mapping[str, float]) -> float:
         return sum(

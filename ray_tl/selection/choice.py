@@ -73,6 +73,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Whether a network that was trained on all of the source is worse than the trial that it is a refit of."""
+
+    is_worse: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Choice:
     """Candidates in order of preference: those that no guard rejects first, the one of most merit first.
 

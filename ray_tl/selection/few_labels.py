@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, LabelledPredictions
+from ray_tl.selection.choice import Candidate, Choice, EvidenceOf, LabelledPredictions, Verdict
 from ray_tl.selection.margins import ONE_SIDED_5_PERCENT
 from ray_tl.selection.rule import Scores, SelectionRule
 from ray_tl.study.records import TrialRecord
@@ -145,6 +145,11 @@ class FewLabels:
         if choice is None:
             return None
         return with_labels(choice, {number: evidence(number).labelled for number in choice.merits})
+
+    def compare(
+        self, trials: Sequence[TrialRecord], evidence: EvidenceOf, old: TrialRecord, new: TrialRecord
+    ) -> Verdict:
+        return self._rule.compare(trials, evidence, old, new)
 
 
 def with_labels(choice: Choice, given: Mapping[int, LabelledPredictions | None]) -> Choice:

@@ -1,8 +1,10 @@
 """Is a trial better than source-only by more than the noise of the scores?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_tl.selection.agreement import Agreements
 
@@ -14,11 +16,12 @@ class Margin:
     """How much better a trial agrees with the others than another trial does.
 
     Attributes:
-        merit: Of the trial: mean of its two standard scores among the trials.
+        merit: Of the trial: mean of its two standard scores among the trials, unless it says otherwise.
         value: That less the merit of the other.
         low: The end of its 90 % interval, as `high`.
         is_beyond_chance: Whether it is ahead by more than the noise, one-sided at 5 %. Nothing is corrected for the
             number of trials: of many that are as good as the other, the luckiest may pass.
+        is_behind: Whether it is behind by more than that.
     """
 
     merit: float
@@ -26,6 +29,7 @@ class Margin:
     low: float
     high: float
     is_beyond_chance: bool
+    is_behind: bool = False
 
 
 def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
@@ -35,8 +39,20 @@ def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
         found: Of all trials.
         baseline: Number of the trial that the others are compared with.
     """
-    merits = found.merits()
-    differences = merits - merits[:, [found.numbers.index(baseline)]]
+    return _margins(found.merits(), found.numbers, baseline)
+
+
+def structure_margins(found: Agreements, baseline: int) -> dict[int, Margin]:
+    """The same by the agreement of neighbours alone, in Cohen's kappa.
+
+    Trials agree by names more with one that saw the examples that they saw than with one that saw more: that would tell
+    on what a network was trained, and not how good it is.
+    """
+    return _margins(found.structure, found.numbers, baseline)
+
+
+def _margins(merits: NDArray[np.float64], numbers: Sequence[int], baseline: int) -> dict[int, Margin]:
+    differences = merits - merits[:, [numbers.index(baseline)]]
     noise = differences[1:].std(axis=0)
     return {
         number: Margin(
@@ -45,6 +61,7 @@ def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
             low=float(np.quantile(differences[1:, place], 0.05)),
             high=float(np.quantile(differences[1:, place], 0.95)),
             is_beyond_chance=bool(differences[0, place] > ONE_SIDED_5_PERCENT * noise[place]),
+            is_behind=bool(-differences[0, place] > ONE_SIDED_5_PERCENT * noise[place]),
         )
-        for place, number in enumerate(found.numbers)
+        for place, number in enumerate(numbers)
     }

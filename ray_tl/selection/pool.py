@@ -12,15 +12,24 @@ def baseline_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     return next((trial for trial in trials if trial.is_baseline and trial.at_full_fidelity), None)
 
 
+def collapsed(old: TrialRecord, new: TrialRecord, shares: Sequence[float] | None) -> str | None:
+    """Why the predictions of a refit have collapsed where those of its trial had not; `None` if they have not."""
+    assert old.last is not None
+    assert new.last is not None
+    return None if collapse(old.last.histogram, shares) else collapse(new.last.histogram, shares)
+
+
 def guarded(trials: Sequence[TrialRecord], shares: Sequence[float] | None) -> list[Candidate]:
-    """Trials at full fidelity, of the merit of their objective; source-only is never rejected.
+    """Trials at full fidelity, of the merit of their objective; source-only is never rejected, a refit no member.
 
     Args:
         trials: Of the study, in any state.
         shares: Share of each class that is expected of the target, [C]; `None` where it is not known.
     """
     baseline = baseline_of(trials)
-    return [_candidate(trial, baseline, shares) for trial in trials if trial.at_full_fidelity]
+    return [
+        _candidate(trial, baseline, shares) for trial in trials if trial.at_full_fidelity and trial.refit_of is None
+    ]
 
 
 def source_accuracy(trial: TrialRecord) -> float:

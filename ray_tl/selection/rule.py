@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ray_tl.registry import Registry
-from ray_tl.selection.choice import Choice, EvidenceOf
+from ray_tl.selection.choice import Choice, EvidenceOf, Verdict
 from ray_tl.study.records import TrialRecord
 from ray_tl.validation import SourceEvidence, TargetEvidence
 
@@ -61,6 +61,19 @@ class SelectionRule(Protocol):
         Args:
             trials: Of the study, in any state.
             evidence: By number of a trial at full fidelity.
+        """
+        ...
+
+    def compare(
+        self, trials: Sequence[TrialRecord], evidence: EvidenceOf, old: TrialRecord, new: TrialRecord
+    ) -> Verdict:
+        """Whether a refit is worse than its trial, by the target alone: held-out source examples trained it.
+
+        Args:
+            trials: Of the study, in any state; other refits count for nothing.
+            evidence: By number of a trial at full fidelity, and of `new`.
+            old: At full fidelity.
+            new: At full fidelity.
         """
         ...
 

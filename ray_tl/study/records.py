@@ -113,11 +113,11 @@ class StudySpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_recorded(cls, value: object) -> object:
-        """A record that does not say how many steps a trial takes is of a study whose epochs were one pass each."""
+        """What an older record does not say: its epochs were one pass each, and its champion was not trained again."""
         search = value.get("search") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not isinstance(search, dict):
             return value
-        return {**value, "search": {"min_steps": None, **search}}
+        return {**value, "search": {"min_steps": None, "refit": None, **search}}
 
     def data_lines(self) -> list[str]:
         """What was read, for people."""
@@ -156,6 +156,9 @@ class TrialRecord:
         error: Why it failed.
         is_baseline: Whether it is source-only as the study prepared it.
         is_advised: Whether it was advised before the search.
+        refit_of: Number of the trial whose configuration this is, trained again on all of the source; of its scores
+            none is on held-out examples. `None` for a trial of the search itself.
+        combines: Numbers of the refits of which it is one network, or their ensemble; empty if it was trained.
     """
 
     number: int
@@ -167,6 +170,8 @@ class TrialRecord:
     error: str | None = None
     is_baseline: bool = False
     is_advised: bool = False
+    refit_of: int | None = None
+    combines: tuple[int, ...] = ()
 
     @property
     def last(self) -> EpochRecord | None:

@@ -35,6 +35,7 @@ LOCK_FILE = "search.lock"
 DATABASE = "study.db"
 LOCK_TIMEOUT_S = 60
 FORMAT = 1
+CHANGEABLE = {"num_trials", "time_budget_s", "refit"}  # of the search options, in a study that has begun
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -153,10 +154,10 @@ class StudyStore:
         """Change how long to search; what was found stays.
 
         Raises:
-            InvalidInput: If a value breaks its rule, or a setting is not `num_trials` or `time_budget_s`: the others
-                would make trials incomparable.
+            InvalidInput: If a value breaks its rule, or a setting is not one of `CHANGEABLE`: the others would make
+                trials incomparable.
         """
-        if fixed := sorted(set(settings) - {"num_trials", "time_budget_s"}):
+        if fixed := sorted(set(settings) - CHANGEABLE):
             raise InvalidInput(
                 f"{', '.join(fixed)} can't change in a study that has begun; begin a new one, or leave it out."
             )
@@ -166,17 +167,18 @@ class StudyStore:
 
     @_with_database
     def reconcile(self) -> list[TrialRecord]:
-        """Trials that were running when the last search ended; they go on before any new one starts.
+        """Trials of the search that were running when it ended; they go on before any new one starts.
 
         A trial that was killed before it had a configuration never began: it is closed.
         """
         for trial in self._study.get_trials(deepcopy=False):
             if "config" not in trial.user_attrs and trial.state is OptunaState.RUNNING:
                 self._study.tell(trial.number, state=OptunaState.FAIL)
-        return [trial for trial in self.trials() if trial.state is TrialState.RUNNING]
+        return [trial for trial in self.trials() if trial.state is TrialState.RUNNING and trial.refit_of is None]
 
     def num_asked(self) -> int:
-        return len(self.trials())
+        """Trials of the search; refits come on top."""
+        return sum(trial.refit_of is None for trial in self.trials())
 
     @_with_database
     def ask(self) -> TrialRecord:
@@ -192,6 +194,21 @@ class StudyStore:
             trial.set_user_attr("first", prepared[0])
         trial.set_user_attr("config", config.model_dump(mode="json"))
         return self.trial(trial.number)
+
+    @_with_database
+    def begin_refit(self, of: int, config: TrialConfig, combines: Sequence[int] = ()) -> TrialRecord:
+        """A trial that the sampler has not asked for and does not learn from.
+
+        Args:
+            of: Number of the trial that was chosen.
+            config: Its own, with another seed.
+            combines: Numbers of refits, if it is made of these instead of trained.
+        """
+        trial_id = self._storage.create_new_trial(self._study_id)
+        self._storage.set_trial_user_attr(trial_id, "refit_of", of)
+        self._storage.set_trial_user_attr(trial_id, "combines", list(combines))
+        self._storage.set_trial_user_attr(trial_id, "config", config.model_dump(mode="json"))  # last: now it has begun
+        return self._record(self._storage.get_trial(trial_id))
 
     @_with_database
     def add_epoch(self, number: int, record: EpochRecord, num_workers: int) -> None:
@@ -214,7 +231,8 @@ class StudyStore:
         """Give a trial its final state; a trial that has one keeps it.
 
         The value of a complete or pruned trial is its last objective. A trial that ended before its first epoch
-        failed; one that ran out of memory is infeasible, which the sampler learns as a violated constraint.
+        failed; one that ran out of memory is infeasible, which the sampler learns as a violated constraint. Of a refit
+        it learns nothing: for Optuna it failed, whatever its state is.
         """
         record = self.trial(number)
         if record.state is not TrialState.RUNNING:
@@ -224,9 +242,12 @@ class StudyStore:
         trial_id = self._trial_id(number)
         if error:
             self._storage.set_trial_user_attr(trial_id, "error", error)
-        if state is TrialState.INFEASIBLE:
+        if state is TrialState.INFEASIBLE and record.refit_of is None:
             self._storage.set_trial_system_attr(trial_id, "constraints:memory", 1.0)
         self._storage.set_trial_user_attr(trial_id, "state", state.value)
+        if record.refit_of is not None:
+            self._study.tell(number, state=OptunaState.FAIL)
+            return
         value = record.last.objective if record.last and state is TrialState.COMPLETE else None
         self._study.tell(number, value, _OPTUNA_STATES[state])
 
@@ -240,7 +261,7 @@ class StudyStore:
             with using_database(self.folder / DATABASE):
                 stored = self._storage.get_trial(self._trial_id(number))
         except KeyError:
-            numbers = f"it has {self.num_asked()} trials"
+            numbers = f"it has {len(self.trials())} trials"
             raise UnknownName(f"trial={number} is not in study {self.spec.name!r}; {numbers}.") from None
         return self._record(stored)
 
@@ -304,6 +325,8 @@ class StudyStore:
             error=attributes.get("error"),
             is_baseline=attributes.get("first") == 0,
             is_advised="advised" in attributes,
+            refit_of=attributes.get("refit_of"),
+            combines=tuple(attributes.get("combines", ())),
         )
 
 

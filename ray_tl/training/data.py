@@ -76,13 +76,17 @@ class TrialData:
     def evaluated(self, model: TransferModel, depth: int, views: Sequence[ImageView]) -> "list[Inputs]":
         """As `inputs`, once for each view, of the recorded rows: what frozen stages give for a view is kept, too."""
         if depth == 0:
-            return [Inputs(self.recorded, 0, view) for view in views]
+            return self.recorded_inputs(views)
         rows = {name: rows for name, rows in self.recorded.items() if name in EVALUATED}
         cut = min(depth, model.features.max_start)
         return [
             self._as_it_is(model, depth) if view == AS_IT_IS else self.cache.inputs(model, cut, rows, self.device, view)
             for view in views
         ]
+
+    def recorded_inputs(self, views: Sequence[ImageView]) -> "list[Inputs]":
+        """The recorded rows as they enter a whole network, once for each view."""
+        return [Inputs(self.recorded, 0, view) for view in views]
 
     def _as_it_is(self, model: TransferModel, depth: int) -> "Inputs":
         inputs = self.inputs(model, depth)

@@ -11,13 +11,13 @@ from torch import Tensor
 from ray_tl.collectives import rank, world_size
 from ray_tl.data.augmentation.views import unchanged
 from ray_tl.models.domain_norm import Domain
-from ray_tl.models.transfer_model import TransferModel
+from ray_tl.models.ensemble import Network
 
 EVAL_BATCH = 256
 
 
 def predict_outputs(
-    model: TransferModel,
+    model: Network,
     images: Tensor,
     start: int = 0,
     device: torch.device | None = None,
@@ -37,7 +37,7 @@ def predict_outputs(
 
 
 def predict_features(
-    model: TransferModel,
+    model: Network,
     images: Tensor,
     start: int = 0,
     device: torch.device | None = None,
@@ -48,7 +48,7 @@ def predict_features(
 
 
 def predict_probabilities(
-    model: TransferModel,
+    model: Network,
     images: Tensor,
     start: int = 0,
     device: torch.device | None = None,
@@ -63,7 +63,7 @@ def predict_probabilities(
 
 @torch.no_grad()
 def _outputs_of_this_rank(
-    model: TransferModel,
+    model: Network,
     images: Tensor,
     start: int,
     device: torch.device | None,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_tl.models.domain_norm import domain_of
-from ray_tl.models.transfer_model import TransferModel
+from ray_tl.models.ensemble import Network
 from ray_tl.randomness import some_rows
 from ray_tl.selection import SelectionRule
 from ray_tl.training.data import EVALUATED, Inputs, TrialData
@@ -21,7 +21,7 @@ from ray_tl.validation.metrics import recalls
 Evidence = dict[str, NDArray[np.float32]]
 
 
-def gather_evidence(model: TransferModel, views: Sequence[Inputs], device: torch.device) -> Evidence:
+def gather_evidence(model: Network, views: Sequence[Inputs], device: torch.device) -> Evidence:
     """Probabilities of every domain of `EVALUATED`; ranks share the work and all get the whole.
 
     Args:
@@ -53,7 +53,7 @@ def histogram_drift(histogram: Sequence[float], data: TrialData) -> float:
     return drift(histogram, (classes / classes.sum()).tolist())
 
 
-def gap_of_domains(model: TransferModel, inputs: Inputs, device: torch.device, seed: int) -> dict[str, float]:
+def gap_of_domains(model: Network, inputs: Inputs, device: torch.device, seed: int) -> dict[str, float]:
     """How far the domains are apart by the features of a network; see `doctor.domain_gap`."""
     source, target = (_some_features(model, inputs, name, device, seed) for name in ("source_holdout", "target"))
     return domain_gap(source, target)
@@ -66,7 +66,7 @@ def source_recalls(evidence: Evidence, data: TrialData) -> list[float | None]:
 
 
 def _mean_probabilities(
-    model: TransferModel, views: Sequence[Inputs], domain: str, device: torch.device
+    model: Network, views: Sequence[Inputs], domain: str, device: torch.device
 ) -> NDArray[np.float32]:
     each = [
         predict_probabilities(model, view.rows[domain], view.start, device, domain_of(domain), view.change())
@@ -75,7 +75,7 @@ def _mean_probabilities(
     return each[0] if len(each) == 1 else np.mean(each, axis=0, dtype=np.float32)
 
 
-def _some_features(model: TransferModel, inputs: Inputs, domain: str, device: torch.device, seed: int) -> Tensor:
+def _some_features(model: Network, inputs: Inputs, domain: str, device: torch.device, seed: int) -> Tensor:
     rows = inputs.rows[domain]
     chosen = rows[some_rows(len(rows), 2 * ROWS_A_HALF, seed, "doctor", domain)]
     return predict_features(model, chosen, inputs.start, device, domain_of(domain))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ray_tl.data.augmentation import as_input
 from ray_tl.models.domain_norm import Domain, domain_of
-from ray_tl.models.transfer_model import TransferModel
+from ray_tl.models.ensemble import Network
 from ray_tl.neighbours import num_looked_at
 from ray_tl.randomness import generator, some_rows
 from ray_tl.training.data import Inputs, TrialData
@@ -18,9 +18,7 @@ MIX_RATIO = 0.55  # Hu et al., 2023: the first example must win by little
 SEED = 0  # the same rows for every trial of a study
 
 
-def look_closer(
-    model: TransferModel, inputs: Inputs, data: TrialData, target: NDArray[np.float32]
-) -> FinalEvidence | None:
+def look_closer(model: Network, inputs: Inputs, data: TrialData, target: NDArray[np.float32]) -> FinalEvidence | None:
     """Features of some rows, in the same rows for every trial, and predictions on mixtures of target examples.
 
     Ranks share the work on features and all get the whole.
@@ -52,13 +50,13 @@ def look_closer(
     )
 
 
-def _features(model: TransferModel, inputs: Inputs, data: TrialData, name: str, rows: Tensor) -> NDArray[np.float32]:
+def _features(model: Network, inputs: Inputs, data: TrialData, name: str, rows: Tensor) -> NDArray[np.float32]:
     found = predict_features(model, inputs.rows[name][rows], inputs.start, data.device, domain_of(name))
     values: NDArray[np.float32] = found.float().numpy()
     return values
 
 
-def _mixes(model: TransferModel, inputs: Inputs, data: TrialData, rows: Tensor, predicted: NDArray[np.int64]) -> Mixes:
+def _mixes(model: Network, inputs: Inputs, data: TrialData, rows: Tensor, predicted: NDArray[np.int64]) -> Mixes:
     """Every second example is mixed with one of the same predicted class, if there is another, the rest with others.
 
     What is mixed is what enters the network: images, or activations behind frozen stages. Texts have no mean: of those
@@ -92,7 +90,7 @@ def partners(rows: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[n
 
 
 @torch.no_grad()
-def _on_mixtures(model: TransferModel, first: Tensor, second: Tensor, start: int, device: torch.device) -> Tensor:
+def _on_mixtures(model: Network, first: Tensor, second: Tensor, start: int, device: torch.device) -> Tensor:
     was_training, domains = model.training, (_TARGET,)
     model.eval()
     if model.backbone.entry.modality == "text":

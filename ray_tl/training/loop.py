@@ -89,7 +89,7 @@ def evaluate_checkpoint(config: TrialConfig, data: TrialData, files: TrialFiles,
         TrialFailed: If the trial left no checkpoint.
     """
     model = load_model(config, data, files)
-    evidence = gather_evidence(model, data.evaluated(model, 0, views_of(config.test_time_augmentation)), data.device)
+    evidence = gather_evidence(model, data.recorded_inputs(views_of(config.test_time_augmentation)), data.device)
     scores, histogram = scores_of(evidence, data, rule)
     recorded = files.load_evidence()["target"].argmax(axis=1)
     agreement = float((evidence["target"].argmax(axis=1) == recorded).mean())

@@ -12,7 +12,7 @@ from ray_tl.validation import (  # noqa: F401  importing a module registers its 
     transfer_score,
 )
 from ray_tl.validation.evidence import Features, Mixes, PoolEvidence, SourceEvidence, TargetEvidence
-from ray_tl.validation.validators import VALIDATORS, Validator, score_all
+from ray_tl.validation.validators import VALIDATORS, Validator, looks_at_source, score_all
 
 __all__ = [
     "VALIDATORS",
@@ -22,6 +22,7 @@ __all__ = [
     "SourceEvidence",
     "TargetEvidence",
     "Validator",
+    "looks_at_source",
     "metrics",
     "score_all",
 ]

@@ -79,6 +79,11 @@ def score_all(
     return scores
 
 
+def looks_at_source(name: str) -> bool:
+    """Whether a validator needs the source hold-out: of a network that was trained on it, its score says nothing."""
+    return "source" in inspect.signature(VALIDATORS.create(name, {}).score).parameters
+
+
 def _score(name: str, evidence: Mapping[str, object]) -> float:
     score = VALIDATORS.create(name, {}).score
     return score(

@@ -49,7 +49,7 @@ from ray_tl.training.report import EpochReport
 ROWS, EPOCHS = 256, 2
 METHODS = ("source_only", "coral", "mcc")
 OPTIONS = DataOptions(image_size=16, channels=1)
-SEARCH = SearchOptions(epochs=EPOCHS)
+SEARCH = SearchOptions(epochs=EPOCHS, refit=None)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ray_tl.data.augmentation import AS_IT_IS
 from ray_tl.models.transfer_model import TransferModel, stages_of
 from ray_tl.neighbours import LabelledSpace
 from ray_tl.planning.reference import find_reference
-from ray_tl.selection import SELECTION_RULES, Choice, SelectionContext, TrialEvidence
+from ray_tl.selection import SELECTION_RULES, Choice, SelectionContext, SelectionRule, TrialEvidence
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
 from ray_tl.training.data import TrialData
 from ray_tl.training.examination import gather_evidence
@@ -136,7 +136,17 @@ def load_pool(name: str, balance: str, folder: Path) -> Pool:
 
 
 def chosen_by_rule(pool: Pool, rule: str, params: Mapping[str, object]) -> Choice:
-    """What a rule of choice makes of a pool, as of the trials of a study."""
+    """What a rule of choice makes of a pool."""
+    made, trials, outputs = trials_of(pool, rule, params)
+    choice = made.choose(trials, outputs.__getitem__)
+    assert choice is not None
+    return choice
+
+
+def trials_of(
+    pool: Pool, rule: str, params: Mapping[str, object]
+) -> tuple[SelectionRule, list[TrialRecord], dict[int, TrialEvidence]]:
+    """A rule of choice, and the candidates of a pool as the trials of a study, with their evidence."""
     first = pool.members[0]
     shares = np.bincount(first.final.holdout_labels, minlength=first.target.shape[1]) / len(first.final.holdout_labels)
     classes = tuple(map(str, range(len(shares))))
@@ -161,9 +171,7 @@ def chosen_by_rule(pool: Pool, rule: str, params: Mapping[str, object]) -> Choic
         )
         is_baseline = member.number == 0
         trials.append(TrialRecord(member.number, TrialState.COMPLETE, member.config, [record], is_baseline=is_baseline))
-    choice = made.choose(trials, outputs.__getitem__)
-    assert choice is not None
-    return choice
+    return made, trials, outputs
 
 
 def by_validator(pool: Pool, scores: Sequence[Mapping[str, float]], name: str) -> int:

@@ -122,3 +122,18 @@ def test_progress_shows_running_trials_apart_and_at_most_six_ended():
 
 def test_progress_of_a_study_that_has_not_begun_is_its_headline():
     assert text(progress_view(spec(), [], 0.0)).strip() == headline(spec(), [], 0.0)
+
+
+def test_refits_stand_with_their_trial_and_show_no_held_out_accuracy():
+    trials = [trial(number, objectives=[0.1 * number]) for number in range(1, 4)]
+    trials += [trial(4, objectives=[0.9], refit_of=2), trial(5, objectives=[0.9], refit_of=2, combines=(4,))]
+    shown = rows(ended_table(trials, champion=5, merits={2: 1.0, 3: 0.5, 1: 0.0}))
+    assert [" ".join(row).split(" complete")[0] for row in shown] == ["★ 5", "2", "4", "3", "1"]
+    assert ["trained on" in " ".join(row) for row in shown] == [True, False, True, False, False]
+    assert "source_only (of refits 4)" in " ".join(shown[0])
+    assert "source_only (refit of 2)" in " ".join(shown[2])
+
+
+def test_refits_are_no_trials_of_the_search():
+    trials = [trial(0), trial(1), trial(2, refit_of=1)]
+    assert "2/4 trials ended (3 complete, 1 of these refits)" in headline(spec(), trials, 0.0)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.ray
 
 SPACE = {
     "data": {"image_size": 16, "channels": 3},
-    "search": {"num_trials": 4, "epochs": 12, "grace_epochs": 4},
+    "search": {"num_trials": 4, "epochs": 12, "grace_epochs": 4, "refit": None},
     "trial": {
         "backbone": "tiny_cnn",
         "freeze_depth": {"int": [0, 1]},
@@ -144,7 +144,7 @@ def build(folder, world_size):
 """
 
 
-def held_space(folder: Path, world_size: int, **search: int) -> Path:
+def held_space(folder: Path, world_size: int, **search: object) -> Path:
     """A space whose trials, where so many ranks train, stand still in the middle until there is a file `go`."""
     (folder / "held.py").write_text(HELD)
     backbone = {"held": {"folder": str(folder), "world_size": world_size}}
@@ -186,7 +186,7 @@ def test_a_search_that_joins_a_cluster_takes_a_second_slot_when_a_node_is_added(
         finally:
             (tmp_path / "go").touch()
 
-    space = held_space(tmp_path, 1, num_trials=2, epochs=8, grace_epochs=8)
+    space = held_space(tmp_path, 1, num_trials=2, epochs=8, grace_epochs=8, refit=None)
     plan = api.plan_search(space, *map(str, folders), name="grows", home=tmp_path)
     with ThreadPoolExecutor(1) as pool:
         both_trained = pool.submit(let_go_when_both_slots_train)
@@ -228,7 +228,7 @@ class Command:
 
 def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, tmp_path):
     source, target = map(str, folders)
-    space = held_space(tmp_path, 2, num_trials=4, epochs=12, grace_epochs=12)
+    space = held_space(tmp_path, 2, num_trials=4, epochs=12, grace_epochs=12, refit=None)
     first = Command(str(space), "--source", source, "--target", target, "--name", "cut", "--home", str(tmp_path))
     first.until("epoch", trial=1, epoch=3)
     orphans = first.kill()
@@ -250,3 +250,30 @@ def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, tmp_
     assert by_two.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in by_two.epochs))
     _, alive = psutil.wait_procs(orphans, timeout=60)  # Ray's own agents take a minute or more to notice
     assert not alive
+
+
+def test_a_champion_is_trained_again_and_a_refit_that_was_killed_goes_on_on_two_ranks(folders, tmp_path):
+    source, target = map(str, folders)
+    search = {"num_trials": 2, "epochs": 12, "grace_epochs": 12, "refit": {"seeds": 2, "combine": "ensemble"}}
+    space = tmp_path / "space.yaml"
+    space.write_text(yaml.safe_dump({**SPACE, "search": search}))
+    first = Command(str(space), "--source", source, "--target", target, "--name", "again", "--home", str(tmp_path))
+    first.until("epoch", trial=2, epoch=3)
+    first.kill()
+    before = api.status("again", tmp_path)
+
+    second = Command("--resume", "again", "--home", str(tmp_path), "--workers-per-trial", "2")
+    last = list(second.events())[-1]
+    assert second.process.wait() == 0
+    after = api.status("again", tmp_path)
+    of = before.champion
+    assert [trial.refit_of for trial in after.trials] == [None, None, of, of, of]
+    assert [epochs_of(trial) for trial in after.trials[2:]] == [list(range(1, 13)), list(range(1, 13)), [12]]
+    assert after.trials[2].epochs[:3] == before.trials[2].epochs[:3]
+    assert after.trials[4].combines == (2, 3)
+    assert last["refit"] == after.refit
+    assert last["trials"] == after.num_trials == 2
+    assert after.champion == (4 if after.refit["kept"] else of)
+    promoted = api.promote("again", trial=4, home=tmp_path)
+    assert len(api.predict("again", [target], home=tmp_path)) == 80
+    assert json.loads((promoted.folder / "lineage.json").read_text())["source_metrics"] == {}

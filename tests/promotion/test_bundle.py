@@ -11,6 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from ray_tl.errors import BrokenBundle, InvalidInput
+from ray_tl.models.backbones import BackboneContext
+from ray_tl.models.ensemble import Ensemble
+from ray_tl.models.transfer_model import build_transfer_model
 from ray_tl.promotion.bundle import (
     LINEAGE,
     MANIFEST,
@@ -206,3 +209,19 @@ def test_a_process_killed_while_it_writes_leaves_no_visible_version(tmp_path, sp
     (left,) = folder.parent.iterdir()
     assert left.name.startswith(".v1.")
     assert not folder.exists()
+
+
+def test_an_ensemble_comes_back_with_the_mean_softmax_of_its_members(tmp_path, spec, lineage, images):
+    members = [build_transfer_model(spec.backbone, 3, BackboneContext(load_weights=False)).eval() for _ in range(3)]
+    stated = spec.model_copy(update={"num_members": 3})
+    bundle = load_bundle(write_bundle(tmp_path / "pets" / "v1", Ensemble(members), stated, lineage))
+    pixels = torch.from_numpy(np.stack([spec.preprocessing.decode(image) for image in images]))
+    expected = sum(member(pixels)[1].softmax(1) for member in members).detach().numpy() / 3
+    answers = [list(answer.probabilities.values()) for answer in bundle.predict_images(images)]
+    np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-6)
+
+
+def test_a_bundle_whose_weights_are_of_fewer_members_is_broken(tmp_path, spec, lineage, model):
+    folder = write_bundle(tmp_path / "pets" / "v1", model, spec.model_copy(update={"num_members": 2}), lineage)
+    with pytest.raises(BrokenBundle, match=r"model.safetensors does not fit model.json"):
+        load_bundle(folder)

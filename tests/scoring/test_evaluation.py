@@ -7,9 +7,11 @@ from ray_tl.data.digits import load_optdigits
 from ray_tl.data.preprocessing import Preprocessing
 from ray_tl.errors import BrokenStudy, InvalidInput, StudyBusy, UnknownName
 from ray_tl.planning.plan import load_places
-from ray_tl.study.records import DataSource
+from ray_tl.study.records import DataSource, TrialState
 from ray_tl.study.store import StudyStore
-from tests.scoring.studies import OPTIONS, TRUTH, study, write_folders, write_image, write_sorted
+from ray_tl.training.files import TrialFiles
+from tests.examples import epoch
+from tests.scoring.studies import OPTIONS, TRUTH, certain, study, write_folders, write_image, write_sorted
 
 SOURCE_ONLY = (0, 0, 0, 1, 1, 1, 0, 0, 0, 0)  # 5 of 10 right
 CHAMPION = (0, 0, 0, 0, 1, 1, 1, 0, 2, 0)  # 8
@@ -48,6 +50,19 @@ def test_the_champion_is_scored_beside_source_only_and_the_best(evaluate, tmp_pa
     assert (standing.best, standing.rank, standing.num_ranked) == (2, 2, 3)
     assert standing.regret_points == pytest.approx(10)
     assert found.accuracies == {0: 0.5, 1: 0.8, 2: 0.9}
+
+
+def test_a_champion_that_was_trained_again_is_ranked_among_all_and_is_no_trial_of_the_search(evaluate, pets, tmp_path):
+    refit = pets.begin_refit(1, pets.trial(1).config)
+    pets.add_epoch(refit.number, epoch(9), 1)
+    pets.finish(refit.number, TrialState.COMPLETE)
+    TrialFiles(pets.folder, refit.number).save_evidence(dict.fromkeys(("target", "target_test"), certain(TRUTH)))
+    pets.write_json("champion.json", {"trial": refit.number, "reason": "best", "candidates": []})
+    write_sorted(tmp_path / "sorted", 200)
+    standing = evaluate().standing
+    assert (standing.best, standing.rank, standing.num_ranked, standing.regret_points) == (3, 1, 4, 0.0)
+    (row,) = api.ledger(tmp_path)
+    assert (row.trials, row.champion_trial, row.champion) == (3, 3, 1.0)
 
 
 def test_images_are_found_by_their_pixels_in_whichever_domain_has_them(evaluate, tmp_path):

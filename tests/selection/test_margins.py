@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ray_tl.selection.agreement import Agreements
-from ray_tl.selection.margins import margins
+from ray_tl.selection.margins import margins, structure_margins
 
 
 def drawn(means, spread, seed=0, resamples=200):
@@ -42,3 +42,10 @@ def test_a_trial_that_is_as_good_is_beyond_chance_in_one_of_twenty_draws():
         whole = [np.concatenate([drawn(each, 1.0, 2 * seed + k)], axis=0) for k, each in enumerate(values)]
         wins += margins(Agreements(tuple(range(11)), *whole), baseline=0)[1].is_beyond_chance
     assert 2 <= wins <= 20  # 10 are expected
+
+
+def test_a_margin_of_structure_does_not_look_at_names():
+    result = structure_margins(found([0.5, 0.4, 0.45], [0.0, 1.0, 1.0], spread=0.01), baseline=0)
+    assert result[1].value == pytest.approx(-0.1)
+    assert result[1].is_behind
+    assert not result[0].is_behind

@@ -488,3 +488,65 @@ def test_an_older_study_goes_on_with_epochs_of_one_pass(tmp_path):
 def test_a_study_gives_its_trials_the_least_number_of_steps_that_it_was_begun_with(tmp_path):
     opened = store(tmp_path, first=(), min_steps=300)
     assert StudyStore(opened.folder).ask().config.min_steps == 300
+
+
+# refits
+
+
+def refitted(opened: StudyStore) -> int:
+    """A finished refit of trial 0; gives its number."""
+    opened.ask()
+    opened.add_epoch(0, epoch(9), 1)
+    opened.finish(0, TrialState.COMPLETE)
+    refit = opened.begin_refit(0, BASELINE.model_copy(update={"seed": 1}))
+    opened.add_epoch(refit.number, epoch(9, 0.75), 1)
+    opened.finish(refit.number, TrialState.COMPLETE)
+    return refit.number
+
+
+def test_a_refit_is_a_trial_that_says_what_it_is_a_refit_of(tmp_path):
+    opened = store(tmp_path)
+    number = refitted(opened)
+    record = StudyStore(opened.folder).trial(number)
+    assert (record.state, record.refit_of, record.config.seed) == (TrialState.COMPLETE, 0, 1)
+    assert record.at_full_fidelity
+    assert not record.is_baseline
+
+
+def test_a_refit_does_not_count_against_the_number_of_trials(tmp_path):
+    opened = store(tmp_path)
+    refitted(opened)
+    assert opened.num_asked() == 1
+    assert opened.ask().number == 2
+
+
+def test_optuna_learns_nothing_of_a_refit(tmp_path):
+    opened = store(tmp_path)
+    number = refitted(opened)
+    seen = optuna_view(opened.folder)[number]
+    assert (seen.state, seen.value, seen.params) == (optuna.trial.TrialState.FAIL, None, {})
+    assert (
+        optuna.load_study(study_name="office", storage=f"sqlite:///{opened.folder / 'study.db'}").best_trial.number == 0
+    )
+
+
+def test_an_interrupted_refit_is_no_trial_that_the_search_goes_on_with(tmp_path):
+    opened = store(tmp_path)
+    refitted(opened)
+    waiting = opened.begin_refit(0, BASELINE, combines=(1,))
+    assert StudyStore(opened.folder).reconcile() == []
+    assert StudyStore(opened.folder).trial(waiting.number) == waiting
+    assert (waiting.state, waiting.combines) == (TrialState.RUNNING, (1,))
+
+
+def test_an_older_study_trains_no_champion_again(tmp_path):
+    recorded = store(tmp_path).spec.model_dump(mode="json")
+    del recorded["search"]["refit"]
+    (tmp_path / "office" / "study.json").write_text(json.dumps(recorded))
+    assert StudyStore(tmp_path / "office").spec.search.refit is None
+
+
+def test_a_study_may_go_on_without_a_refit(tmp_path):
+    opened = store(tmp_path)
+    opened.update_search(refit=False)
+    assert StudyStore(opened.folder).spec.search.refit is None
