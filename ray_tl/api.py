@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from ray_tl.errors import InvalidInput, RayTLError, all_at_once, storage_failure
 from ray_tl.files import require_writable
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.observability.examination import Examination, examined
+from ray_tl.observability.findings import FINDINGS, finding_lines
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
@@ -43,6 +44,8 @@ class StudyStatus:
         champion: Number of the champion; `None` until the search has ended.
         reason: Why it is the champion.
         merits: By which it was chosen, by number of the trial, the best first; empty until the search has ended.
+        findings: What the trials say of the target and of the champion, as `champion.json` has it; see
+            `ray_tl.selection.findings`.
         is_running: Whether a process searches it now.
         seconds: From its creation to its last change.
         examination: What the champion did to the domains, or another trial that was asked for; `None` without one.
@@ -56,6 +59,7 @@ class StudyStatus:
     merits: dict[int, float]
     is_running: bool
     seconds: float
+    findings: Mapping[str, object] = field(default_factory=dict)
     examination: Examination | None = None
 
     def summary(self) -> dict[str, object]:
@@ -67,6 +71,7 @@ class StudyStatus:
             "champion": self.champion,
             "reason": self.reason,
             "merits": self.merits,
+            **self.findings,
             "data": self.spec.data_summary.model_dump(mode="json"),
             "advice": [item.model_dump(mode="json") for item in self.spec.advice],
             "examination": self.examination and self.examination.summary(),
@@ -494,6 +499,7 @@ def _status(store: StudyStore) -> StudyStatus:
         merits=merits,
         is_running=store.is_searched(),
         seconds=store.seconds(),
+        findings=_findings(store),
     )
 
 
@@ -504,6 +510,15 @@ def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float]]:
     try:
         merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
         return content["trial"], content["reason"], merits
+    except (KeyError, TypeError) as error:
+        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+
+
+def _findings(store: StudyStore) -> dict[str, object]:
+    content: Any = store.read_json(CHAMPION_FILE) or {}
+    try:
+        finding_lines(content)
+        return {name: content[name] for name in FINDINGS if name in content}
     except (KeyError, TypeError) as error:
         raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 

@@ -23,6 +23,7 @@ from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
 from ray_tl.selection import Candidate, Choice, TrialEvidence, rule_of
+from ray_tl.selection.findings import Findings, findings_of
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.files import TrialFiles
@@ -40,6 +41,7 @@ class SearchResult:
     Attributes:
         champion: Best finished trial, looked at again at full fidelity.
         choice: All candidates in order of preference.
+        findings: What they say of the target and of the champion.
         seconds: Of this process; a resumed search counts from its resumption.
         slot_restarts: How often each slot came back after its workers had died.
         slots: How many there were at the end; more than at the beginning if the cluster has grown.
@@ -49,6 +51,7 @@ class SearchResult:
     folder: Path
     champion: TrialRecord
     choice: Choice
+    findings: Findings
     trials: list[TrialRecord]
     seconds: float
     slot_restarts: dict[int, int]
@@ -66,6 +69,7 @@ class SearchResult:
             "slots": self.slots,
             "slot_restarts": sum(self.slot_restarts.values()),
             "champion": self.champion_summary(),
+            **self.findings.content(),
         }
 
     def champion_summary(self) -> dict[str, object]:
@@ -121,10 +125,11 @@ def run_search(
             raise KeyboardInterrupt
         choice, confirmation = _confirmed(store, queue, say)
         restarts, num_slots = ray.get(queue.status.remote()).restarts, len(slots)
-    _write_champion(store, choice, confirmation)
-    seconds = time.monotonic() - started
     trials = store.trials()
-    return SearchResult(store.spec.name, store.folder, choice.champion, choice, trials, seconds, restarts, num_slots)
+    findings = findings_of(store.spec, choice, trials, partial(_evidence, store.folder))
+    _write_champion(store, choice, confirmation, findings)
+    seconds, name = time.monotonic() - started, store.spec.name
+    return SearchResult(name, store.folder, choice.champion, choice, findings, trials, seconds, restarts, num_slots)
 
 
 def room_of(cluster: ClusterConfig) -> Room | None:
@@ -202,11 +207,11 @@ def _reevaluate(candidate: Candidate, queue: ray.actor.ActorHandle) -> tuple[Con
     return outcome.result, problem
 
 
-def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmation) -> None:
+def _write_champion(store: StudyStore, choice: Choice, confirmation: Confirmation, findings: Findings) -> None:
     shown = ("objective", "merit", "rejected")
     candidates = [
         {"trial": item.trial.number, **{name: getattr(item, name) for name in shown}} for item in choice.candidates
     ]
     content: dict[str, object] = {"trial": choice.champion.number, "reason": choice.reason, "confirmed": confirmation}
-    content["candidates"] = candidates
+    content |= {"candidates": candidates, **findings.content()}
     store.write_json(CHAMPION_FILE, content)
