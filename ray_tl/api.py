@@ -19,6 +19,7 @@ from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
 from ray_tl.strict_json import parse_json
+from ray_tl.study.correction import recorded_correction
 from ray_tl.study.damage import unreadable
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
@@ -287,6 +288,8 @@ def ledger(home: Home = None) -> "list[LedgerRow]":
 def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> "PromotedVersion":
     """Package the champion of a study, or another finished trial, as a new version of a model.
 
+    The champion is packaged as it was found best, with the correction of its predictions, a trial by number as it was.
+
     Raises:
         UnknownName: If there is no such study or trial.
         InvalidInput: If the study has no champion yet, or the trial did not finish.
@@ -298,7 +301,8 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     if number is None:
         raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
     created_at = datetime.now().astimezone().isoformat(timespec="seconds")
-    return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at)
+    correction = recorded_correction(store, number) if trial is None else None
+    return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at, correction)
 
 
 def predict(

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
-from ray_tl.selection import Candidate, Choice, TrialEvidence, rule_of
-from ray_tl.selection.findings import Findings, findings_of
+from ray_tl.selection import Candidate, Choice, TrialEvidence
+from ray_tl.selection.findings import Findings, Guided, findings_of, guided_choice
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.files import TrialFiles
@@ -123,10 +123,10 @@ def run_search(
         run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
         if not searcher.has_finished():
             raise KeyboardInterrupt
-        choice, confirmation = _confirmed(store, queue, say)
+        found, confirmation = _confirmed(store, queue, say)
         restarts, num_slots = ray.get(queue.status.remote()).restarts, len(slots)
-    trials = store.trials()
-    findings = findings_of(store.spec, choice, trials, partial(_evidence, store.folder))
+    trials, choice = store.trials(), found.choice
+    findings = findings_of(store.spec, found, trials, partial(_evidence, store.folder))
     _write_champion(store, choice, confirmation, findings)
     seconds, name = time.monotonic() - started, store.spec.name
     return SearchResult(name, store.folder, choice.champion, choice, findings, trials, seconds, restarts, num_slots)
@@ -169,20 +169,21 @@ def _slots(
         slots.close(patience_s)
 
 
-def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
+def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Guided, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
     evidence = partial(_evidence, store.folder)
-    choice = rule_of(store.spec).choose(store.trials(), evidence)
-    if choice is None:
+    found = guided_choice(store.spec, store.trials(), evidence)
+    if found is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
         )
-    passed_over = ""
+    choice, passed_over = found.choice, ""
     for index, candidate in enumerate(choice.candidates):
         confirmation, problem = _reevaluate(candidate, queue)
         if problem is None:
             rest = choice.candidates[:index] + choice.candidates[index + 1 :]
-            return Choice((candidate, *rest), passed_over + choice.reason), confirmation
+            confirmed = Choice((candidate, *rest), passed_over + choice.reason)
+            return replace(found, choice=confirmed), confirmation
         passed_over += f"trial {candidate.trial.number} was passed over, {problem}; before that: "
         say(f"trial {candidate.trial.number} can't be confirmed: {problem}")
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")

@@ -7,13 +7,18 @@ from ray_tl.selection.rule import SELECTION_RULES, SelectionContext, SelectionRu
 from ray_tl.study.records import StudySpec
 
 
-def rule_of(spec: StudySpec) -> SelectionRule:
-    """The rule that a study names, for its domains."""
+def rule_of(spec: StudySpec, estimated: tuple[float, ...] | None = None) -> SelectionRule:
+    """The rule that a study names, for its domains.
+
+    Args:
+        spec: Of the study.
+        estimated: Share of each class in the target, [C], where users state none and trials have shown them.
+    """
     stated = stated_shares(spec.data.options.target_classes, spec.classes, np.array(spec.source_histogram))
     context = SelectionContext(
         classes=spec.classes,
         source_shares=spec.source_histogram,
-        target_shares=None if stated is None else tuple(stated.tolist()),
+        target_shares=estimated if stated is None else tuple(stated.tolist()),
         num_target=spec.num_target,
         validators=spec.search.validators,
         has_judge=spec.search.has_judge,
