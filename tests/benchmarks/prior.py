@@ -6,7 +6,9 @@ The pools are those of `selection_pools.py`, with the evidence that `selection.p
 targets are read to score alone, and for their shares, as if users had stated them: exactly, and roughly (each share
 times a random factor up to e^0.5, either way). A correction is to a fixed point, the mean prediction, or by the ratio
 to the source's shares. `always` applies it, `by rule` where the rule of choice finds it better. Gains are in points of
-accuracy of the champion; `gate` says whether the estimate's shift is beyond chance: without it nothing is corrected.
+accuracy of the champion. `gate` says whether the estimate's shift is beyond chance: without it nothing is corrected.
+Shares alone shift where half of the hold-out stands for the target and has lost half of its classes: there gains are
+means over candidates.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from selection_pools import BALANCES, PAIRS
 from ray_tl.selection import TrialEvidence
 from ray_tl.selection.correction import by_ratio, to_shares, with_correction
 from ray_tl.selection.families import family_of
+from ray_tl.selection.prior import TrialOutputs, estimate_prior
 from ray_tl.selection.prior.estimate import total_variation
 from ray_tl.selection.prior.of_pool import prior_of_pool
 
@@ -75,6 +78,34 @@ def of_pool(pool: Pool) -> dict[str, object]:
     }
 
 
+def of_shares_alone(pool: Pool) -> dict[str, object]:
+    """One row: what the estimate is worth where examples of a class look alike in both domains, over all candidates."""
+    random = np.random.default_rng(SEED)
+    labels = pool.members[0].final.holdout_labels
+    num_classes = pool.members[0].target.shape[1]
+    first, second = np.array_split(random.permutation(len(labels)), 2)
+    rows = second[np.isin(labels[second], random.permutation(num_classes)[: num_classes // 2])]
+    source, true = _shares(labels, num_classes), _shares(labels[rows], num_classes)
+    trials = [
+        TrialOutputs(each.holdout[first], each.holdout[rows], family=family_of(each.config)) for each in pool.members
+    ]
+    prior = estimate_prior(trials, labels[first], source)
+    added = by_ratio(prior.shares, source)
+    gains = [
+        float((with_correction(each.target_probs, added.tolist()).argmax(axis=1) == labels[rows]).mean())
+        - float((each.target_probs.argmax(axis=1) == labels[rows]).mean())
+        for each in trials
+    ]
+    return {
+        "source": pool.name.split(">")[0],
+        "estimate_off": float(total_variation(prior.shares, true)),
+        "source_off": float(total_variation(source, true)),
+        "gate": prior.is_beyond_chance,
+        "gain": 100 * float(np.mean(gains)),
+        "worst": 100 * float(min(gains)),
+    }
+
+
 def _shares(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float64]:
     return np.bincount(labels, minlength=num_classes) / len(labels)
 
@@ -94,7 +125,7 @@ def means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
     found = {}
     for name in rows[0]["gains"]:
         each = {way: [row["gains"][name][way] for row in rows] for way in ("always", "by rule")}
-        each["by rule, gate open"] = [row["gains"][name]["by rule"] * row["gate"] for row in rows]
+        each["as used"] = [row["gains"][name]["by rule"] * (row["gate"] or "estimate" not in name) for row in rows]
         found[name] = {way: float(np.mean(gains)) for way, gains in each.items()}
         found[name] |= {f"worst {way}": float(min(gains)) for way, gains in each.items()}
     return found
@@ -103,23 +134,28 @@ def means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
 def main() -> None:
     options = _parse()
     warnings.filterwarnings("ignore")
-    rows = [
-        of_pool(load_pool(name, balance, options.folder))
+    pools = [
+        load_pool(name, balance, options.folder)
         for name in options.pairs
         for balance in BALANCES
         if (options.folder / f"{name}-{balance}" / "reference.npz").is_file()
     ]
+    rows, alone = [of_pool(pool) for pool in pools], [of_shares_alone(pool) for pool in pools if pool.balance == "same"]
     if options.json:
-        print(json.dumps({"means": means(rows), "pools": rows}))
+        print(json.dumps({"means": means(rows), "pools": rows, "shares_alone": alone}))
         return
     for row in rows:
         off = f"estimate off by {row['estimate_off']:.2f}, source {row['source_off']:.2f}"
         print(f"{row['pool']} ({row['method']}, {row['accuracy']:.1%}): {off}, beyond chance: {row['gate']}")
         for name, gain in row["gains"].items():
             print(f"    {name:24}{gain['always']:+7.1f}{gain['by rule']:+7.1f}")
-    print(f"\n{'mean, worst gain in points':28}{'always':>16}{'by rule':>16}{'gate open':>16}")
+    for row in alone:
+        off = f"estimate off by {row['estimate_off']:.2f}, source {row['source_off']:.2f}"
+        gain = f"ratio {row['gain']:+.1f} points on average, worst {row['worst']:+.1f}"
+        print(f"shares alone, {row['source']}: {off}, beyond chance: {row['gate']}, {gain}")
+    print(f"\n{'mean, worst gain in points':28}{'always':>16}{'by rule':>16}{'as used':>16}")
     for name, row in means(rows).items():
-        ways = ("always", "by rule", "by rule, gate open")
+        ways = ("always", "by rule", "as used")
         print(f"{name:28}" + "".join(f"{row[way]:+9.1f}{row[f'worst {way}']:+7.1f}" for way in ways))
 
 
