@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +14,12 @@ from ray_tl.errors import InvalidInput, RayTLError, all_at_once, storage_failure
 from ray_tl.files import require_writable
 from ray_tl.home import models_folder, studies_folder
 from ray_tl.observability.examination import Examination, examined
+from ray_tl.observability.findings import FINDINGS, finding_lines
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
 from ray_tl.strict_json import parse_json
+from ray_tl.study.correction import recorded_correction
 from ray_tl.study.damage import unreadable
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
@@ -45,6 +47,8 @@ class StudyStatus:
         reason: Why it is the champion.
         refit: What became of the champion when it was trained again, as `champion.json` has it; `None` if it was not.
         merits: By which it was chosen, by number of the trial, the best first; empty until the search has ended.
+        findings: What the trials say of the target and of the champion, as `champion.json` has it; see
+            `ray_tl.selection.findings`.
         is_running: Whether a process searches it now.
         seconds: From its creation to its last change.
         examination: What the champion did to the domains, or another trial that was asked for; `None` without one.
@@ -58,6 +62,7 @@ class StudyStatus:
     merits: dict[int, float]
     is_running: bool
     seconds: float
+    findings: Mapping[str, object] = field(default_factory=dict)
     examination: Examination | None = None
     refit: dict[str, object] | None = None
 
@@ -76,6 +81,7 @@ class StudyStatus:
             "reason": self.reason,
             "refit": self.refit,
             "merits": self.merits,
+            **self.findings,
             "data": self.spec.data_summary.model_dump(mode="json"),
             "advice": [item.model_dump(mode="json") for item in self.spec.advice],
             "examination": self.examination and self.examination.summary(),
@@ -318,6 +324,8 @@ def ledger(home: Home = None) -> "list[LedgerRow]":
 def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> "PromotedVersion":
     """Package the champion of a study, or another finished trial, as a new version of a model.
 
+    The champion is packaged as it was found best, with the correction of its predictions, a trial by number as it was.
+
     Raises:
         UnknownName: If there is no such study or trial.
         InvalidInput: If the study has no champion yet, or the trial did not finish.
@@ -329,7 +337,8 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     if number is None:
         raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
     created_at = datetime.now().astimezone().isoformat(timespec="seconds")
-    return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at)
+    correction = recorded_correction(store, number) if trial is None else None
+    return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at, correction)
 
 
 def predict(
@@ -531,6 +540,7 @@ def _status(store: StudyStore) -> StudyStatus:
         refit=refit,
         is_running=store.is_searched(),
         seconds=store.seconds(),
+        findings=_findings(store),
     )
 
 
@@ -541,6 +551,15 @@ def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float], dic
     try:
         merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
         return content["trial"], content["reason"], merits, content.get("refit")
+    except (KeyError, TypeError) as error:
+        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+
+
+def _findings(store: StudyStore) -> dict[str, object]:
+    content: Any = store.read_json(CHAMPION_FILE) or {}
+    try:
+        finding_lines(content)
+        return {name: content[name] for name in FINDINGS if name in content}
     except (KeyError, TypeError) as error:
         raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 

@@ -8,6 +8,7 @@ from rich.live import Live
 
 from ray_tl.cli.output import Output
 from ray_tl.errors import Interrupted
+from ray_tl.observability.findings import finding_lines
 from ray_tl.observability.tables import ended_line, ended_table, headline, progress_view
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.search import SearchResult, run_search
@@ -121,5 +122,7 @@ def run_with_progress(
 def _show_result(result: SearchResult, output: Output) -> None:
     output.say(ended_table(result.trials, result.champion.number, result.choice.merits))
     output.say(f"champion: trial {result.champion.number}: {result.reason}")
+    for line in finding_lines(result.findings.content()):
+        output.say(line)
     output.say(f"promote it with: ray-tl promote {result.study}")
     output.emit(result.summary())

@@ -10,6 +10,7 @@ from rich.text import Text
 from ray_tl.api import DataCheck, StudyStatus
 from ray_tl.cli.output import Output
 from ray_tl.errors import InvalidInput, RayTLError
+from ray_tl.observability.findings import finding_lines
 from ray_tl.observability.tables import ended_table, headline, progress_view
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def show_status(status: StudyStatus, output: Output) -> None:
         output.say(line)
     output.say(ended_table(status.trials, status.champion, status.merits))
     for line in status.examination.lines() if status.examination else ():
+        output.say(line)
+    for line in finding_lines(status.findings):
         output.say(line)
     advised = [trial.number for trial in status.trials if trial.is_advised]
     for number, item in zip(advised, status.spec.advice, strict=False):  # some may not have begun

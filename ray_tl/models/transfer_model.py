@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_tl.config import Component, TrialConfig
+from ray_tl.errors import InvalidInput
 from ray_tl.models.adaptors import ADAPTORS, Adaptor, AdaptorContext, JointDropout, set_num_views
 from ray_tl.models.backbones import BackboneContext, build_backbone
 from ray_tl.models.backbones.user import build_user_backbone
@@ -83,6 +84,24 @@ class TransferModel(nn.Module):
         """Activations after `depth` stages that have never trained, and so normalise both domains alike."""
         set_domains(self, ("target",))
         return self.backbone.entry.suspend(self.backbone(self.backbone.entry(rows), stop=depth), rows)
+
+
+def with_prior_correction(model: TransferModel, correction: Sequence[float]) -> TransferModel:
+    """A copy of a network with a linear head that adds so much to each logit, [C]; see `selection.correction`.
+
+    Raises:
+        InvalidInput: If its head is not linear, or has another number of classes.
+    """
+    if not isinstance(model.head, nn.Linear) or len(correction) != model.num_classes:
+        raise InvalidInput(
+            f"prior.correction={list(correction)!r} does not fit a {type(model.head).__name__} head of "
+            f"{model.num_classes} classes; promote the trial as it was, with --trial."
+        )
+    corrected = copy.deepcopy(model)
+    assert isinstance(corrected.head, nn.Linear)
+    with torch.no_grad():
+        corrected.head.bias.add_(torch.tensor(correction).to(corrected.head.bias))
+    return corrected
 
 
 def network_of(config: TrialConfig, num_classes: int, context: BackboneContext) -> TransferModel:

@@ -14,7 +14,9 @@ from ray_tl.on_ray.confirmation import Confirmation, evidence_of, reevaluate
 from ray_tl.on_ray.slots import GROWTH_INTERVAL_S, SlotPool
 from ray_tl.on_ray.trial_queue import Job, Message, Outcome
 from ray_tl.search_space import RefitOptions
-from ray_tl.selection import Choice, SelectionRule, rule_of
+from ray_tl.selection import Choice, SelectionRule, TrialEvidence
+from ray_tl.selection.choice import EvidenceOf
+from ray_tl.selection.findings import Guided
 from ray_tl.selection.refit import nearest_to_mean, refit_configs, to_refit
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
@@ -64,7 +66,7 @@ def refit(
     store: StudyStore,
     queue: ray.actor.ActorHandle,
     slots: SlotPool,
-    choice: Choice,
+    found: Guided,
     num_workers: int,
     watch: Callable[[TrialRecord], None],
     say: Callable[[str], None],
@@ -78,7 +80,7 @@ def refit(
         store: Held exclusively by this process, all its trials ended.
         queue: With slots that wait for work.
         slots: These.
-        choice: Of the ordinary trials.
+        found: The choice among the ordinary trials.
         num_workers: Of each slot, for the cost.
         watch: Called with a refit whenever it has changed.
         say: Called with lines for people.
@@ -89,7 +91,7 @@ def refit(
     options = store.spec.search.refit
     if options is None:
         return []
-    work = _Refitting(store, queue, slots, options, num_workers, watch)
+    work, choice = _Refitting(store, queue, slots, options, num_workers, watch, found.rule), found.choice
     chosen = [item.trial for item in to_refit(choice, options.top)]
     seeds = {trial.number: work.begun(trial) for trial in chosen}
     for trial in chosen:
@@ -100,8 +102,8 @@ def refit(
     except RayTLError as error:
         reason = f"Training it again on all of the source broke off, so it stays as it was: {error}"
         return [Refit(choice.champion, (), options.combine, None, False, reason, {})]
-    found = [work.outcome(trial, [each.number for each in seeds[trial.number]]) for trial in chosen]
-    return in_order(store, work.rule, found)
+    outcomes = [work.outcome(trial, [each.number for each in seeds[trial.number]]) for trial in chosen]
+    return in_order(store, work.rule, outcomes)
 
 
 def in_order(store: StudyStore, rule: SelectionRule, found: list[Refit]) -> list[Refit]:
@@ -124,6 +126,27 @@ def stand_in(trial: TrialRecord, network: TrialRecord) -> TrialRecord:
     assert network.last is not None
     last = network.last.model_copy(update={"scores": {**network.last.scores, **held_out(trial.last)}})
     return replace(network, epochs=[last], is_baseline=trial.is_baseline, refit_of=None)
+
+
+def with_network(
+    refit: Refit, choice: Choice, trials: Sequence[TrialRecord], evidence: EvidenceOf
+) -> tuple[Choice, list[TrialRecord], EvidenceOf]:
+    """Choice, trials and evidence with a network in the place of the trial that it is a refit of.
+
+    What it predicts on held-out source examples, which trained it, is replaced by what the trial predicts there.
+    """
+    old, new = refit.of, refit.stands
+    network = stand_in(old, new)
+    first = next(item for item in choice.candidates if item.trial.number == old.number)
+    others = [item for item in choice.candidates if item is not first]
+
+    def with_hold_out_of_trial(number: int) -> TrialEvidence:
+        if number != new.number:
+            return evidence(number)
+        return replace(evidence(number), source_holdout=evidence(old.number).source_holdout)
+
+    stands = Choice((replace(first, trial=network), *others), choice.reason)
+    return stands, [network if trial.number == old.number else trial for trial in trials], with_hold_out_of_trial
 
 
 def held_out(record: EpochRecord) -> dict[str, float]:
@@ -158,10 +181,11 @@ class _Refitting:
         options: RefitOptions,
         num_workers: int,
         watch: Callable[[TrialRecord], None],
+        rule: SelectionRule,
     ) -> None:
         self._store, self._queue, self._slots = store, queue, slots
         self._options, self._num_workers, self._watch = options, num_workers, watch
-        self.rule = rule_of(store.spec)
+        self.rule = rule
 
     def begun(self, trial: TrialRecord) -> list[TrialRecord]:
         """The refits of a trial, in the order of their seeds; those that are not there yet begin."""

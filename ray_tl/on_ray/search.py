@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +17,15 @@ from ray_tl.models.memory import free_bytes
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.confirmation import Confirmation, evidence_of, reevaluate
 from ray_tl.on_ray.metrics import MetricsExporter
-from ray_tl.on_ray.refit import Refit, refit
+from ray_tl.on_ray.refit import Refit, refit, with_network
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
 from ray_tl.on_ray.trial_queue import SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
-from ray_tl.selection import Choice, rule_of
+from ray_tl.selection import Choice
+from ray_tl.selection.findings import Findings, Guided, findings_of, guided_choice
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 
@@ -40,6 +41,7 @@ class SearchResult:
         champion: Best finished trial, or what became of it when it was trained again; looked at again.
         choice: All candidates in order of preference.
         refits: What was trained again on all of the source, the best first; empty where the study asks for none.
+        findings: What they say of the target and of the champion.
         seconds: Of this process; a resumed search counts from its resumption.
         slot_restarts: How often each slot came back after its workers had died.
         slots: How many there were at the end; more than at the beginning if the cluster has grown.
@@ -49,6 +51,7 @@ class SearchResult:
     folder: Path
     champion: TrialRecord
     choice: Choice
+    findings: Findings
     trials: list[TrialRecord]
     seconds: float
     slot_restarts: dict[int, int]
@@ -73,6 +76,7 @@ class SearchResult:
             "slot_restarts": sum(self.slot_restarts.values()),
             "champion": self.champion_summary(),
             "refit": self.refits[0].summary() if self.refits else None,
+            **self.findings.content(),
         }
 
     def champion_summary(self) -> dict[str, object]:
@@ -126,24 +130,25 @@ def run_search(
         run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
         if not searcher.has_finished():
             raise KeyboardInterrupt
-        choice, confirmation = _confirmed(store, queue, say)
-        _write_champion(store, choice, confirmation)
+        found, confirmation = _confirmed(store, queue, say)
+        _write_champion(store, found.choice, confirmation)
 
         def changed(trial: TrialRecord) -> None:
             for watcher in watchers:
                 watcher(trial)
 
-        refits = refit(store, queue, slots, choice, cluster.workers_per_trial, changed, say)
+        refits = refit(store, queue, slots, found, cluster.workers_per_trial, changed, say)
         restarts, num_slots = ray.get(queue.status.remote()).restarts, len(slots)
-    _write_champion(store, choice, confirmation, refits)
-    seconds, champion = time.monotonic() - started, refits[0].stands if refits else choice.champion
+    findings = _findings(store, found, refits)
+    _write_champion(store, found.choice, confirmation, refits, findings)
     return SearchResult(
         study=store.spec.name,
         folder=store.folder,
-        champion=champion,
-        choice=choice,
+        champion=refits[0].stands if refits else found.choice.champion,
+        choice=found.choice,
+        findings=findings,
         trials=store.trials(),
-        seconds=seconds,
+        seconds=time.monotonic() - started,
         slot_restarts=restarts,
         slots=num_slots,
         refits=tuple(refits),
@@ -187,27 +192,41 @@ def _slots(
         slots.close(patience_s)
 
 
-def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Choice, Confirmation]:
+def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Guided, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
     evidence = partial(evidence_of, store.folder)
-    choice = rule_of(store.spec).choose(store.trials(), evidence)
-    if choice is None:
+    found = guided_choice(store.spec, store.trials(), evidence)
+    if found is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
         )
-    passed_over = ""
+    choice, passed_over = found.choice, ""
     for index, candidate in enumerate(choice.candidates):
         confirmation, problem = reevaluate(candidate.trial, queue)
         if problem is None:
             rest = choice.candidates[:index] + choice.candidates[index + 1 :]
-            return Choice((candidate, *rest), passed_over + choice.reason), confirmation
+            confirmed = Choice((candidate, *rest), passed_over + choice.reason)
+            return replace(found, choice=confirmed), confirmation
         passed_over += f"trial {candidate.trial.number} was passed over, {problem}; before that: "
         say(f"trial {candidate.trial.number} can't be confirmed: {problem}")
     raise RayTLError(f"study {store.spec.name!r}: no candidate's checkpoint gives its recorded predictions again.")
 
 
+def _findings(store: StudyStore, found: Guided, refits: Sequence[Refit]) -> Findings:
+    """Of what stands at the end: of the network that a trial was trained again as, if that is kept."""
+    trials, evidence = store.trials(), partial(evidence_of, store.folder)
+    if refits and refits[0].kept:
+        choice, trials, evidence = with_network(refits[0], found.choice, trials, evidence)
+        found = replace(found, choice=choice)
+    return findings_of(store.spec, found, trials, evidence)
+
+
 def _write_champion(
-    store: StudyStore, choice: Choice, confirmation: Confirmation, refits: Sequence[Refit] = ()
+    store: StudyStore,
+    choice: Choice,
+    confirmation: Confirmation,
+    refits: Sequence[Refit] = (),
+    findings: Findings | None = None,
 ) -> None:
     shown = ("objective", "merit", "rejected")
     candidates = [
@@ -220,6 +239,8 @@ def _write_champion(
         content |= {"trial": first.stands.number, "refit": first.summary()}
         content |= {"confirmed": first.confirmation} if first.kept else {}
         content |= {"other_refits": [each.summary() for each in others]} if others else {}
+    if findings is not None:
+        content |= findings.content()
     store.write_json(CHAMPION_FILE, content)
 
 

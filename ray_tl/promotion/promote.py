@@ -1,5 +1,6 @@
 """From a finished trial to a version folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.models.domain_norm import keep_target_norms
 from ray_tl.models.ensemble import members_of
 from ray_tl.models.parameter_efficient import merge_adapters
+from ray_tl.models.transfer_model import TransferModel, with_prior_correction
 from ray_tl.promotion.bundle import Bundle, Lineage, library_versions, load_bundle, spec_of
 from ray_tl.promotion.gate import STRAYS_OF_STEPS, PromotionDecision, check_reproduces
 from ray_tl.promotion.versions import add_version
@@ -38,7 +40,14 @@ class PromotedVersion:
     modality: str
 
 
-def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, created_at: str) -> PromotedVersion:
+def promote_trial(
+    store: StudyStore,
+    trial: TrialRecord,
+    name: str,
+    root: Path,
+    created_at: str,
+    correction: Sequence[float] | None = None,
+) -> PromotedVersion:
     """Write the next version of a model from a trial's checkpoint, if it still says what the trial recorded.
 
     Args:
@@ -47,6 +56,7 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
         name: Of the model.
         root: Folder of all models.
         created_at: ISO 8601 with a time zone.
+        correction: What the version adds to each logit of the trial, [C]; the gate looks at the network without it.
 
     Raises:
         InvalidInput: If the trial did not finish, or the name is not valid.
@@ -89,6 +99,8 @@ def promote_trial(store: StudyStore, trial: TrialRecord, name: str, root: Path, 
     )
     if not decision.accepted:
         raise TrialFailed(f"trial {trial.number} is not promoted. {' '.join(decision.reasons)}")
+    if correction is not None and isinstance(model, TransferModel):  # none is ever found for an ensemble
+        model = with_prior_correction(model, correction)
     folder = add_version(name, root, model, model_spec, lineage, spec.backbones.get(trial.config.backbone.name))
     load_bundle(folder)
     return PromotedVersion(name, folder.name, folder, decision, spec.data.options.modality)

@@ -1,6 +1,6 @@
 """A finished search, scored on true classes of its target."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,12 +14,16 @@ from ray_tl.errors import InvalidInput, StudyBusy, storage_failure
 from ray_tl.planning.plan import load_places
 from ray_tl.scoring.known import KnownTarget, known_target
 from ray_tl.scoring.records import Expected, LedgerRow, record
+from ray_tl.selection.correction import with_correction
 from ray_tl.selection.oracle import PairedDifference, Rows, Score, compare, hits, score, true_labels
+from ray_tl.study.correction import recorded_correction
 from ray_tl.study.damage import broken_study, unreadable
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.data import recorded_rows
 from ray_tl.training.files import TrialFiles
+
+CORRECTED = "its predictions are corrected to the class shares of the target."
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,11 @@ def evaluate(
     trials = {each.number: each for each in store.trials()}
     chosen = trials[number] if number in trials else store.trial(number)
     known = known_target(store.spec, labels, on, pair or _read_again(store))
+    correction = None if champion is None else recorded_correction(store, champion)
     scores = _scores(store, trials.values(), known)
+    if champion in scores and correction is not None:
+        scores[champion] = scores[champion].corrected(correction)
+        known = replace(known, notes=(*known.notes, f"trial {champion} as it is promoted: {CORRECTED}"))
     if number not in scores:
         raise InvalidInput(
             f"trial={number} is {chosen.state} and left no predictions on {known.domain}; choose from "
@@ -194,6 +202,9 @@ class _Scored:
     probabilities: NDArray[np.float32]
     labels: Rows
     rows: Rows
+
+    def corrected(self, correction: Sequence[float]) -> "_Scored":
+        return replace(self, probabilities=with_correction(self.probabilities, correction))
 
     @property
     def accuracy(self) -> float:

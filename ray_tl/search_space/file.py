@@ -54,6 +54,9 @@ class DataOptions(BaseModel):
         target_classes: What is known of the classes of the target: `unknown`, and their shares are estimated; `same`
             where they are the source's; `subset` where some of the source's may be absent; or the share of each by its
             name, `{cat: 0.3, dog: 0.7}`, 0 for a class that is left out.
+        correct_predictions: `auto`: predictions of the champion are corrected to the class shares of the target where
+            these are stated, or differ from the source's beyond chance, and the rule of choice finds them better so;
+            `never`.
         reader_version: Rules by which files become examples; 1 are those of studies that were begun before there was a
             choice.
     """
@@ -76,6 +79,7 @@ class DataOptions(BaseModel):
     split_by_time: str | None = Field(default=None, min_length=1)
     on_overlap: Literal["stop", "skip", "exact"] = "stop"
     target_classes: TargetClasses = "unknown"
+    correct_predictions: Literal["auto", "never"] = "auto"
     reader_version: Literal[1, 2] = 2
 
     @field_validator("split_by_time")

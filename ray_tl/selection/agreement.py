@@ -71,7 +71,7 @@ def agreements(
     weights = _weights(len(rows), np.random.default_rng(seed))
     probabilities = {number: each[rows] for number, each in target.items()}
     own = np.stack([each.argmax(axis=1) for each in probabilities.values()])
-    hits = own == _ensembles_of_others(probabilities, families)
+    hits = own == ensembles_of_others(probabilities, families)
     return Agreements(tuple(target), _structure(tuple(target), own, spaces, weights, num_classes), weights @ hits.T)
 
 
@@ -134,7 +134,7 @@ def _kappa(agreement: Array, by_chance: Array) -> Array:
     return found
 
 
-def _ensembles_of_others(
+def ensembles_of_others(
     probabilities: Mapping[int, NDArray[np.floating]], families: Mapping[int, str]
 ) -> NDArray[np.int64]:
     """Class of the largest mean softmax, families of methods counting alike, each trial left out in turn, [I, R]."""

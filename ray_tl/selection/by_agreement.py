@@ -43,7 +43,7 @@ class ByAgreement:
         self._validators = tuple(dict.fromkeys((*NEEDED, *context.validators)))
 
     def observe(self, source: SourceEvidence, target: TargetEvidence) -> Scores:
-        return score_all(self._validators, source, target)
+        return score_all(self._validators, source, replace(target, shares=self._context.target_shares))
 
     def objective(self, scores: Mapping[str, float], histogram: Sequence[float]) -> float:
         return objective(scores, histogram, self._context)

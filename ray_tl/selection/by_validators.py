@@ -41,7 +41,7 @@ class ByValidators:
         self._validators = tuple(dict.fromkeys((*NEEDED, *self._of_epochs, *context.validators)))
 
     def observe(self, source: SourceEvidence, target: TargetEvidence) -> Scores:
-        return score_all(self._validators, source, target)
+        return score_all(self._validators, source, replace(target, shares=self._context.target_shares))
 
     def objective(self, scores: Mapping[str, float], histogram: Sequence[float]) -> float:
         if not self._of_epochs:
@@ -86,6 +86,7 @@ class ByValidators:
         missing = [name for name in self._weights if name not in scores]
         if missing and outputs.final is not None:
             source, target = outputs.final.source(outputs.source_holdout), outputs.final.target(outputs.target)
+            target = replace(target, shares=self._context.target_shares)
             scores |= score_all(missing, source, target, together, skip_unavailable=True)
         return scores
 

@@ -42,7 +42,8 @@ def confidence(scores: Mapping[str, float], num_classes: int, num_examples: int)
     section 3.2). A network that was trained to be sure fools both, so neither counts for more than it would if the
     predictions were spread evenly over the classes and as sure as they are right on held-out source examples:
     probability a for one class and b = (1 - a) / (C - 1) for each other gives IM log C + a log a + (1 - a) log b, and
-    BNM a sqrt(C / N).
+    BNM a sqrt(C / N). Where shares of the target are stated, both measure against these, and have the same largest
+    values; IM below 0 counts as 0.
 
     Args:
         scores: Must hold `source_accuracy`, `im` and `bnm`.
@@ -52,6 +53,6 @@ def confidence(scores: Mapping[str, float], num_classes: int, num_examples: int)
     right = max(scores["source_accuracy"], 1 / num_classes)
     other = (1 - right) / (num_classes - 1)
     entropy = -sum(share * math.log(share) for share in (right, *[other] * (num_classes - 1)) if share > 0)
-    im = min(scores["im"] / math.log(num_classes), 1 - entropy / math.log(num_classes))
+    im = min(max(0.0, scores["im"]) / math.log(num_classes), 1 - entropy / math.log(num_classes))
     bnm = min(scores["bnm"] * math.sqrt(num_examples / min(num_classes, num_examples)), right)
     return (im + bnm) / 2

@@ -73,6 +73,7 @@ class TargetEvidence:
         features: Left by a trial that has ended.
         mixes: Left by a trial that has ended.
         head: Weights of a linear head, [C, D]; `None` for another one.
+        shares: Share of each class in the target, [C], where users state it or the rule of choice knows it.
     """
 
     probabilities: NDArray[np.float32]
@@ -81,6 +82,7 @@ class TargetEvidence:
     features: Features | None = None
     mixes: Mixes | None = None
     head: Array | None = None
+    shares: tuple[float, ...] | None = None
 
     def histogram(self) -> NDArray[np.float64]:
         """Share of each class among the predictions, [C], sums to 1."""

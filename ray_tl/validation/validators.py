@@ -6,7 +6,7 @@ confidence alone; what looks further has a module of its own, which `ray_tl.vali
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from ray_tl.validation.checks import needed, usable
 from ray_tl.validation.evidence import PoolEvidence, SourceEvidence, TargetEvidence
 from ray_tl.validation.metrics import accuracy
 
+SMALLEST_RELATIVE_SHARE = 0.01  # of an even share: a logarithm stays finite
 SMALL = 128  # classes or rows up to which singular values take no longer than eigenvalues
 
 Probabilities = NDArray[np.floating]
@@ -103,17 +104,27 @@ def mean_entropy(probabilities: Probabilities) -> float:
     return float(entr(usable(probabilities)).sum(axis=1).mean())
 
 
-def mutual_information(probabilities: Probabilities) -> float:
+def mutual_information(probabilities: Probabilities, shares: Sequence[float] | None = None) -> float:
     """Entropy of the mean prediction less the mean entropy: H(mean p) - mean H(p), in nats, in [0, log C].
 
     Shi and Sha, "Information-Theoretical Learning of Discriminative Clusters for Unsupervised Domain Adaptation", 2012,
     https://arxiv.org/abs/1206.6438.
+
+    Where the classes of the target are known not to be equally frequent: log C - KL(mean p || shares) - mean H(p), at
+    most log C, as the training loss has it. Below 0 where predictions are far from the shares.
+
+    Args:
+        probabilities: Softmax, [N, C].
+        shares: Share of each class in the target, [C]; `None` for even ones.
     """
-    diversity = entr(usable(probabilities).mean(axis=0)).sum()
+    mean = usable(probabilities).mean(axis=0)
+    diversity = entr(mean).sum()
+    if shares is not None:
+        diversity = diversity + mean @ np.log(_relative(shares))
     return float(diversity) - mean_entropy(probabilities)
 
 
-def batch_nuclear_norm(probabilities: Probabilities) -> float:
+def batch_nuclear_norm(probabilities: Probabilities, shares: Sequence[float] | None = None) -> float:
     """Nuclear norm of the matrix of predictions over its rows, ||P||_* / N, in (0, 1].
 
     Cui et al., "Towards Discriminability and Diversity: Batch Nuclear-norm Maximization", 2020,
@@ -122,12 +133,28 @@ def batch_nuclear_norm(probabilities: Probabilities) -> float:
     1 / sqrt(N): compare only scores of equally many rows. Where both N and C are large, singular values are the roots
     of the eigenvalues of the smaller of P^T P and P P^T: more than twice as fast, without a copy of P, and off by about
     1e-6 of the norm where P is of low rank.
+
+    Where the classes of the target are known not to be equally frequent, column c is multiplied by sqrt(C share_c), as
+    in the training loss: of sure predictions those with the shares are best.
+
+    Args:
+        probabilities: Softmax, [N, C].
+        shares: Share of each class in the target, [C]; `None` for even ones.
     """
     wide = usable(probabilities)
+    if shares is not None:
+        wide = wide * np.sqrt(_relative(shares))
     if min(wide.shape) <= SMALL:
         return float(np.linalg.norm(wide, ord="nuc") / len(wide))
     gram = wide.T @ wide if len(wide) >= wide.shape[1] else wide @ wide.T
     return float(np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0)).sum() / len(wide))
+
+
+def _relative(shares: Sequence[float]) -> NDArray[np.float64]:
+    """C times each share, of mean 1, [C]; see `ray_tl.adaptation.target_prior.relative_shares`."""
+    wide = np.asarray(shares, dtype=np.float64)
+    relative = np.maximum(wide / wide.mean(), SMALLEST_RELATIVE_SHARE)
+    return relative / relative.mean()
 
 
 def class_correlation(probabilities: Probabilities) -> float:
@@ -172,7 +199,7 @@ class InformationMaximisation:
     needs_end = False
 
     def score(self, target: TargetEvidence) -> float:
-        return mutual_information(target.probabilities)
+        return mutual_information(target.probabilities, target.shares)
 
 
 @VALIDATORS.register("bnm")
@@ -183,7 +210,7 @@ class Bnm:
     needs_end = False
 
     def score(self, target: TargetEvidence) -> float:
-        return batch_nuclear_norm(target.probabilities)
+        return batch_nuclear_norm(target.probabilities, target.shares)
 
 
 @VALIDATORS.register("corr_c")

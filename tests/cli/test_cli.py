@@ -405,6 +405,13 @@ def test_studies_as_json_are_a_line_each_with_an_error_where_one_is_broken(tmp_p
     assert (cut["study"], cut["state"], cut["trials"]) == ("cut", "broken", None)
 
 
+def test_status_says_what_is_expected_of_the_champion(run, study, tmp_path):
+    expected = {"accuracy": 0.71, "low": 0.58, "high": 0.84, "words": "expected accuracy on the target: 71%"}
+    study.write_json("champion.json", {"trial": 0, "reason": "best", "candidates": [], "expected": expected})
+    assert "\nexpected accuracy on the target: 71%\n" in run("status", "office").out
+    assert run_json("status", "office", home=tmp_path / "home")[1][0]["expected"] == expected
+
+
 def test_a_champion_file_that_was_cut_breaks_one_study(run, study):
     (study.folder / "champion.json").write_text('{"trial": 0}')
     assert "office is broken: " in run("status").out

@@ -244,6 +244,7 @@ def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, tmp_
     after = api.status("cut", tmp_path)
     require_whole(after.trials, 4)
     assert last["champion"]["trial"] == after.champion
+    assert after.findings["not_expected"] == last["not_expected"]  # four trials are too few
     for number, epochs in before.items():
         assert after.trials[number].epochs[: len(epochs)] == epochs
     by_two = after.trials[3]

@@ -51,7 +51,7 @@ def data(images):
     return tiny_data(load_pair(str(images / "source"), str(images / "target"), None, OPTIONS, 0))
 
 
-def promoted(method, data, images, folder):
+def promoted(method, data, images, folder, correction=None):
     """A study of one trial, and the version that it gave."""
     config = tiny_config(method={method: METHODS[method]}, adaptor="bottleneck")
     source = DataSource(source=str(images / "source"), target=str(images / "target"), options=OPTIONS)
@@ -65,7 +65,7 @@ def promoted(method, data, images, folder):
 
     train_trial(config, data, remember, TrialFiles(store.folder, number), RULE)
     store.finish(number, TrialState.COMPLETE)
-    return store, promote_trial(store, store.trial(number), "pets", folder / "models", CREATED_AT)
+    return store, promote_trial(store, store.trial(number), "pets", folder / "models", CREATED_AT, correction)
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -140,3 +140,21 @@ def test_a_trial_that_has_not_ended_can_not_be_promoted(version):
     running = store.ask()
     with pytest.raises(InvalidInput, match="only a complete trial can be promoted"):
         promote_trial(store, running, "pets", root, CREATED_AT)
+
+
+def test_a_version_adds_the_correction_of_its_trial_to_the_logits(data, images, tmp_path):
+    correction = (1.5, 0.0, -1.5)
+    store, version = promoted("logistic", data, images, tmp_path, correction)
+    as_it_was = promote_trial(store, store.trial(0), "pets", tmp_path / "models", CREATED_AT)
+    served, plain = (
+        load_bundle(each.folder).probabilities(data.recorded["target"].numpy()) for each in (version, as_it_was)
+    )
+    joint = plain * np.exp(correction)
+    np.testing.assert_allclose(served, joint / joint.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_a_head_of_steps_takes_no_correction(data, images, tmp_path):
+    with pytest.raises(
+        InvalidInput, match=r"does not fit a NearestNeighboursHead head of 3 classes; promote the trial"
+    ):
+        promoted("knn", data, images, tmp_path, (1.0, 0.0, -1.0))

@@ -265,6 +265,36 @@ def test_an_expectation_of_the_search_is_compared_with_the_truth(evaluate, pets,
     assert evaluate(trial=2).expected is None
 
 
+def corrected(trial, correction):
+    prior = {"trial": trial, "correction": correction, "words": []}
+    return {"trial": 1, "reason": "", "candidates": [], "prior": prior}
+
+
+def test_the_champion_is_scored_as_it_is_promoted(evaluate, pets, tmp_path):
+    write_sorted(tmp_path / "sorted", 200)
+    pets.write_json("champion.json", corrected(1, [-9.0, 0.0, 9.0]))  # all are eels now: 2 of 10
+    found = evaluate()
+    assert found.score.accuracy.value == 0.2
+    assert found.accuracies == {0: 0.5, 1: 0.2, 2: 0.9}
+    assert (
+        found.notes[-1] == "trial 1 as it is promoted: its predictions are corrected to the class shares of the target."
+    )
+
+
+def test_a_correction_of_another_trial_is_not_the_champions(evaluate, pets, tmp_path):
+    write_sorted(tmp_path / "sorted", 200)
+    pets.write_json("champion.json", corrected(2, [-9.0, 0.0, 9.0]))
+    assert evaluate().score.accuracy.value == 0.8
+
+
+@pytest.mark.parametrize("correction", [[1.0], ["much", 0.0, 0.0], [float("nan"), 0.0, 0.0], 3])
+def test_a_correction_that_was_not_written_so_is_refused(evaluate, pets, tmp_path, correction):
+    write_sorted(tmp_path / "sorted", 200)
+    pets.write_json("champion.json", corrected(1, correction))
+    with pytest.raises(BrokenStudy, match=r"champion.json is not what was written"):
+        evaluate()
+
+
 # the ledger
 
 

@@ -4,11 +4,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
+from ray_tl.adaptation.confidence import batch_nuclear_norm as nuclear_norm_loss
+from ray_tl.adaptation.confidence import information_maximisation
 from ray_tl.errors import InvalidInput, TrialFailed, Unavailable, UnknownName
 from ray_tl.validation import VALIDATORS, PoolEvidence, SourceEvidence, TargetEvidence, score_all
+from ray_tl.validation.validators import batch_nuclear_norm, mutual_information
 from tests.validation.world import peak_of_memory, whole_evidence, whole_of_one_class
 
 ON_TARGET = ["entropy", "im", "bnm", "corr_c"]
@@ -159,3 +164,25 @@ def test_validation_is_imported_without_torch_and_without_scikit_learn():
     program = "import sys, ray_tl.validation; print('torch' in sys.modules, 'sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
+
+
+UNEVEN = np.array([0.5, 0.3, 0.2])
+
+
+def test_information_against_shares_is_the_negative_training_loss():
+    logits = np.random.default_rng(0).normal(size=(40, 3), scale=2)
+    loss = information_maximisation(torch.from_numpy(logits), prior=torch.from_numpy(UNEVEN))
+    assert mutual_information(softmax(logits, axis=1), UNEVEN) == pytest.approx(-float(loss))
+
+
+def test_nuclear_norm_against_shares_is_the_negative_training_loss():
+    logits = np.random.default_rng(0).normal(size=(40, 3), scale=2)
+    loss = nuclear_norm_loss(torch.from_numpy(logits), prior=torch.from_numpy(UNEVEN))
+    assert batch_nuclear_norm(softmax(logits, axis=1), UNEVEN) == pytest.approx(-float(loss))
+
+
+@pytest.mark.parametrize("score", [mutual_information, batch_nuclear_norm])
+def test_sure_predictions_with_the_shares_are_better_than_even_ones(score):
+    with_shares, even = (np.eye(3)[np.repeat(np.arange(3), counts)] for counts in ([15, 9, 6], [10, 10, 10]))
+    assert score(with_shares, UNEVEN) > score(even, UNEVEN)
+    assert score(even) > score(with_shares)
