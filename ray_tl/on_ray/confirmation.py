@@ -6,7 +6,7 @@ from pathlib import Path
 import ray
 
 from ray_tl.on_ray.trial_queue import Job, Outcome
-from ray_tl.selection import TrialEvidence
+from ray_tl.selection.choice import EvidenceOf
 from ray_tl.study.records import TrialRecord
 from ray_tl.training.files import TrialFiles
 
@@ -14,9 +14,9 @@ MIN_AGREEMENT = 0.99
 Confirmation = dict[str, object]
 
 
-def evidence_of(folder: Path, number: int) -> TrialEvidence:
-    """What a trial of a study left at its end."""
-    return TrialFiles(folder, number).load_trial_evidence()
+def evidence_of(folder: Path) -> EvidenceOf:
+    """What the trials of a study left at their end, by number."""
+    return lambda number: TrialFiles(folder, number).load_trial_evidence()
 
 
 def reevaluate(trial: TrialRecord, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:

@@ -112,7 +112,7 @@ def in_order(store: StudyStore, rule: SelectionRule, found: list[Refit]) -> list
         return found
     kept = {each.of.number: stand_in(each.of, each.stands) for each in found}
     trials = [kept.get(trial.number, trial) for trial in store.trials()]
-    choice = rule.choose(trials, partial(evidence_of, store.folder))
+    choice = rule.choose(trials, evidence_of(store.folder))
     assert choice is not None
     places = {item.trial.number: place for place, item in enumerate(choice.candidates)}
     return sorted(found, key=lambda each: places[each.stands.number])
@@ -224,7 +224,7 @@ class _Refitting:
         failed = f" ({'; '.join(failures)})" if failures else ""
         try:
             network, how = self._combined(trial, ended)
-            evidence = partial(evidence_of, self._store.folder)
+            evidence = evidence_of(self._store.folder)
             verdict = self.rule.compare(self._store.trials(), evidence, trial, network)
             confirmation, problem = reevaluate(network, self._queue)
         except (RayTLError, OSError) as error:
@@ -256,7 +256,7 @@ class _Refitting:
             kind = "nearest"  # numbers of a head that is solved for have no mean that is one
         if kind == "nearest" or len(refits) == 1:
             folder = self._store.folder
-            best = nearest_to_mean({number: evidence_of(folder, number).target for number in numbers})
+            best = nearest_to_mean({number: evidence_of(folder)(number).target for number in numbers})
             chosen = next(each for each in refits if each.number == best)
             return chosen, f"trial {best}, nearest to their mean" if len(refits) > 1 else f"trial {best}"
         network = self._begun(trial.number, trial.config, numbers)

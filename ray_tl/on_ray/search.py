@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import ray
@@ -194,7 +193,7 @@ def _slots(
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Guided, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
-    evidence = partial(evidence_of, store.folder)
+    evidence = evidence_of(store.folder)
     found = guided_choice(store.spec, store.trials(), evidence)
     if found is None:
         raise RayTLError(
@@ -214,7 +213,7 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
 
 def _findings(store: StudyStore, found: Guided, refits: Sequence[Refit]) -> Findings:
     """Of what stands at the end: of the network that a trial was trained again as, if that is kept."""
-    trials, evidence = store.trials(), partial(evidence_of, store.folder)
+    trials, evidence = store.trials(), evidence_of(store.folder)
     if refits and refits[0].kept:
         choice, trials, evidence = with_network(refits[0], found.choice, trials, evidence)
         found = replace(found, choice=choice)

@@ -72,7 +72,7 @@ def guided_choice(spec: StudySpec, trials: Sequence[TrialRecord], evidence: Evid
     stated = stated_shares(spec.data.options.target_classes, spec.classes, source)
     if stated is not None:
         return Guided(choice, rule, stated_prior(stated, source))
-    prior = prior_of_pool(*_sound(choice, evidence), source)
+    prior = prior_of_pool(*_sound(choice, evidence), choice.merits, source)
     if prior is None or not prior.is_beyond_chance:
         return Guided(choice, rule, prior)
     rule = rule_of(spec, tuple(prior.shares.tolist()))

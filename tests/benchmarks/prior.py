@@ -47,7 +47,7 @@ def of_pool(pool: Pool) -> dict[str, object]:
     truth = np.load(pool.folder / "truth.npy")
     num_classes = champion.target.shape[1]
     source, true = (_shares(labels, num_classes) for labels in (champion.final.holdout_labels, truth))
-    prior = prior_of_pool(outputs, families, source)
+    prior = prior_of_pool(outputs, families, choice.merits, source)
     assert prior is not None
     noise = np.random.default_rng(SEED).uniform(-ROUGH, ROUGH, size=num_classes)
     roughly = true * np.exp(noise) / (true * np.exp(noise)).sum()
