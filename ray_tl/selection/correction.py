@@ -60,6 +60,12 @@ def by_ratio(shares: Vector, source_shares: Vector) -> Vector:
     return found - found.mean()
 
 
+def half_way(probabilities: NDArray[np.floating], prior: PriorEstimate) -> Vector:
+    """The mean of `to_shares` and `by_ratio`, [C]."""
+    found: Vector = (to_shares(probabilities, prior.shares) + by_ratio(prior.shares, prior.source_shares)) / 2
+    return found
+
+
 def with_correction(probabilities: NDArray[np.floating], logits: Sequence[float]) -> NDArray[np.float32]:
     """Softmax [M, C] of the logits with so much added to each, [C]."""
     return corrected(probabilities, np.exp(np.asarray(logits))).astype(np.float32)
@@ -73,10 +79,12 @@ def correction_of(
     trials: Sequence[TrialRecord],
     evidence: EvidenceOf,
 ) -> Correction:
-    """The correction of the champion, if the rule finds it better with it than without.
+    """The correction of the champion.
 
-    What users state is trusted: the mean prediction gets these shares. An estimate is so far off under domain shift
-    that only its ratio to the source's shares is used: `tests/benchmarks/prior.py`.
+    What users state is trusted: predictions move half of the way to these shares and half by their ratio to the
+    source's, which is nearly as good as all of the way where shares are exact, and harmless where they are guessed. An
+    estimate is so far off under domain shift that its ratio to the source's shares is used alone, and only if the rule
+    finds the champion better with it: `tests/benchmarks/prior.py`.
 
     Args:
         prior: Of the target.
@@ -93,9 +101,11 @@ def correction_of(
     if (why := _why_not(champion, evidence(champion.number))) is not None:
         return Correction(None, f"{UNCORRECTED}{why}.")
     outputs = evidence(champion.number)
-    added = to_shares(outputs.target, prior.shares) if is_stated else by_ratio(prior.shares, prior.source_shares)
+    added = by_ratio(prior.shares, prior.source_shares)
+    if is_stated:
+        added = half_way(outputs.target, prior)
     variant = replace(outputs, target=with_correction(outputs.target, added.tolist()))
-    if not _is_better(variant, choose, champion, trials, evidence):
+    if not is_stated and not _is_better(variant, choose, champion, trials, evidence):
         return Correction(None, f"{UNCORRECTED}the rule of choice finds them no better with the correction.")
     changed = float((variant.target.argmax(axis=1) != outputs.target.argmax(axis=1)).mean())
     reason = f"predictions are corrected to these shares: {changed:.0%} of the target's change class."

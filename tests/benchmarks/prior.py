@@ -24,11 +24,11 @@ from selection import RULE, Pool, chosen_by_rule, load_pool
 from selection_pools import BALANCES, PAIRS
 
 from ray_tl.selection import TrialEvidence
-from ray_tl.selection.correction import by_ratio, to_shares, with_correction
+from ray_tl.selection.correction import by_ratio, half_way, to_shares, with_correction
 from ray_tl.selection.families import family_of
 from ray_tl.selection.prior import TrialOutputs, estimate_prior
 from ray_tl.selection.prior.estimate import total_variation
-from ray_tl.selection.prior.of_pool import prior_of_pool
+from ray_tl.selection.prior.of_pool import prior_of_pool, stated_prior
 
 ROUGH, SEED = 0.5, 0
 
@@ -54,7 +54,10 @@ def of_pool(pool: Pool) -> dict[str, object]:
     corrections = {
         "stated, fixed point": to_shares(champion.target, true),
         "stated, ratio": by_ratio(true, source),
+        "stated, half way": half_way(champion.target, stated_prior(true, source)),
         "roughly, fixed point": to_shares(champion.target, roughly),
+        "roughly, ratio": by_ratio(roughly, source),
+        "roughly, half way": half_way(champion.target, stated_prior(roughly, source)),
         "estimate, fixed point": to_shares(champion.target, prior.shares),
         "estimate, ratio": by_ratio(prior.shares, source),
     }
@@ -125,7 +128,8 @@ def means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
     found = {}
     for name in rows[0]["gains"]:
         each = {way: [row["gains"][name][way] for row in rows] for way in ("always", "by rule")}
-        each["as used"] = [row["gains"][name]["by rule"] * (row["gate"] or "estimate" not in name) for row in rows]
+        by_rule = [row["gains"][name]["by rule"] * row["gate"] for row in rows]
+        each["as used"] = by_rule if "estimate" in name else each["always"]
         found[name] = {way: float(np.mean(gains)) for way, gains in each.items()}
         found[name] |= {f"worst {way}": float(min(gains)) for way, gains in each.items()}
     return found

@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from ray_tl.config import Component
 from ray_tl.selection import ByAgreement, Candidate, Choice, TrialEvidence
-from ray_tl.selection.correction import by_ratio, correction_of, to_shares, with_correction
+from ray_tl.selection.correction import by_ratio, correction_of, half_way, to_shares, with_correction
 from ray_tl.selection.prior.of_pool import stated_prior
 from tests.selection.mixtures import SHARES, mixture
 from tests.selection.test_by_agreement import CONTEXT, ROWS, TRUE, final, sure, wrong_in
@@ -77,10 +77,21 @@ def test_what_the_rule_finds_better_is_kept_and_says_how_much_changes():
     assert found.reason == "predictions are corrected to these shares: 12% of the target's change class."  # 14 of 120
 
 
-def test_what_the_rule_finds_no_better_is_left():
-    found = corrected([0.9, 0.05, 0.05], predicted=sure(TRUE, 0.9))
+def test_an_estimate_that_the_rule_finds_no_better_changes_nothing():
+    found = corrected([0.9, 0.05, 0.05], predicted=sure(TRUE, 0.9), is_stated=False)
     assert found.logits is None
     assert "no better" in found.reason
+
+
+def test_what_users_state_is_not_put_to_the_rule():
+    assert corrected([0.9, 0.05, 0.05], predicted=sure(TRUE, 0.9)).logits is not None
+
+
+def test_stated_shares_move_predictions_half_by_ratio_and_half_to_the_shares():
+    prior = stated_prior(EVEN, FEW_OF_ONE)
+    found = half_way(sure(TRUE, 0.9), prior)
+    ratio = np.log(EVEN) - np.log(FEW_OF_ONE)
+    np.testing.assert_allclose(2 * found - to_shares(sure(TRUE, 0.9), EVEN), ratio - ratio.mean(), atol=1e-9)
 
 
 def test_shares_of_the_source_change_nothing():
