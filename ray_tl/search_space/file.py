@@ -55,8 +55,8 @@ class DataOptions(BaseModel):
             where they are the source's; `subset` where some of the source's may be absent; or the share of each by its
             name, `{cat: 0.3, dog: 0.7}`, 0 for a class that is left out.
         correct_predictions: `auto`: predictions of the champion are corrected to the class shares of the target where
-            these are stated, or differ from the source's beyond chance, and the rule of choice finds them better so;
-            `never`.
+            these are stated, or where their estimate differs from the source's beyond chance and the rule of choice
+            finds them better so; `never`.
         reader_version: Rules by which files become examples; 1 are those of studies that were begun before there was a
             choice.
     """
