@@ -16,10 +16,11 @@ from ray_tl.study.damage import broken_study
 from ray_tl.study.records import StudySpec, TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.files import TrialFiles
-from ray_tl.validation import VALIDATORS, PoolEvidence, TargetEvidence, score_all
+from ray_tl.validation import VALIDATORS, PoolEvidence, TargetEvidence, looks_at_source, score_all
 from ray_tl.validation.evidence import centred_logits
 from ray_tl.yaml_files import read_yaml_value
 
+TRAINED_ON = "a refit is trained on all of the source, what was held out included"
 Scores = dict[str, float]
 Progress = Callable[[int, int], None]
 """Is told how many trials are scored, and of how many."""
@@ -81,6 +82,7 @@ class Rescoring:
                 {
                     "trial": trial.number,
                     "method": trial.config.method.name,
+                    "refit_of": trial.refit_of,
                     "is_champion": trial.number == self.champion,
                     "is_source_only": trial.is_baseline,
                     "scores": self.scores[trial.number],
@@ -104,7 +106,8 @@ def rescore(
 ) -> Rescoring:
     """Score every trial at full fidelity anew, from the evidence that it left.
 
-    Validators that compare trials do so among those that no guard rejects, as a rule of choice does.
+    Validators that compare trials do so among those that no guard rejects, as a rule of choice does. Those that look at
+    the source hold-out don't score a refit, which was trained on it.
 
     Args:
         store: The study; nothing of it is changed.
@@ -127,7 +130,8 @@ def rescore(
             f"ray-tl status {store.spec.name}"
         )
     evidence = _evidence(store, trials)
-    scores, gaps = _scored(names, evidence, _pool(store.spec, trials, evidence), _reference(store), progress)
+    together = _pool(store.spec, trials, evidence)
+    scores, gaps = _scored(names, trials, evidence, together, _reference(store), progress)
     return Rescoring(
         study=store.spec.name,
         trials=tuple(trials),
@@ -176,6 +180,7 @@ def _reference(store: StudyStore) -> LabelledSpace | None:
 
 def _scored(
     names: Sequence[str],
+    trials: Sequence[TrialRecord],
     evidence: Mapping[int, TrialEvidence],
     together: PoolEvidence | None,
     reference: LabelledSpace | None,
@@ -184,11 +189,15 @@ def _scored(
     """Scores by number of the trial, and what is missing of them, trials with one reason together."""
     scores: dict[int, Scores] = {}
     missing: dict[tuple[str, str], list[int]] = {}
-    for number, outputs in evidence.items():
+    for trial in trials:
+        number, outputs = trial.number, evidence[trial.number]
         scores[number] = {}
         source = None if outputs.final is None else outputs.final.source(outputs.source_holdout)
         target = _target(outputs, reference)
         for name in names:
+            if trial.refit_of is not None and looks_at_source(name):
+                missing.setdefault((name, TRAINED_ON), []).append(number)
+                continue
             try:
                 scores[number] |= score_all([name], source, target, together)
             except (Unavailable, TrialFailed) as error:

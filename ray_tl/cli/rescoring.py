@@ -15,7 +15,7 @@ from ray_tl.cli.options import Home, Json, Study
 from ray_tl.cli.output import Output
 
 if TYPE_CHECKING:
-    from ray_tl.rescoring import Gap, Rescoring
+    from ray_tl.rescoring import Rescoring
     from ray_tl.study.records import TrialRecord
 
 COLUMNS = 6  # of scores in a table, at most: so many fit beside a trial and its method
@@ -65,8 +65,8 @@ def show_rescoring(found: "Rescoring", output: Output) -> None:
     output.say(f"study {found.study}: * best of its column, ↑ higher is better, ↓ lower is better")
     for names in _in_equal_parts(found.validators):
         output.say(_table(found, names))
-    for gap in found.gaps:
-        output.say(Text(_missing(found, gap), style="yellow"))
+    for line in _missing(found):
+        output.say(Text(line, style="yellow"))
     for line in _choice(found):
         output.say(line)
 
@@ -112,6 +112,7 @@ def _table(found: "Rescoring", names: Sequence[str]) -> Table:
 def _method(found: "Rescoring", trial: "TrialRecord") -> str:
     marks = ["champion"] if trial.number == found.champion else []
     marks += ["source-only"] if trial.is_baseline else []
+    marks += [] if trial.refit_of is None else [f"refit of {trial.refit_of}"]
     return f"{trial.config.method.name} ({', '.join(marks)})" if marks else trial.config.method.name
 
 
@@ -119,10 +120,20 @@ def _cell(value: float | None, is_best: bool) -> str:
     return "–" if value is None else f"{value:.4f}{'*' if is_best else ' '}"
 
 
-def _missing(found: "Rescoring", gap: "Gap") -> str:
-    """Why a score is not there."""
-    where = "" if len(gap.trials) == len(found.trials) else f" of trial {', '.join(map(str, gap.trials))}"
-    return f"not computed: {gap.validator}{where}: {gap.reason}"
+def _missing(found: "Rescoring") -> list[str]:
+    """Why scores are not there, one line for those that lack for one reason."""
+    lacking: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    for gap in found.gaps:
+        lacking.setdefault((gap.trials, gap.reason), []).append(gap.validator)
+    return [
+        f"not computed: {', '.join(names)}{_of(found, trials)}: {reason}" for (trials, reason), names in lacking.items()
+    ]
+
+
+def _of(found: "Rescoring", trials: Sequence[int]) -> str:
+    if len(trials) == len(found.trials):
+        return ""
+    return f" of trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}"
 
 
 def _choice(found: "Rescoring") -> list[str]:
@@ -134,5 +145,7 @@ def _choice(found: "Rescoring") -> list[str]:
         return [*lines, "the search has chosen no champion yet"]
     if taken.number == found.champion:
         return [*lines, "it is the champion that the search chose"]
+    if taken.number == next((each.refit_of for each in found.trials if each.number == found.champion), None):
+        return [*lines, f"it is the trial that the search chose, and trained again as trial {found.champion}"]
     chosen = f"the search chose trial {found.champion}"
     return [*lines, f"{chosen}; package the other one:  ray-tl promote {found.study} --trial {taken.number}"]

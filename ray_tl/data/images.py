@@ -153,7 +153,8 @@ class LabelledFolder(UnlabelledFolder):
     def problems(self) -> list[str]:
         if layout := self._layout_problems():
             return [*self.found.problems, *layout]
-        if empty := self._empty_problems([*self.found.images, *self.found.folders]):
+        folders = self.found.folders if self.classes is None else []  # otherwise told class by class
+        if empty := self._empty_problems([*self.found.images, *folders]):
             return [*self.found.problems, *empty]
         names = [*self.found.images, *self.found.broken]
         return [

@@ -135,9 +135,10 @@ def class_halves(domain: LabelledDomain, seed: int) -> tuple[LabelledDomain, Lab
     rows = {label: random.permutation(np.flatnonzero(domain.labels == label)) for label in np.unique(domain.labels)}
     if single := [domain.classes[label] for label, found in rows.items() if len(found) < 2]:
         more = ", ..." if len(single) > 10 else ""
+        have = "have 1 each" if len(single) > 1 else "has 1"
         raise InvalidInput(
             f"target_labels_for='both' halves the labelled target examples of each class, and {', '.join(single[:10])}"
-            f"{more} has 1; label 2 or more of each class, or choose target_labels_for: training or choice."
+            f"{more} {have}; label 2 or more of each class, or choose target_labels_for: training or choice."
         )
     first = np.sort(np.concatenate([found[: (len(found) + 1) // 2] for found in rows.values()]))
     second = np.sort(np.concatenate([found[(len(found) + 1) // 2 :] for found in rows.values()]))

@@ -1,8 +1,11 @@
 """Ray Tune over warm slots: a thin client trial, a searcher over the study store, ASHA rebuilt from it."""
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import ray
@@ -192,7 +195,7 @@ def warm_up_epochs(config: TrialConfig) -> int:
 def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:
     """Run Tune until the study has all its trials; returns early, with the store whole, on Ctrl-C."""
     scheduler = StudyASHA(store.spec, store.trials()) if pruning else None
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(ClientTrial, tune.PlacementGroupFactory([CLIENT_RESOURCES])),
         tune_config=tune.TuneConfig(
             metric="objective" if scheduler is None else None,
@@ -206,7 +209,20 @@ def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_cl
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(name="tune", storage_path=log_folder, verbose=0),
-    ).fit()
+    )
+    with own_interrupts():
+        tuner.fit()
+
+
+@contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Ctrl-C does afterwards what it did before: Tune leaves its handler behind, which swallows the first."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _by_number(number: int) -> SimpleNamespace:

@@ -71,7 +71,7 @@ class ByAgreement:
         if found is None or old.number not in found.numbers:
             return _by_objectives(old, new)
         margin = structure_margins(found, old.number)[new.number]
-        return Verdict(margin.is_behind, f"neighbours agree by {_kappas(margin)} more than on trial {old.number}")
+        return Verdict(margin.is_behind, f"neighbours agree {_kappas(margin)} than on trial {old.number}")
 
 
 def _agreements(
@@ -146,7 +146,9 @@ def _by_objectives(old: TrialRecord, new: TrialRecord) -> Verdict:
 
 
 def _kappas(margin: Margin) -> str:
-    return f"{margin.value:.3f} (Cohen's kappa, 90 % interval {margin.low:.3f} to {margin.high:.3f})"
+    way = "less" if margin.value < 0 else "more"
+    interval = f"90 % interval of the difference {margin.low:.3f} to {margin.high:.3f}"
+    return f"by {abs(margin.value):.3f} {way} (Cohen's kappa, {interval})"
 
 
 def _by_agreement(pool: Sequence[Candidate], found: Agreements) -> Choice:

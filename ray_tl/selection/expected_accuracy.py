@@ -122,7 +122,9 @@ def _require_enough(champion: int, outputs: Mapping[int, TrialEvidence], familie
     if champion not in outputs:
         raise Unavailable("the guards reject the champion itself.")
     if len(outputs) < LEAST_TRIALS:
-        raise Unavailable(f"{len(outputs)} trials at full fidelity pass the guards, and it takes {LEAST_TRIALS}.")
+        is_one = len(outputs) == 1
+        passing = f"{len(outputs)} trial{'' if is_one else 's'} at full fidelity {'passes' if is_one else 'pass'}"
+        raise Unavailable(f"{passing} the guards, and it takes {LEAST_TRIALS}.")
     num_families = len({families[number] for number in outputs})
     if num_families < LEAST_FAMILIES:
         raise Unavailable("all trials are of one family of methods, and err alike.")

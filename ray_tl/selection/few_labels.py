@@ -170,7 +170,8 @@ def with_labels(choice: Choice, given: Mapping[int, LabelledPredictions | None])
 def _lacking(few: Mapping[int, LabelledPredictions], num_sound: int) -> str | None:
     """Why labels can't join in; `None` if they can."""
     if num_sound < LEAST_TRIALS:
-        return f"{num_sound} trials pass the guards and {LEAST_TRIALS} are needed to weigh them"
+        passing = "1 trial passes" if num_sound == 1 else f"{num_sound} trials pass"
+        return f"{passing} the guards and {LEAST_TRIALS} are needed to weigh them"
     if len(few) < num_sound:
         return f"{num_sound - len(few)} of {num_sound} trials left no predictions on them"
     num_examples = len(next(iter(few.values())).labels)

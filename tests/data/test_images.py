@@ -127,6 +127,13 @@ def test_an_empty_folder_says_which_files_count(tmp_path):
         read_unlabelled_folder(tmp_path, SMALL)
 
 
+def test_class_folders_without_an_image_are_an_empty_folder_where_the_classes_are_known(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(InvalidInput, match=r": has no images; put files into it that hold PNG, JPEG"):
+        read_labelled_folder(tmp_path, SMALL, classes=("cat", "dog"))
+
+
 def test_a_single_class_is_refused(tmp_path):
     write(tmp_path, FOUR[:2])
     with pytest.raises(InvalidInput, match="has 1 class folder, but a classifier needs 2"):

@@ -101,7 +101,7 @@ def test_labels_for_both_are_halved_within_each_class():
 
 
 def test_a_class_of_one_labelled_example_can_not_be_halved(folders):
-    with pytest.raises(InvalidInput, match=r"target_labels_for='both' halves .* and dog, eel has 1; label 2 or more"):
+    with pytest.raises(InvalidInput, match=r"target_labels_for='both' halves .* and dog, eel have 1 each; label 2"):
         pair_of(folders, target_labels_for="both")
 
 

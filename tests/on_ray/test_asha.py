@@ -1,3 +1,4 @@
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
+from ray.tune.tune import _setup_signal_catching
 
 from ray_tl.config import Component, TrialConfig
-from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced, warm_up_epochs
+from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced, own_interrupts, warm_up_epochs
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
@@ -312,3 +314,13 @@ def test_a_pruned_trial_leaves_no_checkpoint(tmp_path, last, is_kept):
 def rungs(scheduler: ASHAScheduler) -> dict[float, dict[str, float]]:
     (bracket,) = scheduler._brackets
     return dict(bracket._rungs)
+
+
+def test_ctrl_c_ends_what_comes_after_tune():
+    before = signal.getsignal(signal.SIGINT)
+    with own_interrupts():
+        _setup_signal_catching()
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

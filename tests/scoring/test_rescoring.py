@@ -11,6 +11,7 @@ import pytest
 
 from ray_tl import api
 from ray_tl.errors import BrokenStudy, InvalidInput, UnknownName
+from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
 from ray_tl.validation import VALIDATORS
@@ -139,6 +140,37 @@ def test_a_trial_whose_predictions_are_not_finite_lacks_its_scores(home):
     found = api.rescore("digits", ["im"], home=home)
     assert "are not finite: training diverged" in found.gaps[0].reason
     assert found.best("im") != [3]
+
+
+def with_a_refit(home: Path) -> None:
+    """The champion is trial 4, a refit of trial 2 that left the same."""
+    store = StudyStore(home / "studies" / "digits")
+    trial = store.trial(2)
+    refit = store.begin_refit(2, trial.config)
+    shutil.copy(files(home, 2).evidence, files(home, refit.number).evidence)
+    shutil.copy(files(home, 2).final_evidence, files(home, refit.number).final_evidence)
+    store.add_epoch(refit.number, trial.last, 1)
+    store.finish(refit.number, TrialState.COMPLETE)
+    store.write_json("champion.json", {"trial": 4, "reason": "best", "candidates": []})
+
+
+def test_a_refit_is_not_scored_on_examples_that_it_was_trained_on(home):
+    with_a_refit(home)
+    found = api.rescore("digits", ["source_accuracy", "dev", "reverse_validation", "im"], home=home)
+    assert set(found.scores[4]) == {"im"}
+    assert found.scores[4]["im"] == found.scores[2]["im"]
+    assert "source_accuracy" in found.scores[2]
+    assert {(gap.trials, gap.reason[:18]) for gap in found.gaps} == {((4,), "a refit is trained")}
+
+
+def test_the_trial_of_a_refit_that_is_the_champion_is_no_other_choice(home):
+    with_a_refit(home)
+    scores = api.rescore("digits", ["im"], home=home).scores
+    best = max(range(4), key=lambda number: scores[number]["im"])
+    said = run(home, "digits", "--validators", "source_accuracy,dev", "--selection", "validators: {names: [im]}").stdout
+    assert "4 logistic (champion, refit of 2)" in " ".join(said.split())
+    assert "source_accuracy, dev of trial 4: a refit" in " ".join(said.split())
+    assert ("trained again as trial 4" in said) == (best == 2)
 
 
 def test_evidence_that_was_cut_is_a_broken_study(home):

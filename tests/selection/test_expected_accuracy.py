@@ -70,6 +70,11 @@ def test_a_worse_champion_is_expected_to_be_worse():
     assert expected(outputs, 1).accuracy > expected(outputs, 4).accuracy
 
 
+def test_a_pool_of_a_single_trial_is_told_in_the_singular():
+    with pytest.raises(Unavailable, match=r"^1 trial at full fidelity passes the guards, and it takes 5"):
+        expected(pool(ERRORS[:1]), 0)
+
+
 @pytest.mark.parametrize(
     ("outputs", "families", "baseline", "why"),
     [

@@ -174,6 +174,7 @@ def test_a_merit_of_an_estimated_choice_is_an_accuracy():
 @pytest.mark.parametrize(
     ("numbers", "given", "said"),
     [
+        ((0,), (0,), "1 trial passes the guards and 4 are needed"),
         ((1, 0, 2), (1, 0, 2), "3 trials pass the guards and 4 are needed"),
         ((1, 0, 2, 3), (1, 0, 2), "1 of 4 trials left no predictions on them"),
     ],

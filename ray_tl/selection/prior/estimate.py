@@ -55,9 +55,9 @@ class PriorEstimate:
         Args:
             classes: Names of the C classes.
         """
+        if not self.is_beyond_chance:  # an interval of what can't be negative would leave 0 out, and say the opposite
+            return [f"No shift of the class shares that is beyond chance (estimate: {self.shift:.0%} of the examples)."]
         where = f"{self.shift:.0%} of the examples, {_between(*self.shift_interval)}"
-        if not self.is_beyond_chance:
-            return [f"No shift of the class shares that is beyond chance (estimate: {where})."]
         lines = [f"The class shares of the target differ from the source's by {where}."]
         if self.absent.any():
             names = [name for name, is_absent in zip(classes, self.absent, strict=True) if is_absent]
