@@ -21,7 +21,7 @@ from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_fil
 from ray_tl.strict_json import parse_json
 from ray_tl.study.correction import recorded_correction
 from ray_tl.study.damage import unreadable
-from ray_tl.study.records import DataSource, StudySpec, TrialRecord
+from ray_tl.study.records import DataSource, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from ray_tl.training.layer_plan import LayerPlan
 
 Home = Path | str | None
+UNCORRECTED_TRIAL = (
+    "a trial by number is packaged as it was; without --trial the champion's predictions are corrected to the class "
+    "shares of the target."
+)
 SAMPLES = {"digits": (170, 30), "sentiment": (5000, 1000)}
 """Examples of each class that there are, and that are usual."""
 
@@ -70,6 +74,12 @@ class StudyStatus:
     def num_trials(self) -> int:
         """Trials of the search, without refits."""
         return sum(trial.refit_of is None for trial in self.trials)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether there is something to go on with, a refit for example, and no process does."""
+        is_unfinished = self.champion is None or any(trial.state is TrialState.RUNNING for trial in self.trials)
+        return is_unfinished and not self.is_running
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
@@ -337,8 +347,10 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     if number is None:
         raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
     created_at = datetime.now().astimezone().isoformat(timespec="seconds")
-    correction = recorded_correction(store, number) if trial is None else None
-    return promote_trial(store, store.trial(number), name or study, models_folder(home), created_at, correction)
+    correction = recorded_correction(store, number)
+    given = correction if trial is None else None
+    version = promote_trial(store, store.trial(number), name or study, models_folder(home), created_at, given)
+    return version if correction is None or trial is None else replace(version, notes=(UNCORRECTED_TRIAL,))
 
 
 def predict(
@@ -574,7 +586,7 @@ def _row_of(name: str, home: Home) -> dict[str, object]:
 
 
 def _study_row(item: StudyStatus) -> dict[str, object]:
-    state = "running" if item.is_running else "finished" if item.champion is not None else "interrupted"
+    state = "running" if item.is_running else "interrupted" if item.is_interrupted else "finished"
     return {
         "study": item.spec.name,
         "trials": item.num_trials,

@@ -116,7 +116,9 @@ def search(
     target_classes: TargetClasses = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's search.seed.")] = None,
     pruning: Annotated[bool, typer.Option(help="Stop weak trials early (ASHA).")] = True,
-    refit: Annotated[bool, typer.Option(help="Train the champion again, on all of the source.")] = True,
+    refit: Annotated[
+        bool | None, typer.Option(help="Train the champion again, on all of the source; default: as the file says.")
+    ] = None,
     cluster: Annotated[Path | None, typer.Option(help="Cluster file, for example cluster/local.yaml.")] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")
@@ -161,7 +163,7 @@ def search(
         "seed": seed,
         "target_shots": shots,
         "target_labels_for": target_labels_for,
-        "refit": None if refit else False,
+        "refit": refit,
     }
     resources = {
         "address": address,
@@ -234,8 +236,11 @@ def promote(
 
     output = Output(as_json)
     version = api.promote(study, name=name, trial=trial, home=home)
-    output.emit({"model": version.name, "version": version.version, "folder": str(version.folder)})
+    plain = {"model": version.name, "version": version.version, "folder": str(version.folder)}
+    output.emit({**plain, "notes": list(version.notes)})
     output.say(f"promoted {version.name} {version.version} in {version.folder}")
+    for note in version.notes:
+        output.say(f"note: {note}")
     if grafana_url and grafana_token:
         views.annotate_promotion(version, grafana_url, grafana_token, output)
     given = "--text TEXT" if version.modality == "text" else "FILES..."

@@ -178,6 +178,7 @@ def _next_step(status: StudyStatus) -> str:
     name = status.spec.name
     if status.is_running:
         return f"it is running; follow it with: ray-tl watch {name}"
-    if status.champion is None:
-        return f"it was interrupted; go on with: ray-tl search --resume {name}"
-    return f"champion: trial {status.champion}: {status.reason}\npromote it with: ray-tl promote {name}"
+    champion = f"champion: trial {status.champion}: {status.reason}\n" if status.champion is not None else ""
+    if status.is_interrupted:
+        return f"{champion}it was interrupted; go on with: ray-tl search --resume {name}"
+    return f"{champion}promote it with: ray-tl promote {name}"

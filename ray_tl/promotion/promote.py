@@ -31,6 +31,7 @@ class PromotedVersion:
     Attributes:
         version: `v1`, `v2`, ...
         modality: `images` or `text`.
+        notes: What users may not expect of it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PromotedVersion:
     folder: Path
     decision: PromotionDecision
     modality: str
+    notes: tuple[str, ...] = ()
 
 
 def promote_trial(

@@ -158,8 +158,8 @@ class SearchOptions(BaseModel):
 
     @field_validator("refit", mode="before")
     @classmethod
-    def _off(cls, value: object) -> object:
-        return None if value is False else value
+    def _on_or_off(cls, value: object) -> object:
+        return {True: RefitOptions(), False: None}[value] if isinstance(value, bool) else value
 
     @field_validator("validators")
     @classmethod

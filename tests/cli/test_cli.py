@@ -532,3 +532,11 @@ def test_options_of_a_check_are_those_of_a_search(run, sound, options, said):
     assert checked.code == searched.code == 2
     assert said in checked.out + checked.err
     assert said in searched.err
+
+
+def test_a_study_that_was_interrupted_in_a_refit_says_how_to_go_on(run, study):
+    config = study.ask().config
+    study.begin_refit(0, config)
+    study.write_json("champion.json", {"trial": 0, "reason": "best", "candidates": []})
+    assert "it was interrupted; go on with: ray-tl search --resume office" in run("status", "office").out
+    assert "interrupted" in run("status").out

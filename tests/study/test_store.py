@@ -13,6 +13,7 @@ import pytest
 
 from ray_tl.config import TrialConfig
 from ray_tl.errors import BrokenStudy, InvalidInput, StorageFailed, StudyBusy, UnknownName
+from ray_tl.search_space import RefitOptions
 from ray_tl.study.records import Advice, TrialState
 from ray_tl.study.store import StudyStore, find_study, list_studies
 from tests.examples import BASELINE, epoch, spec, store, trial
@@ -550,3 +551,10 @@ def test_a_study_may_go_on_without_a_refit(tmp_path):
     opened = store(tmp_path)
     opened.update_search(refit=False)
     assert StudyStore(opened.folder).spec.search.refit is None
+
+
+def test_refits_can_be_asked_for_again(tmp_path):
+    opened = store(tmp_path)
+    opened.update_search(refit=False)
+    opened.update_search(refit=True)
+    assert StudyStore(opened.folder).spec.search.refit == RefitOptions()
