@@ -27,7 +27,7 @@ class ByAgreement:
 
     The merit of a trial is the mean of its standard scores by structure and by names: see
     `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond the noise of resampled target
-    examples, one-sided at 5 %.
+    examples, one-sided at 5 %, and no less by names: see `ray_tl.selection.margins`.
 
     Where no feature space can be trusted, the objective decides. If that rests on confidence alone and source-only is
     expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the source beyond
@@ -129,7 +129,8 @@ def _margin_reason(order: Sequence[Candidate], found: Mapping[int, Margin]) -> s
         return f"source-only: no other trial passes the guards, {rest}."
     best = max(others, key=lambda item: item.merit)
     return (
-        "source-only stays: no trial agrees better with neighbours and with the other trials beyond chance (best is "
+        "source-only stays: no trial agrees better with neighbours and with the other trials beyond chance, and with "
+        "the latter at least as often as source-only does (best is "
         f"trial {best.trial.number}, ahead by {_interval(found[best.trial.number])}), {rest}."
     )
 

@@ -1,7 +1,7 @@
 """Is a trial better than source-only by more than the noise of the scores?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,19 @@ class Margin:
 def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
     """The margin of every trial over one, by paired bootstrap over target examples.
 
+    Structure and names must not contradict each other: a trial is ahead beyond chance only if the other trials agree
+    with it at least as often as with the one that it is compared with.
+
     Args:
         found: Of all trials.
         baseline: Number of the trial that the others are compared with.
     """
-    return _margins(found.merits(), found.numbers, baseline)
+    names = found.names[0] - found.names[0, found.numbers.index(baseline)]
+    together = _margins(found.merits(), found.numbers, baseline)
+    return {
+        number: replace(margin, is_beyond_chance=margin.is_beyond_chance and bool(names[place] >= 0))
+        for place, (number, margin) in enumerate(together.items())
+    }
 
 
 def structure_margins(found: Agreements, baseline: int) -> dict[int, Margin]:

@@ -34,6 +34,13 @@ def test_what_is_ahead_by_less_than_the_noise_is_not():
     assert not result[1].is_beyond_chance
 
 
+def test_what_is_far_ahead_by_structure_and_behind_by_names_is_not_ahead_beyond_chance():
+    result = margins(found([0.0, 3.0, 3.0, -9.0], [0.0, -0.1, 0.1, -3.0], spread=0.01), baseline=0)
+    assert result[1].value > 0
+    assert not result[1].is_beyond_chance
+    assert result[2].is_beyond_chance
+
+
 def test_a_trial_that_is_as_good_is_beyond_chance_in_one_of_twenty_draws():
     wins = 0
     for seed in range(200):
@@ -41,7 +48,7 @@ def test_a_trial_that_is_as_good_is_beyond_chance_in_one_of_twenty_draws():
         values = [np.concatenate([random.normal(size=2), np.linspace(-20, 20, 9)]) for _ in range(2)]
         whole = [np.concatenate([drawn(each, 1.0, 2 * seed + k)], axis=0) for k, each in enumerate(values)]
         wins += margins(Agreements(tuple(range(11)), *whole), baseline=0)[1].is_beyond_chance
-    assert 2 <= wins <= 20  # 10 are expected
+    assert 2 <= wins <= 20  # 10 are expected of the merit alone
 
 
 def test_a_margin_of_structure_does_not_look_at_names():
