@@ -18,6 +18,10 @@ from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 from ray_tl.validation.thresholds import expected_accuracy
 
 SMALL_SHIFT = 0.1
+CANNOT_TELL = (
+    "source-only stays: neighbours hardly share their label even in the source, so they can't tell what is better on "
+    "the target, and no trial is better on the source beyond chance with the target nearby."
+)
 NONE = Margin(0.0, 0.0, 0.0, 0.0, is_beyond_chance=False)
 
 
@@ -29,9 +33,10 @@ class ByAgreement:
     `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond the noise of resampled target
     examples, one-sided at 5 %, and no less by names: see `ray_tl.selection.margins`.
 
-    Where no feature space can be trusted, the objective decides. If that rests on confidence alone and source-only is
-    expected to lose at most `SMALL_SHIFT` of its accuracy on the target, only what is better on the source beyond
-    chance replaces it: a higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on the Line", 2021,
+    Where the features of source-only can't be trusted, the objective decides, if it holds predictions against a space
+    that can. If it rests on confidence alone, nothing tells what is better on the target, and source-only stays. Only
+    if it is expected to lose at most `SMALL_SHIFT` of its accuracy there, what is better on the source beyond chance
+    replaces it: a higher accuracy carries over to a domain nearby (Miller et al., "Accuracy on the Line", 2021,
     https://arxiv.org/abs/2107.04649).
 
     Args:
@@ -166,14 +171,20 @@ def _by_objective(
 ) -> Choice:
     if not context.has_judge and baseline is not None:
         outputs, accuracy = evidence(baseline.number), source_accuracy(baseline)
-        if accuracy - expected_accuracy(outputs.source_holdout, accuracy, outputs.target) <= SMALL_SHIFT:
-            pool = [_if_better(item, baseline, len(outputs.source_holdout)) for item in pool]
+        lost = accuracy - expected_accuracy(outputs.source_holdout, accuracy, outputs.target)
+        num_examples = len(outputs.source_holdout)
+        order = in_order([_if_better(item, baseline, num_examples, lost <= SMALL_SHIFT) for item in pool])
+        if order[0].trial.is_baseline:
+            return Choice(order, CANNOT_TELL)
+        return Choice(order, reason_of(order, "objective"))
     order = in_order(pool)
     return Choice(order, reason_of(order, "objective"))
 
 
-def _if_better(item: Candidate, baseline: TrialRecord, num_examples: int) -> Candidate:
+def _if_better(item: Candidate, baseline: TrialRecord, num_examples: int, is_near: bool) -> Candidate:
     if item.trial.is_baseline or item.rejected is not None:
         return item
+    if not is_near:
+        return replace(item, rejected="nothing tells whether it is better than source-only on a target so far away")
     rejected = no_better_on_source(source_accuracy(item.trial), source_accuracy(baseline), num_examples)
     return replace(item, rejected=rejected)

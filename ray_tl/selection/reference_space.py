@@ -29,9 +29,10 @@ class ReferenceSpace:
 def reference_spaces(
     evidence: Mapping[int, FinalEvidence], baseline: int | None, num_classes: int
 ) -> list[ReferenceSpace]:
-    """The space of source-only, if it can be trusted; else the different ones of all others that can.
+    """The space of source-only, if it can be trusted; where it did not end, the different ones of all others that can.
 
     A space in which neighbours among held-out source examples hardly share their label can't say much of the target.
+    Then the others can't either: what training has made of them suits its own predictions, right or wrong.
 
     Args:
         evidence: By number of the trial.
@@ -39,6 +40,8 @@ def reference_spaces(
         num_classes: C.
     """
     trusted = {number: each for number, each in evidence.items() if trust(each, num_classes) >= LEAST_TRUST}
+    if baseline in evidence and baseline not in trusted:
+        return []
     if baseline in trusted:
         return [ReferenceSpace(_graph(trusted[baseline]), frozenset({baseline}), is_fixed=True)]
     found: list[ReferenceSpace] = []

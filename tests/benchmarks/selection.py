@@ -150,7 +150,8 @@ def trials_of(
     first = pool.members[0]
     shares = np.bincount(first.final.holdout_labels, minlength=first.target.shape[1]) / len(first.final.holdout_labels)
     classes = tuple(map(str, range(len(shares))))
-    context = SelectionContext(classes, tuple(shares.tolist()), num_target=len(first.target))
+    has_judge = pool.reference.can_be_trusted
+    context = SelectionContext(classes, tuple(shares.tolist()), num_target=len(first.target), has_judge=has_judge)
     made = SELECTION_RULES.create(rule, params, context)
     outputs = {member.number: TrialEvidence(member.holdout, member.target, member.final) for member in pool.members}
     trials = []

@@ -96,11 +96,21 @@ def test_where_no_space_can_be_trusted_the_objective_decides():
     assert choice.reason.startswith("best objective, 0.540")
 
 
-@pytest.mark.parametrize(("confidence", "stays"), [(0.98, True), (0.999, False)])
-def test_without_a_judge_a_small_shift_keeps_source_only_unless_the_source_says_otherwise(confidence, stays):
-    context = SelectionContext(CONTEXT.classes, CONTEXT.source_shares, num_target=ROWS, has_judge=False)
-    choice = choose({0: 0.5, 1: 0.3, 2: 0.0}, noise=100.0, context=context, holdout=confidence)
-    assert choice.champion.is_baseline == stays
+WITHOUT_JUDGE = SelectionContext(CONTEXT.classes, CONTEXT.source_shares, num_target=ROWS, has_judge=False)
+
+
+@pytest.mark.parametrize("confidence", [0.98, 0.999])  # on the hold-out: the target seems near, and far away
+def test_where_nothing_tells_what_is_better_source_only_stays(confidence):
+    choice = choose({0: 0.5, 1: 0.3, 2: 0.0}, noise=100.0, context=WITHOUT_JUDGE, holdout=confidence)
+    assert choice.champion.is_baseline
+    assert choice.reason.startswith("source-only stays: neighbours hardly share their label even in the source")
+
+
+@pytest.mark.parametrize(("confidence", "champion"), [(0.98, 2), (0.999, 0)])
+def test_what_is_better_on_the_source_replaces_source_only_on_a_target_nearby_alone(confidence, champion):
+    accuracies = {0: 0.7, 1: 0.7, 2: 0.95}
+    given = {"noise": 100.0, "context": WITHOUT_JUDGE, "holdout": confidence, "accuracies": accuracies}
+    assert choose({0: 0.5, 1: 0.3, 2: 0.0}, **given).champion.number == champion
 
 
 def test_without_source_only_the_one_that_agrees_best_wins():
