@@ -316,11 +316,19 @@ def rungs(scheduler: ASHAScheduler) -> dict[float, dict[str, float]]:
     return dict(bracket._rungs)
 
 
+@pytest.fixture
+def _python_handles_interrupts():
+    """A process that was started in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_python_handles_interrupts")
 def test_ctrl_c_ends_what_comes_after_tune():
-    before = signal.getsignal(signal.SIGINT)
     with own_interrupts():
         _setup_signal_catching()
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
