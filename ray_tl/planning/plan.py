@@ -26,6 +26,7 @@ from ray_tl.planning.advisor import advise, examine
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
 from ray_tl.planning.fidelity import fidelity_note
+from ray_tl.planning.recipes import Situation
 from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.planning.robust import robust_fine_tunes
 from ray_tl.requirements import requirement_problems
@@ -91,7 +92,8 @@ def plan_search(
     baselines = tuple(first) if first is not None else baselines
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
-    situation = examine(baselines[0], TrialData(pair.for_trials(), torch.device("cpu")))
+    is_advised = free >= ADVISED
+    situation = _situation(baselines[0], pair) if is_advised or file.search.has_judge else None
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
@@ -100,12 +102,12 @@ def plan_search(
         trees=space.trees,
         backbones=file.backbones,
         first=baselines,
-        advice=advise(space, situation, free // ADVISED) if free >= ADVISED else (),
+        advice=advise(space, situation, free // ADVISED) if is_advised and situation is not None else (),
         judge="" if reference is None else reference.in_words(),
         data_fingerprint=pair.fingerprint(),
         classes=pair.source.classes,
         source_histogram=tuple(_shares(pair)),
-        source_weight=_source_weight(situation.domain_accuracy),
+        source_weight=_source_weight(situation),
         num_target=num_recorded(len(pair.target), pair.num_classes),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -219,9 +221,15 @@ def _with_fidelity(summary: DataSummary, space: SearchSpace, data: DataSource, p
     return summary if note is None else summary.model_copy(update={"notes": (*summary.notes, note)})
 
 
-def _source_weight(domain_accuracy: float) -> float:
-    """See `ray_tl.selection.objective`; of single examples nothing is known."""
-    return min(1.0, max(0.0, 2 - 2 * domain_accuracy)) if math.isfinite(domain_accuracy) else 1.0
+def _situation(baseline: TrialConfig, pair: DomainPair) -> Situation:
+    return examine(baseline, TrialData(pair.for_trials(), torch.device("cpu")))
+
+
+def _source_weight(situation: Situation | None) -> float:
+    """See `ray_tl.selection.objective`; 1 where nobody has looked at the domains, or at single examples of them."""
+    if situation is None or not math.isfinite(situation.domain_accuracy):
+        return 1.0
+    return min(1.0, max(0.0, 2 - 2 * situation.domain_accuracy))
 
 
 def _reference(baseline: TrialConfig, pair: DomainPair) -> Reference | None:
