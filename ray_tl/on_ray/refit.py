@@ -17,9 +17,7 @@ from ray_tl.search_space import RefitOptions
 from ray_tl.selection import Choice, SelectionRule, TrialEvidence
 from ray_tl.selection.choice import EvidenceOf
 from ray_tl.selection.findings import Guided
-from ray_tl.selection.pool import collapsed
 from ray_tl.selection.refit import nearest_to_mean, refit_configs, to_refit
-from ray_tl.selection.study import context_of
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.training.report import EpochReport
@@ -217,9 +215,8 @@ class _Refitting:
     def outcome(self, trial: TrialRecord, seeds: Sequence[int]) -> Refit:
         """What became of a trial whose refits have ended."""
         refits = [self._store.trial(number) for number in seeds]
-        problems = {each.number: self._problem(trial, each) for each in refits}
-        ended = [each for each in refits if problems[each.number] is None]
-        failures = [f"trial {number}: {problem}" for number, problem in problems.items() if problem is not None]
+        ended = [each for each in refits if each.at_full_fidelity]
+        failures = [f"trial {each.number}: {each.error}" for each in refits if not each.at_full_fidelity]
         as_before = partial(Refit, trial, tuple(seeds), self._options.combine)
         said = f"Training trial {trial.number} again on all of the source, as {_listed(seeds)},"
         if not ended:
@@ -237,12 +234,6 @@ class _Refitting:
             said = f"{said} made it worse, so it stays as it was. {how[0].upper()}{how[1:]}: {why}{failed}."
             return as_before(network, False, said, {})
         return as_before(network, True, f"{said} gave {how}, which is kept: {verdict.reason}{failed}.", confirmation)
-
-    def _problem(self, trial: TrialRecord, refit: TrialRecord) -> str | None:
-        """Why a refit can't be part of what becomes of the trial."""
-        if not refit.at_full_fidelity:
-            return refit.error or "it did not end"
-        return collapsed(trial, refit, context_of(self._store.spec).target_shares)
 
     def _begun(self, of: int, config: TrialConfig, combines: tuple[int, ...] = ()) -> TrialRecord:
         known = (each for each in self._store.trials() if each.refit_of == of and each.combines == combines)
