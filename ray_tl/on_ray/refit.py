@@ -100,7 +100,7 @@ def refit(
     try:
         work.train([(trial, each) for trial in chosen for each in seeds[trial.number]])
     except RayTLError as error:
-        reason = f"Training it again on all of the source broke off, so it stays as it was: {error}"
+        reason = f"Training it again on all of the source failed, so it stays as it was: {error}"
         return [Refit(choice.champion, (), options.combine, None, False, reason, {})]
     outcomes = [work.outcome(trial, [each.number for each in seeds[trial.number]]) for trial in chosen]
     return in_order(store, work.rule, outcomes)

@@ -88,8 +88,7 @@ def plan_search(
     pair = loaded.pair
     _require_none(row_problems(configs, pair))
     space = _with_shares(space, data, pair)
-    baselines = (*_baselines(space, data), *zero_shot, *_robust(space, data, file.search.num_trials, room))
-    baselines = tuple(first) if first is not None else baselines
+    baselines = tuple(first or _prepared(space, data, zero_shot, file.search.num_trials, room))
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     is_advised = free >= ADVISED
@@ -205,6 +204,15 @@ def _zero_shot(configs: Iterable[TrialConfig], data: DataSource) -> Iterator[Tri
             if knows_words(config.backbone, expected_context(data.options)):
                 rest = config.model_dump(include={"backbone", "batch_size", "epochs", "seed"})
                 yield TrialConfig.model_validate({**rest, "method": "zero_shot"})
+
+
+def _prepared(
+    space: SearchSpace, data: DataSource, zero_shot: Sequence[TrialConfig], num_trials: int, room: Room | None
+) -> Iterator[TrialConfig]:
+    """What runs before any advice, source-only first."""
+    yield from _baselines(space, data)
+    yield from zero_shot
+    yield from _robust(space, data, num_trials, room)
 
 
 def _robust(space: SearchSpace, data: DataSource, num_trials: int, room: Room | None) -> Iterator[TrialConfig]:

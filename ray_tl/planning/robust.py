@@ -1,10 +1,8 @@
 """Fine-tunes that keep most of what pretraining gave: prepared wherever a space fine-tunes a pretrained backbone."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 from ray_tl.config import TrialConfig
-from ray_tl.errors import InvalidInput
 from ray_tl.models.backbones import dimensions, is_pretrained
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.search_space import DataOptions, SearchSpace
@@ -38,16 +36,14 @@ def robust_fine_tunes(space: SearchSpace, options: DataOptions, num_trials: int)
 
 
 def _num_trained(config: TrialConfig, options: DataOptions) -> int:
-    """Stages of a pretrained backbone that a trial trains; 0 for one that is not sound."""
-    with suppress(InvalidInput):
-        sizes, _ = dimensions(config.backbone, expected_context(options))
-        trained = stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
-        return len(trained) if is_pretrained(config.backbone) else 0
-    return 0
+    """Stages of a pretrained backbone that a trial trains; 0 of another backbone."""
+    if not is_pretrained(config.backbone):
+        return 0
+    sizes, _ = dimensions(config.backbone, expected_context(options))
+    return len(stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name))
 
 
 def _robust(baseline: TrialConfig, deepest: TrialConfig) -> Iterator[TrialConfig]:
     where = deepest.model_dump(include={"backbone", "freeze_depth", "trained_stages", "parameter_efficient"})
     for how in ROBUST:
-        with suppress(InvalidInput, ValueError):
-            yield TrialConfig.model_validate({**baseline.model_dump(), **where, **how})
+        yield TrialConfig.model_validate({**baseline.model_dump(), **where, **how})

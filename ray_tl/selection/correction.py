@@ -82,9 +82,9 @@ def correction_of(
     """The correction of the champion.
 
     What users state is trusted: predictions move half of the way to these shares and half by their ratio to the
-    source's, which is nearly as good as all of the way where shares are exact, and harmless where they are guessed. An
-    estimate is so far off under domain shift that its ratio to the source's shares is used alone, and only if the rule
-    finds the champion better with it: `tests/benchmarks/prior.py`.
+    source's, which gains most of what all of the way gains where shares are exact, and loses little where they are
+    guessed. An estimate is so far off under domain shift that its ratio to the source's shares is used alone, and only
+    if the rule finds the champion better with it: `tests/benchmarks/prior.py`.
 
     Args:
         prior: Of the target.

@@ -64,7 +64,7 @@ def estimate(hits: NDArray[np.bool_], merits: Array, other: int = 0) -> Estimate
     (hit - mean hit of all trials on this example), over the number of examples. Of few examples a trial's own variance
     is hardly known, 0 for one that is always right where most are, so s^2 is the mean of all trials, times I / (I - 1)
     for the part that the mean took away. Errors that are left are taken as independent: trials of one method err alike,
-    and estimating that from few examples does more harm than leaving it out (tests/benchmarks/few_labels.py).
+    and few examples can't tell how much.
 
     b is least squares and no less than 0: the merit is never evidence against itself. t is not a single moment
     estimate, which is 0 in half of all cases where labels are few and would switch them off: estimates are averaged

@@ -168,8 +168,8 @@ class WiseFt(Averaging):
     Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, https://arxiv.org/abs/2109.01903, eq. 1: what lies
     between is often better under a shift than either end, and hardly worse on the source. Where the head has trained
     alone first (`unfreezing: probe_then_fine_tune`), the line begins at that probe; where it has not, an untrained head
-    is no end of a line, and the backbone alone is mixed. Running statistics lie on the line too: taken anew, they cost
-    eight points of accuracy on held-out emoji of the source.
+    is no end of a line, and the backbone alone is mixed. Running statistics lie on the line too, as
+    the pretrained ones fit the probe: those of new batches fit neither end.
 
     Args:
         alpha: Share of the fine-tuned weights, in (0, 1).

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
-from selection import RULE, Member, Pool, chosen_by_rule, load_pool
+from selection import RULE, Member, Pool, chosen_by_rule, complete_pools
 from selection_pools import BALANCES, PAIRS
 
 from ray_tl.errors import Unavailable
@@ -241,12 +241,7 @@ def summary(cases: Sequence[Case]) -> dict[str, dict[str, dict[str, float]]]:
 def main() -> None:
     options = _parse()
     warnings.filterwarnings("ignore")
-    pools = [
-        load_pool(name, balance, options.folder)
-        for name in options.pairs
-        for balance in BALANCES
-        if (options.folder / f"{name}-{balance}" / "reference.npz").is_file()
-    ]
+    pools = complete_pools(options.pairs, options.folder)
     cases = [case for pool in pools for case in cases_of(pool)]
     rows = summary(cases)
     estimates = np.array([case.expected.accuracy for case in cases])

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from selection import RULE, Pool, chosen_by_rule, load_pool
-from selection_pools import BALANCES, PAIRS
+from selection import RULE, Pool, chosen_by_rule, complete_pools
+from selection_pools import PAIRS
 
 from ray_tl.selection import TrialEvidence
 from ray_tl.selection.correction import by_ratio, half_way, to_shares, with_correction
@@ -138,12 +138,7 @@ def means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
 def main() -> None:
     options = _parse()
     warnings.filterwarnings("ignore")
-    pools = [
-        load_pool(name, balance, options.folder)
-        for name in options.pairs
-        for balance in BALANCES
-        if (options.folder / f"{name}-{balance}" / "reference.npz").is_file()
-    ]
+    pools = complete_pools(options.pairs, options.folder)
     rows, alone = [of_pool(pool) for pool in pools], [of_shares_alone(pool) for pool in pools if pool.balance == "same"]
     if options.json:
         print(json.dumps({"means": means(rows), "pools": rows, "shares_alone": alone}))

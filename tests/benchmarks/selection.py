@@ -135,6 +135,12 @@ def load_pool(name: str, balance: str, folder: Path) -> Pool:
     return Pool(name, balance, tuple(members), LabelledSpace.load(place / REFERENCE), place)
 
 
+def complete_pools(pairs: Sequence[str], folder: Path) -> list[Pool]:
+    """The pools of these pairs whose evidence has been written."""
+    places = [(name, balance) for name in pairs for balance in BALANCES]
+    return [load_pool(*each, folder) for each in places if (folder / "-".join(each) / REFERENCE).is_file()]
+
+
 def chosen_by_rule(pool: Pool, rule: str, params: Mapping[str, object]) -> Choice:
     """What a rule of choice makes of a pool."""
     made, trials, outputs = trials_of(pool, rule, params)

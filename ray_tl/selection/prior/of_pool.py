@@ -26,8 +26,7 @@ def prior_of_pool(
 ) -> PriorEstimate | None:
     """Shares by the better half of the trials, the better the more, each family with one vote.
 
-    A trial weighs what its merit is above the average: on pools whose true shares are known that takes a third off the
-    error (tests/benchmarks/prior.py), because poor trials see a shift of shares in their own mistakes.
+    The weight of a trial is its merit above the average: poor trials take their own mistakes for a shift of shares.
 
     Args:
         outputs: By number of the trial, of those that no guard rejects.
