@@ -248,6 +248,11 @@ def studies(home: Home = None) -> list[dict[str, object]]:
     return [_row_of(name, home) for name in list_studies(studies_folder(home))]
 
 
+def study_names(home: Home = None) -> list[str]:
+    """Names of all studies, the newest first."""
+    return list_studies(studies_folder(home))
+
+
 def status(study: str, home: Home = None, trial: int | None = None) -> StudyStatus:
     """How a study stands, with the examination of its champion, or of a trial.
 

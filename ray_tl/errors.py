@@ -10,6 +10,7 @@ RayTLError                      every error that the command line turns into one
 ├── StudyBusy                   another process is searching the same study           exit code 6
 ├── StorageFailed               a file or folder can't be written or read             exit code 1
 ├── TrialFailed                 training broke down: not a number, out of memory      exit code 7
+│   └── NotFinite               a loss, weight or output is not a finite number
 └── Interrupted                 Ctrl-C; the message says how to go on                 exit code 130
 """
 
@@ -84,6 +85,10 @@ class TrialFailed(RayTLError):
     """A trial can't go on."""
 
     exit_code = 7
+
+
+class NotFinite(TrialFailed):
+    """Training diverged: another learning rate or weight of a loss may not."""
 
 
 class Interrupted(RayTLError):

@@ -69,7 +69,7 @@ def run_quickstart(output: Output, home: Path | None, num_trials: int, port: int
         output.say(_closing(summary, keep))
         output.emit(summary)
         _stay_up(keep, output)
-        undeploy()
+        undeploy(version.name)
 
 
 def _usable(port: int | None) -> int:

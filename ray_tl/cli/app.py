@@ -106,6 +106,9 @@ def search(
     target_labels_for: LabelsFor = None,
     name: Annotated[str | None, typer.Option(help="Of the study; default: space, date and time.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this study, where it was.", metavar="STUDY")] = None,
+    resume_or_start: Annotated[
+        bool, typer.Option("--resume-or-start", help="Go on with the study --name if it is there, else begin it.")
+    ] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.num_trials.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's search.epochs.")] = None,
     time_budget_s: Annotated[float | None, typer.Option(min=1, help="Start no new trial after so long.")] = None,
@@ -126,7 +129,9 @@ def search(
     num_cpus: Annotated[int | None, typer.Option(min=1, help="Processors of a local Ray; default: all.")] = None,
     workers_per_trial: Annotated[int | None, typer.Option(min=1, help="DDP ranks of each trial.")] = None,
     cpus_per_worker: Annotated[float | None, typer.Option(min=0.1, help="Processors of each rank.")] = None,
-    gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs of each rank.")] = None,
+    gpus_per_worker: Annotated[
+        str | None, typer.Option(help="GPUs of each rank; default: auto, one where there are GPUs.", metavar="NUMBER")
+    ] = None,
     max_slots: Annotated[int | None, typer.Option(min=1, help="Trials at the same time, at most.")] = None,
     dashboard: Annotated[bool, typer.Option(help="Ray dashboard of a local Ray.")] = True,
     home: Home = None,
@@ -136,7 +141,8 @@ def search(
 
     ray-tl search search_spaces/image_folders.yaml --source photos/labelled --target photos/new
 
-    The champion is chosen without target labels. Ctrl-C is safe: --resume STUDY goes on where it was.
+    The champion is chosen without target labels. Ctrl-C is safe: --resume STUDY goes on where it was. A job that is
+    started again by itself, as on spot machines, says --name STUDY --resume-or-start.
     """
     from ray_tl import api
 
@@ -151,6 +157,8 @@ def search(
     stated |= {"--target-labelled": target_labelled, "--shots": shots, "--target-labels-for": target_labels_for}
     stated |= {"--intermediate": intermediate or None, "--auxiliary": auxiliary}
     _check_search_arguments(stated, resume)
+    if resume_or_start:
+        resume = _begun(name, resume, home)
     settings = {
         "num_trials": trials,
         "epochs": epochs,
@@ -170,7 +178,7 @@ def search(
         "num_cpus": num_cpus,
         "workers_per_trial": workers_per_trial,
         "cpus_per_worker": cpus_per_worker,
-        "gpus_per_worker": gpus_per_worker,
+        "gpus_per_worker": None if gpus_per_worker is None else parse_gpus(gpus_per_worker),
         "max_slots": max_slots,
     }
     where = api.cluster_config(cluster, resources)
@@ -433,6 +441,25 @@ def dashboards_push(
     from ray_tl.cli import views
 
     views.push_dashboards(Output(as_json), url, token, user, password, dry_run, check)
+
+
+def _begun(name: str | None, resume: str | None, home: Path | None) -> str | None:
+    """The study of that name if it is there."""
+    from ray_tl import api
+
+    if name is None or resume is not None:
+        raise InvalidInput("--resume-or-start goes with --name STUDY, and not with --resume; give the study's name.")
+    return name if name in api.study_names(home) else None
+
+
+def parse_gpus(stated: str) -> float | str:
+    """A number of GPUs, or `auto`."""
+    try:
+        return float(stated)
+    except ValueError:
+        if stated == "auto":
+            return stated
+        raise InvalidInput(f"--gpus-per-worker={stated!r} is neither a number, as 1 or 0.5, nor auto.") from None
 
 
 def _check_search_arguments(stated: Mapping[str, object], resume: str | None) -> None:

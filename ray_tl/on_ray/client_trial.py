@@ -1,14 +1,12 @@
 """A Tune trial that trains nothing. Its process imports no torch, so it starts quickly."""
 
-import time
 from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray import tune
 
-from ray_tl.config import TrialConfig
-from ray_tl.on_ray.trial_queue import Job, Outcome
+from ray_tl.on_ray.trial_queue import Outcome
 from ray_tl.selection import rule_of
 from ray_tl.study.records import EpochRecord
 
@@ -17,25 +15,33 @@ FAILED_OBJECTIVE = -1e9
 
 
 class ClientTrial(tune.Trainable):
-    """Submits its configuration to the trial queue and relays the reports."""
+    """Relays the reports of a trial that waits in the trial queue, or is trained.
+
+    One that is killed loses nothing: the next client of the same trial is given what this one had not passed on.
+    """
+
+    _key: str
+    _epoch: int
+    _epochs: int
 
     def setup(self, config: Result) -> None:
-        self._queue, self._rule = config["queue"], rule_of(config["spec"])
-        self._submit(config)
+        self._queue = ray.get_actor(config["queue"])
+        self._rule = rule_of(ray.get(self._queue.spec.remote()))
+        self._take(config)
 
     def step(self) -> Result:
         """One epoch, or the outcome of a trial that could not go on."""
-        message = ray.get(self._queue.next_message.remote(self._job.key))
+        message = ray.get(self._queue.next_message.remote(self._key, self._epoch))
         if isinstance(message, Outcome):
-            error = message.error or "it ended without a report."
-            return {"objective": FAILED_OBJECTIVE, "error": error, "infeasible": message.infeasible, "done": True}
+            return _ended(message)
+        self._epoch = message.epoch
         record = EpochRecord(objective=self._rule.objective(message.scores, message.histogram), **asdict(message))
-        done = record.epoch >= self._job.config.epochs
+        done = record.epoch >= self._epochs
         return {"epoch": record.epoch, "objective": record.objective, "record": record.model_dump_json(), "done": done}
 
     def reset_config(self, new_config: Result) -> bool:
         self._stop()
-        self._submit(new_config)
+        self._take(new_config)
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -47,11 +53,15 @@ class ClientTrial(tune.Trainable):
     def cleanup(self) -> None:
         self._stop()
 
-    def _submit(self, config: Result) -> None:
-        number = config["number"]
-        trial = TrialConfig.model_validate(config["trial"])
-        self._job = Job(f"{number}-{time.time_ns()}", number, trial)
-        ray.get(self._queue.submit.remote(self._job))
+    def _take(self, config: Result) -> None:
+        self._key, self._epoch, self._epochs = config["key"], config["known"], config["epochs"]
 
     def _stop(self) -> None:
-        ray.get(self._queue.stop.remote(self._job.key))
+        ray.get(self._queue.stop.remote(self._key))
+
+
+def _ended(outcome: Outcome) -> Result:
+    result: Result = {"objective": FAILED_OBJECTIVE, "done": True, "withdrawn": outcome.is_withdrawn}
+    if outcome.failure is not None:
+        return result | {"error": outcome.failure.message, "kind": outcome.failure.kind.value}
+    return result | {"error": "it ended without a report.", "kind": "error"}

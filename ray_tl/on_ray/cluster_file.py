@@ -6,6 +6,7 @@ import secrets
 import stat
 import tempfile
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -27,8 +28,12 @@ class ClusterConfig(BaseModel):
         num_cpus: Cores given to the Ray that is started here; `None` for all.
         num_gpus: GPUs given to the Ray that is started here; `None` for all.
         workers_per_trial: Size of a slot's DDP worker group.
-        cpus_per_worker: May be a fraction, as `gpus_per_worker`.
+        cpus_per_worker: May be a fraction.
+        gpus_per_worker: May be a fraction; `auto` for one where the cluster has GPUs, and none where it has not.
         max_slots: Most trials at a time; `None` for as many as free resources allow.
+        wait_for_room_s: How long to wait for room for a first trial, on a cluster that others use or that grows.
+        lease_s: A trial whose workers give no sign of life for so long goes on elsewhere.
+        hang_s: So does one whose workers live, but do no step.
         env: Environment variables of every worker process.
     """
 
@@ -39,8 +44,11 @@ class ClusterConfig(BaseModel):
     num_gpus: int | None = Field(default=None, ge=0)
     workers_per_trial: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0)
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     max_slots: int | None = Field(default=None, ge=1)
+    wait_for_room_s: float = Field(default=1800, ge=0)
+    lease_s: float = Field(default=60, ge=5)
+    hang_s: float = Field(default=900, ge=5)
     env: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("num_cpus", "num_gpus")

@@ -2,12 +2,14 @@
 
 import time
 from pathlib import Path
+from zipfile import BadZipFile
 
 import ray
 
 from ray_tl.on_ray.trial_queue import Job, Outcome
 from ray_tl.selection.choice import EvidenceOf
 from ray_tl.study.records import TrialRecord
+from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
 
 MIN_AGREEMENT = 0.99
@@ -19,11 +21,32 @@ def evidence_of(folder: Path) -> EvidenceOf:
     return lambda number: TrialFiles(folder, number).load_trial_evidence()
 
 
+def readable_trials(store: StudyStore) -> tuple[list[TrialRecord], list[str]]:
+    """All trials but those at full fidelity whose evidence is gone or damaged, and what is wrong with these."""
+    trials, problems = [], []
+    for trial in store.trials():
+        problem = _problem_of_evidence(store.folder, trial) if trial.at_full_fidelity else None
+        if problem is None:
+            trials.append(trial)
+        else:
+            problems.append(f"trial {trial.number} takes no part in the choice: {problem}")
+    return trials, problems
+
+
+def _problem_of_evidence(folder: Path, trial: TrialRecord) -> str | None:
+    try:
+        evidence_of(folder)(trial.number)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        return f"its evidence can't be read ({type(error).__name__}: {error})"
+    return None
+
+
 def reevaluate(trial: TrialRecord, queue: ray.actor.ActorHandle) -> tuple[Confirmation, str | None]:
     """Load the checkpoint afresh in a slot and evaluate it; gives what came out, and what is wrong with it."""
     job = Job(f"evaluate-{trial.number}-{time.time_ns()}", trial.number, trial.config, "evaluate")
     ray.get(queue.submit.remote(job))
-    outcome: Outcome = ray.get(queue.next_message.remote(job.key))
+    outcome: Outcome = ray.get(queue.next_message.remote(job.key, 0))
+    ray.get(queue.stop.remote(job.key))
     if outcome.result is None:
         return {}, outcome.error or "it gave no result"
     agreement = float(str(outcome.result["agreement"]))

@@ -3,6 +3,8 @@
 import ray
 from ray.train.torch import TorchTrainer
 
+from ray_tl.on_ray.trial_queue import Holder
+
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback
 except ImportError:  # a later Ray: who ends the run has to wait for it
@@ -19,13 +21,13 @@ class LeanTorchTrainer(TorchTrainer):
     The hooks are not public API of Ray: where a later Ray has them no more, this is a plain `TorchTrainer`.
 
     Args:
-        queue: Told of the run's controller as soon as that works, as `slot`: to kill it ends the run and its workers.
-        slot: Number of the slot.
+        queue: Told of the run's controller as soon as that works: to kill it ends the run and its workers.
+        holder: The slot, in this start of it.
         settings: Of `TorchTrainer`.
     """
 
-    def __init__(self, queue: ray.actor.ActorHandle, slot: int, **settings: object) -> None:
-        self._enrolment = _Enrolment(queue, slot)
+    def __init__(self, queue: ray.actor.ActorHandle, holder: Holder, **settings: object) -> None:
+        self._enrolment = _Enrolment(queue, holder)
         super().__init__(**settings)
 
     def _create_default_callbacks(self) -> list:
@@ -37,8 +39,8 @@ class LeanTorchTrainer(TorchTrainer):
 class _Enrolment(ControllerCallback):
     """Tells the queue, from within the controller, which actor that is."""
 
-    def __init__(self, queue: ray.actor.ActorHandle, slot: int) -> None:
-        self._queue, self._slot = queue, slot
+    def __init__(self, queue: ray.actor.ActorHandle, holder: Holder) -> None:
+        self._queue, self._holder = queue, holder
 
     def after_controller_start(self, train_run_context: object) -> None:
-        self._queue.enrol.remote(self._slot, ray.get_runtime_context().current_actor)
+        self._queue.enrol.remote(self._holder, ray.get_runtime_context().current_actor)

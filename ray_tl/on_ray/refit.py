@@ -10,8 +10,8 @@ import ray
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.errors import RayTLError
-from ray_tl.on_ray.confirmation import Confirmation, evidence_of, reevaluate
-from ray_tl.on_ray.slots import GROWTH_INTERVAL_S, SlotPool
+from ray_tl.on_ray.confirmation import Confirmation, evidence_of, readable_trials, reevaluate
+from ray_tl.on_ray.slots import LOOK_EVERY_S, SlotPool
 from ray_tl.on_ray.trial_queue import Job, Message, Outcome
 from ray_tl.search_space import RefitOptions
 from ray_tl.selection import Choice, SelectionRule, TrialEvidence
@@ -111,7 +111,7 @@ def in_order(store: StudyStore, rule: SelectionRule, found: list[Refit]) -> list
     if len(found) == 1:
         return found
     kept = {each.of.number: stand_in(each.of, each.stands) for each in found}
-    trials = [kept.get(trial.number, trial) for trial in store.trials()]
+    trials = [kept.get(trial.number, trial) for trial in readable_trials(store)[0]]
     choice = rule.choose(trials, evidence_of(store.folder))
     assert choice is not None
     places = {item.trial.number: place for place, item in enumerate(choice.candidates)}
@@ -201,16 +201,17 @@ class _Refitting:
             if each.state is TrialState.RUNNING:
                 job = Job(f"refit-{each.number}-{time.time_ns()}", each.number, each.config, "refit")
                 ray.get(self._queue.submit.remote(job))
-                pending[self._queue.next_message.remote(job.key)] = job, trial
+                pending[self._queue.next_message.remote(job.key, each.last.epoch if each.last else 0)] = job, trial
                 self._watch(each)
         while pending:
-            ready, _ = ray.wait(list(pending), timeout=GROWTH_INTERVAL_S)
-            self._slots.grow(time.monotonic())  # raises if a slot is lost
+            ready, _ = ray.wait(list(pending), timeout=LOOK_EVERY_S)
+            if self._slots.problem is not None:
+                raise self._slots.problem
             for reference in ready:
                 (job, trial), message = pending.pop(reference), ray.get(reference)
                 self._remember(job.number, trial, message)
                 if not isinstance(message, Outcome):
-                    pending[self._queue.next_message.remote(job.key)] = job, trial
+                    pending[self._queue.next_message.remote(job.key, message.epoch)] = job, trial
 
     def outcome(self, trial: TrialRecord, seeds: Sequence[int]) -> Refit:
         """What became of a trial whose refits have ended."""
@@ -225,7 +226,7 @@ class _Refitting:
         try:
             network, how = self._combined(trial, ended)
             evidence = evidence_of(self._store.folder)
-            verdict = self.rule.compare(self._store.trials(), evidence, trial, network)
+            verdict = self.rule.compare(readable_trials(self._store)[0], evidence, trial, network)
             confirmation, problem = reevaluate(network, self._queue)
         except (RayTLError, OSError) as error:
             return as_before(None, False, f"{said} failed, so it stays as it was: {error}{failed}", {})
@@ -241,11 +242,13 @@ class _Refitting:
         return found or self._store.begin_refit(of, config, combines)
 
     def _remember(self, number: int, trial: TrialRecord, message: Message) -> None:
+        if isinstance(message, Outcome) and message.is_withdrawn:
+            raise self._slots.problem or RayTLError("the search broke off")
         if isinstance(message, EpochReport):
             self._store.add_epoch(number, epoch_of_refit(message, trial, self.rule), self._num_workers)
-        elif message.error is not None:
-            state = TrialState.INFEASIBLE if message.infeasible else TrialState.FAILED
-            self._store.finish(number, state, message.error)
+        elif message.failure is not None:
+            state = TrialState.INFEASIBLE if message.failure.kind.is_of_memory else TrialState.FAILED
+            self._store.finish(number, state, message.failure.message, message.failure.kind)
         else:
             self._store.finish(number, TrialState.COMPLETE)
         self._watch(self._store.trial(number))
@@ -264,7 +267,7 @@ class _Refitting:
         if network.state is TrialState.RUNNING:
             job = Job(f"combine-{time.time_ns()}", network.number, network.config, "combine", numbers, kind)
             ray.get(self._queue.submit.remote(job))
-            outcome: Outcome = ray.get(self._queue.next_message.remote(job.key))
+            outcome: Outcome = ray.get(self._queue.next_message.remote(job.key, 0))
             if outcome.result is not None:
                 self._remember(network.number, trial, EpochReport(**outcome.result))  # type: ignore[arg-type]
             self._remember(network.number, trial, outcome)

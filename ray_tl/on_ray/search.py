@@ -6,29 +6,34 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import ray
 import torch
+from ray.exceptions import RayActorError
 
-from ray_tl.errors import RayTLError
+from ray_tl.errors import RayTLError, TrialFailed
 from ray_tl.models.memory import free_bytes
 from ray_tl.on_ray.cluster_file import ClusterConfig
-from ray_tl.on_ray.confirmation import Confirmation, evidence_of, reevaluate
+from ray_tl.on_ray.confirmation import Confirmation, evidence_of, readable_trials, reevaluate
 from ray_tl.on_ray.metrics import MetricsExporter
+from ray_tl.on_ray.placement import SlotShape, total_resources
 from ray_tl.on_ray.refit import Refit, refit, with_network
+from ray_tl.on_ray.room import SlotRoom, most_resources
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
-from ray_tl.on_ray.slots import CLOSING_S, SlotPool, SlotShape
-from ray_tl.on_ray.trial_queue import SlotTask, start_queue
+from ray_tl.on_ray.slots import CLOSING_S, QueueLost, SlotPool
+from ray_tl.on_ray.trial_queue import Job, Limits, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
 from ray_tl.selection import Choice
 from ray_tl.selection.findings import Findings, Guided, findings_of, guided_choice
-from ray_tl.study.records import TrialRecord
+from ray_tl.study.records import TrialRecord, TrialState
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 
 MAX_SLOTS = 64
+MAX_LOST_QUEUES = 10
 Say = Callable[[str], None]
 
 
@@ -115,29 +120,48 @@ def run_search(
         KeyboardInterrupt: On Ctrl-C; the study can be resumed.
     """
     started = time.monotonic()
+    with plan.store.exclusive(), ray_session(cluster, dashboard) as url:
+        shape = shape_on(cluster)
+        for lost_queues in count(1):
+            try:
+                return _searched(plan, cluster, shape, url, started, watch, say, pruning)
+            except (QueueLost, RayActorError) as error:
+                if lost_queues > MAX_LOST_QUEUES:
+                    raise RayTLError(f"the trial queue was lost {lost_queues} times: {error}") from error
+                say("the trial queue was lost; the search goes on with a new one")
+    raise AssertionError
+
+
+def _searched(
+    plan: Plan,
+    cluster: ClusterConfig,
+    shape: SlotShape,
+    url: str | None,
+    started: float,
+    watch: Watcher,
+    say: Say,
+    pruning: bool,
+) -> SearchResult:
+    """With one trial queue, all of a search that is not done yet."""
     store = plan.store
-    with (
-        store.exclusive(),
-        ray_session(cluster, dashboard) as url,
-        _slots(plan, cluster, say) as (queue, slots, metrics),
-    ):
-        say(f"{len(slots)} warm slots of {cluster.workers_per_trial} worker(s); Ray dashboard: {url or 'none'}")
+    with _slots(plan, cluster, shape, say) as (queue, slots, metrics):
+        device = "CPU" if shape.gpus_per_worker == 0 else f"GPU ({shape.gpus_per_worker:g} a worker)"
+        say(f"{len(slots)} warm slots of {shape.workers} worker(s), on the {device}; Ray dashboard: {url or 'none'}")
         limit = store.spec.search.time_budget_s
         deadline = None if limit is None else started + limit
         watchers = (metrics.trial_changed, watch)
-        searcher = StudySearcher(store, queue, slots, cluster.workers_per_trial, deadline, watchers)
+        searcher = StudySearcher(store, queue, slots, shape.workers, deadline, watchers)
         run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
-        if not searcher.has_finished():
-            raise KeyboardInterrupt
-        found, confirmation = _confirmed(store, queue, say)
+        _require_finished(store, slots, searcher)
+        found, confirmation = _confirmed(store, queue.handle, say)
         _write_champion(store, found.choice, confirmation)
 
         def changed(trial: TrialRecord) -> None:
             for watcher in watchers:
                 watcher(trial)
 
-        refits = refit(store, queue, slots, found, cluster.workers_per_trial, changed, say)
-        restarts, num_slots = ray.get(queue.status.remote()).restarts, len(slots)
+        refits = refit(store, queue.handle, slots, found, shape.workers, changed, say)
+        restarts, num_slots = slots.restarts, len(slots)
     findings = _findings(store, found, refits)
     _write_champion(store, found.choice, confirmation, refits, findings)
     return SearchResult(
@@ -154,33 +178,76 @@ def run_search(
     )
 
 
+def _require_finished(store: StudyStore, slots: SlotPool, searcher: StudySearcher) -> None:
+    """Raise if Tune came back before the study had all its trials, or with nothing to choose from."""
+    name = store.spec.name
+    if slots.problem is not None:
+        raise slots.problem
+    if searcher.stopped is not None:
+        raise TrialFailed(f"study {name!r} stopped: {searcher.stopped} Mend that, and go on with: --resume {name}")
+    if not searcher.has_finished():
+        raise KeyboardInterrupt
+    others = [trial for trial in store.trials() if not trial.is_baseline and trial.refit_of is None]
+    failed = [trial for trial in others if trial.state in (TrialState.FAILED, TrialState.INFEASIBLE)]
+    if others and len(failed) == len(others):
+        reasons = Counter(trial.failure.words if trial.failure else "error" for trial in failed)
+        listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+        raise TrialFailed(
+            f"study {name!r}: every trial but the baseline failed ({listed}), so there is nothing to choose from; the "
+            f"last one: {failed[-1].error} See all with: ray-tl status {name}"
+        )
+
+
 def room_of(cluster: ClusterConfig) -> Room | None:
     """Memory for training of a Ray that is started here; of one that runs already nothing is known before."""
     if cluster.address is not None:
         return None
-    ranks = cluster.workers_per_trial
-    if cluster.gpus_per_worker > 0 and torch.cuda.is_available():
-        sharing = max(1, int(1 / cluster.gpus_per_worker))
+    ranks, gpus = cluster.workers_per_trial, cluster.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if torch.cuda.is_available() and cluster.num_gpus != 0 else 0.0
+    if gpus > 0 and torch.cuda.is_available():
+        sharing = max(1, int(1 / gpus))
         return Room("the GPU", free_bytes(torch.device("cuda", 0)), sharing, ranks)
     processors = {"CPU": float(cluster.num_cpus or os.cpu_count() or 1)}
     shape = SlotShape(ranks, cluster.cpus_per_worker)
-    num_slots = max(1, min(shape.fits(processors), cluster.max_slots or MAX_SLOTS))
+    num_slots = max(1, min(shape.fits([processors]), cluster.max_slots or MAX_SLOTS))
     return Room("this machine", free_bytes(torch.device("cpu")), num_slots * ranks, ranks)
+
+
+def shape_on(cluster: ClusterConfig) -> SlotShape:
+    """What a slot takes of the cluster that is joined: `auto` is one GPU a worker where there are, or may be, GPUs."""
+    gpus = cluster.gpus_per_worker
+    if gpus == "auto":
+        has = any(node.get("GPU", 0) >= 1 for node in total_resources()) or (most_resources() or {}).get("GPU", 0) >= 1
+        gpus = 1.0 if has else 0.0
+    return SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, gpus)
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """The trial queue, as the search sees it."""
+
+    name: str
+    handle: ray.actor.ActorHandle
+
+    def submit(self, job: Job) -> None:
+        ray.get(self.handle.submit.remote(job))
 
 
 @contextmanager
 def _slots(
-    plan: Plan, cluster: ClusterConfig, say: Say
-) -> Iterator[tuple[ray.actor.ActorHandle, SlotPool, SearchMetrics]]:
+    plan: Plan, cluster: ClusterConfig, shape: SlotShape, say: Say
+) -> Iterator[tuple[_Queue, SlotPool, SearchMetrics]]:
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
-    shape = SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, cluster.gpus_per_worker)
-    threads = max(1, int(cluster.cpus_per_worker))
-    task = SlotTask(spec.name, folder, spec, threads, spec.backbones)
+    threads, shares = max(1, int(cluster.cpus_per_worker)), 0 < shape.gpus_per_worker < 1
+    task = SlotTask(spec.name, folder, spec, threads, spec.backbones, shares)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
-    queue = start_queue(spec.name, ray.put(plan.pair.for_trials()))
+    limits = Limits(cluster.lease_s, cluster.hang_s, spec.search.trial_time_limit_s)
+    queue = _Queue(*start_queue(spec, ray.put(plan.pair.for_trials()), limits))
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
-    slots = SlotPool(queue, task, shape, max_slots, metrics.slots_changed, say)
+    room = SlotRoom(spec.name, shape, max_slots, cluster.address is not None, cluster.wait_for_room_s, say)
+    slots = SlotPool(queue.handle, task, shape, max_slots, room, metrics.slots_changed, say)
     patience_s = 0.0
     try:
         slots.start()
@@ -189,12 +256,16 @@ def _slots(
     finally:
         metrics.close()
         slots.close(patience_s)
+        ray.kill(queue.handle)
 
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Guided, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
     evidence = evidence_of(store.folder)
-    found = guided_choice(store.spec, store.trials(), evidence)
+    trials, problems = readable_trials(store)
+    for problem in problems:
+        say(problem)
+    found = guided_choice(store.spec, trials, evidence)
     if found is None:
         raise RayTLError(
             f"study {store.spec.name!r} has no trial at full fidelity; see why with: ray-tl status {store.spec.name}"
@@ -213,7 +284,7 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
 
 def _findings(store: StudyStore, found: Guided, refits: Sequence[Refit]) -> Findings:
     """Of what stands at the end: of the network that a trial was trained again as, if that is kept."""
-    trials, evidence = store.trials(), evidence_of(store.folder)
+    trials, evidence = readable_trials(store)[0], evidence_of(store.folder)
     if refits and refits[0].kept:
         choice, trials, evidence = with_network(refits[0], found.choice, trials, evidence)
         found = replace(found, choice=choice)

@@ -1,5 +1,7 @@
 """What a running search tells Prometheus."""
 
+from collections.abc import Mapping
+
 from ray_tl.on_ray.metrics import MetricsExporter
 from ray_tl.on_ray.trial_queue import QueueStatus
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
@@ -30,15 +32,15 @@ class SearchMetrics:
             self._epoch(trial.number, trial.last)
         self._totals()
 
-    def slots_changed(self, num_slots: int, status: QueueStatus) -> None:
-        """The queue was asked how its slots are."""
+    def slots_changed(self, num_slots: int, status: QueueStatus, restarts: Mapping[int, int]) -> None:
+        """The queue was asked how its slots are; with how often each came back."""
         self._exporter.set("tl_slots", num_slots, study=self._study)
         self._exporter.set("tl_slots_busy", len(status.busy), study=self._study)
         self._exporter.set("tl_queue_length", status.waiting, study=self._study)
-        for slot, count in status.restarts.items():
+        for slot, count in restarts.items():
             new = count - self._restarts.get(slot, 0)
             self._exporter.increment("tl_slot_restarts_total", new, study=self._study, slot=slot)
-        self._restarts = dict(status.restarts)
+        self._restarts = dict(restarts)
 
     def close(self) -> None:
         self._exporter.close()

@@ -106,14 +106,23 @@ def deploy(
 
     Raises:
         BrokenBundle: If the version is not what was promoted.
-        InvalidInput: If the port is taken, or Serve listens elsewhere already.
+        InvalidInput: If the port is taken, or Serve listens elsewhere already, or serves another model there.
         NoResources: If the version did not become healthy in time.
     """
     bundle = load_bundle(bundle_folder.resolve())
     app = f"{name}-{bundle.version}"
     _start_serve(host, port)
-    previous = _live_app(timeout_s)
-    _run_candidate(app, _model_application(bundle, name, num_replicas, num_cpus), previous, timeout_s)
+    try:
+        previous = _live_app(timeout_s)
+        if previous is not None and _model_of(previous) != name:
+            raise InvalidInput(
+                f"name={name!r}: this Serve has {_model_of(previous)!r} live already, and one port serves one model; "
+                "stop that one first, or serve this one on another Ray."
+            )
+        _run_candidate(app, _model_application(bundle, name, num_replicas, num_cpus), previous, timeout_s)
+    except BaseException:
+        _stop_if_empty()
+        raise
     reads = bundle.spec.preprocessing.modality
     live = LiveVersion(name, bundle.version, app, bundle.spec.classes, max_body_bytes, reads)
     _run(ROUTER_APP, _router_application(live), "/", timeout_s)
@@ -122,10 +131,30 @@ def deploy(
     return ServedModel(f"http://{host}:{port}", name, bundle.version)
 
 
-def undeploy() -> None:
-    """Stop Serve with everything on it; Ray keeps running."""
-    with redirect_stdout(sys.stderr):  # Ray prints the end of Serve's controller as a failed task
-        serve.shutdown()
+def undeploy(name: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Remove a model from Serve, and Serve itself if that was all it served; Ray keeps running.
+
+    Args:
+        name: Of the model; where another one is live, nothing is removed.
+        timeout_s: For the router's answer.
+    """
+    live = _live_app(timeout_s)
+    if live is not None and _model_of(live) == name:
+        serve.delete(ROUTER_APP)
+        serve.delete(live)
+    _stop_if_empty()
+
+
+def _stop_if_empty() -> None:
+    """End a Serve without applications."""
+    if not serve.status().applications:
+        with redirect_stdout(sys.stderr):  # Ray prints the end of Serve's controller as a failed task
+            serve.shutdown()
+
+
+def _model_of(app: str) -> str:
+    """The model's name, from that of an application."""
+    return app.rpartition("-")[0]
 
 
 def serve_forever(
@@ -143,14 +172,18 @@ def serve_forever(
         RayTLError: As `deploy`.
     """
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_live = False
     try:
-        ready(deploy(bundle_folder, name, port, host, num_replicas, num_cpus))
+        served = deploy(bundle_folder, name, port, host, num_replicas, num_cpus)
+        is_live = True
+        ready(served)
         while True:
             signal.pause()
     except KeyboardInterrupt:  # how both signals end the waiting
         pass
     finally:
-        undeploy()
+        if is_live:
+            undeploy(name)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -45,13 +45,22 @@ def ray_session(cluster: ClusterConfig, dashboard: bool = True) -> Iterator[str 
     os.environ.update(environment)
     try:
         _start(cluster, environment, dashboard)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise NoResources(f"address={cluster.address!r} can't be reached ({error}); is the cluster up?") from error
+    except Exception as error:  # a start that takes too long is a bare one
+        with redirect_stdout(sys.stderr):
+            ray.shutdown()
+        raise NoResources(_not_started(cluster, error)) from error
     try:
         yield _dashboard_url()
     finally:
         with redirect_stdout(sys.stderr):  # Ray's last words are no output of the command
             ray.shutdown()
+
+
+def _not_started(cluster: ClusterConfig, error: Exception) -> str:
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if cluster.address is None:
+        return f"Ray does not start on this machine ({said}); is it busy, or short of memory or of disk? Try again."
+    return f"address={cluster.address!r} can't be reached ({said}); is the cluster up?"
 
 
 def _start(cluster: ClusterConfig, environment: dict[str, str], dashboard: bool) -> None:

@@ -1,6 +1,9 @@
 """What a slot's workers do: take one trial after the other, and train it together."""
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,21 +16,24 @@ from ray_tl.collectives import rank, world_size
 from ray_tl.data.domains import DomainPair
 from ray_tl.errors import RayTLError
 from ray_tl.models.backbones.user import register_user_backbones
-from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask
+from ray_tl.on_ray.classification import failure_in_training
+from ray_tl.on_ray.trial_queue import Holder, Job, Outcome, SlotTask
 from ray_tl.selection import rule_of
 from ray_tl.training.data import TrialData
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
+from ray_tl.training.pulse import beats
 from ray_tl.training.refit import combine_trials
 from ray_tl.training.report import EpochReport
 
 PATIENCE_S = 20.0
+HEARTBEAT_S = 2.0
 log = logging.getLogger(__name__)
 
 
 def work(config: dict) -> None:
     """What every worker of a slot does: take jobs until the queue is closed."""
-    slot, queue, task = config["slot"], config["queue"], config["task"]
+    holder, queue, task = config["holder"], config["queue"], config["task"]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ray_tl").setLevel(logging.INFO)  # a line for each epoch, in the worker's log
     torch.set_num_threads(task.threads)
@@ -36,17 +42,39 @@ def work(config: dict) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     data = _Domains(ray.get(ray.get(queue.data.remote())[0]), device)
-    while (job := _next_job(queue, slot)) != "closed":
+    while (job := _next_job(queue, holder)) != "closed":
         if isinstance(job, Job):
-            _do(job, data, queue, slot, task)
+            with _heart(queue, holder, job.key):
+                _do(job, data, queue, holder, task)
 
 
-def _next_job(queue: ray.actor.ActorHandle, slot: int) -> Job | str:
+def _next_job(queue: ray.actor.ActorHandle, holder: Holder) -> Job | str:
     """Rank 0 asks, all ranks learn the answer."""
-    answer: list[Job | str] = [ray.get(queue.next_job.remote(slot, PATIENCE_S)) if rank() == 0 else "idle"]
+    answer: list[Job | str] = [ray.get(queue.next_job.remote(holder, PATIENCE_S)) if rank() == 0 else "idle"]
     if world_size() > 1:
         dist.broadcast_object_list(answer, 0)
     return answer[0]
+
+
+@contextmanager
+def _heart(queue: ray.actor.ActorHandle, holder: Holder, key: str) -> Iterator[None]:
+    """Tell the queue every few seconds that this slot lives, and whether it makes steps; on rank 0."""
+    if rank() != 0:
+        yield
+        return
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_S):
+            queue.beat.remote(holder, key, beats())
+
+    thread = threading.Thread(target=beat, name="heart", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Domains:
@@ -73,47 +101,43 @@ class _Domains:
         return self._data
 
 
-def _do(job: Job, domains: _Domains, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> None:
+def _do(job: Job, domains: _Domains, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> None:
     """One job; a trial that breaks down ends, and the slot lives on.
 
     Our own errors come on every rank alike. Any other may come on one rank alone, or because another rank has died,
-    while the rest wait in a collective: then the whole group starts anew, and takes the job up again. So it does where
-    the group is gone by now, and `world_size` raises.
+    while the rest wait in a collective: then the whole group ends, and the job goes to the next slot that is free. So
+    it does where the group is gone by now, and `world_size` raises.
     """
     try:
-        outcome = _done(job, domains.of(job), queue, slot, task)
-    except RayTLError as error:
-        outcome = Outcome(error=f"{type(error).__name__}: {error}")
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        outcome = Outcome(error=f"{type(error).__name__}: {error}", infeasible=True)
-        if world_size() > 1:
-            ray.get(queue.end.remote(slot, job.key, outcome))
-            raise
+        outcome = _done(job, domains.of(job), queue, holder, task)
+    except Exception as error:
+        outcome = Outcome(failure_in_training(error, task.shares_memory))
+        if not isinstance(error, RayTLError):
+            log.exception("trial %d of %s broke down", job.number, task.study)
+            if world_size() > 1:
+                if isinstance(error, torch.OutOfMemoryError | MemoryError):  # or an echo elsewhere would be the reason
+                    ray.get(queue.end.remote(holder, job.key, outcome))
+                raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    except Exception as error:
-        log.exception("trial %d of %s broke down", job.number, task.study)
-        if world_size() > 1:
-            raise
-        outcome = Outcome(error=f"{type(error).__name__}: {error}")
     if rank() == 0:
-        ray.get(queue.end.remote(slot, job.key, outcome))
+        ray.get(queue.end.remote(holder, job.key, outcome))
 
 
-def _done(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
+def _done(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> Outcome:
     if job.kind == "evaluate":
         return _evaluate(job, data, task)
     if job.kind == "combine":
         return _combine(job, data, task)
-    return _train(job, data, queue, slot, task)
+    return _train(job, data, queue, holder, task)
 
 
-def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
+def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> Outcome:
     def told_to_stop(report: EpochReport) -> bool:
         log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, report.epoch, job.config.epochs, report.scores)
         for finding in report.findings:
             log.warning("%s trial %04d epoch %d: %s", task.study, job.number, report.epoch, finding)
-        return bool(ray.get(queue.report.remote(slot, job.key, report)))
+        return bool(ray.get(queue.report.remote(holder, job.key, report)))
 
     train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), rule_of(task.spec))
     return Outcome()

@@ -1,64 +1,50 @@
 """Warm slots: long-lived Ray Train runs, each a DDP worker group that trains one trial after the other."""
 
 import logging
-import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.train import FailureConfig, RunConfig
 
 from ray_tl.errors import NoResources, RayTLError
-from ray_tl.on_ray.trial_queue import QueueStatus, SlotTask
+from ray_tl.on_ray.classification import failure_of_slot, is_lack_of_room
+from ray_tl.on_ray.placement import SlotShape, dead_nodes
+from ray_tl.on_ray.room import SlotRoom
+from ray_tl.on_ray.trial_queue import Holder, QueueStatus, SlotTask
+from ray_tl.study.failures import RETRIES, Failure, FailureKind
 
-GROWTH_INTERVAL_S = 3.0
+LOOK_EVERY_S = 1.0
 CLOSING_S = 30.0
 KILLING_S = 20.0
-SlotWatcher = Callable[[int, QueueStatus], None]
+ANSWER_S = 60.0
+LONGEST_PAUSE_S = 30.0
+SlotWatcher = Callable[[int, QueueStatus, Counter[int]], None]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SlotShape:
-    """What one slot takes of a cluster.
-
-    Attributes:
-        workers: Ranks of its DDP group.
-        cpus_per_worker: Processors of each; also the number of threads that torch uses there.
-        gpus_per_worker: Accelerators of each; 0 trains on the processor.
-    """
-
-    workers: int = 1
-    cpus_per_worker: float = 1
-    gpus_per_worker: float = 0
-
-    def fits(self, free: dict[str, float]) -> int:
-        """How many slots of this shape the free resources hold."""
-        counts = [free.get("CPU", 0.0) / (self.workers * self.cpus_per_worker)]
-        if self.gpus_per_worker:
-            counts.append(free.get("GPU", 0.0) / (self.workers * self.gpus_per_worker))
-        return math.floor(min(counts) + 1e-6)
-
-    def scaling(self) -> ScalingConfig:
-        resources = {"CPU": self.cpus_per_worker}
-        if self.gpus_per_worker:
-            resources["GPU"] = self.gpus_per_worker
-        return ScalingConfig(num_workers=self.workers, use_gpu=self.gpus_per_worker > 0, resources_per_worker=resources)
+class QueueLost(Exception):
+    """The process of the trial queue is gone; the search can go on with a new one."""
 
 
 class SlotPool:
-    """The slots of a search: as many as the cluster has room for, more when it grows.
+    """The slots of a search: as many as there is room for, more when the cluster grows, fewer when others need some.
+
+    A thread of its own looks after them every second: slots that have ended are replaced and their jobs handed on,
+    slots whose lease has run out are ended.
 
     Args:
         queue: Handle of the trial queue.
         task: What the workers need to know.
         shape: What one slot takes.
         max_slots: Never more than so many.
-        watch: Called every few seconds with the number of slots and the state of the queue.
-        say: Called with a line for a person when there are more slots than before.
+        room: Says how many slots this search may have.
+        watch: Called every second with the number of slots, the state of the queue, and how often each slot came back.
+        say: Called with a line for people when something changes.
     """
 
     def __init__(
@@ -67,75 +53,168 @@ class SlotPool:
         task: SlotTask,
         shape: SlotShape,
         max_slots: int,
+        room: SlotRoom,
         watch: SlotWatcher,
         say: Callable[[str], None],
     ) -> None:
         self._queue, self._task, self._shape, self.max_slots = queue, task, shape, max_slots
-        self._watch, self._say = watch, say
+        self._room, self._watch, self._say = room, watch, say
         self._slots: list[_Slot] = []
-        self._looked_at = 0.0
+        self._starts: Counter[int] = Counter()
+        self._failed_starts = 0
+        self._not_before = 0.0
+        self._problem: Exception | None = None
+        self._ended = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="slot-keeper", daemon=True)
+        self._most = 0
 
     def __len__(self) -> int:
         return len(self._slots)
 
+    @property
+    def problem(self) -> Exception | None:
+        """Why the search can't go on; `None` while it can."""
+        return self._problem
+
+    @property
+    def restarts(self) -> dict[int, int]:
+        """How often each slot came back after it had ended."""
+        return {slot: count - 1 for slot, count in sorted(self._starts.items()) if count > 1}
+
     def start(self) -> None:
-        """Fill the free part of the cluster.
+        """Start the first slots, waiting for room if there will be some.
 
         Raises:
-            NoResources: If there is no room for a single slot.
+            NoResources: If there is not, and won't be, room for a single slot.
         """
-        if self._shape.fits(ray.available_resources()) == 0:
-            raise NoResources(_no_room(self._shape))
-        self._admit()
+        self._room.wait_for_one()
+        self._admit(self._room.slots(0, self.max_slots))
+        self._keeper.start()
 
-    def grow(self, now: float) -> None:
-        """Admit more slots if the cluster has got room; looks at most every few seconds.
-
-        Raises:
-            RayTLError: If a slot has ended before it was told to.
-        """
-        if now - self._looked_at < GROWTH_INTERVAL_S:
-            return
-        self._looked_at = now
-        for slot in self._slots:
-            slot.check()
-        status: QueueStatus = ray.get(self._queue.status.remote())
-        self._watch(len(self), status)
-        # What a starting slot will take still looks free: wait until every slot has asked for work.
-        if len(self) < self.max_slots and status.slots == len(self) and self._admit():
-            self._say(f"the cluster has grown: {len(self)} warm slots of {self._shape.workers} worker(s)")
+    def require_queue(self) -> None:
+        """Find out at once whether the queue is still there; if it is not, that is the problem."""
+        try:
+            ray.get(self._queue.status.remote(), timeout=ANSWER_S)
+        except (RayActorError, GetTimeoutError) as error:
+            self._fail(QueueLost(f"the trial queue is gone ({type(error).__name__})"))
 
     def close(self, patience_s: float) -> None:
         """Tell every slot to end by itself, wait for it so long, and then end it.
 
         A thread that would still ask Ray for something after `ray.shutdown()` would end this process without a word.
         """
-        ray.get(self._queue.close.remote(len(self)))
-        _join(self._slots, patience_s)
+        self._ended.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        self._room.leave()
+        try:
+            ray.get(self._queue.close.remote(), timeout=ANSWER_S)
+            _join(self._slots, patience_s)
+        except (RayActorError, GetTimeoutError):
+            log.warning("the trial queue does not answer; its slots are ended")
         if any(slot.is_alive() for slot in self._slots):
-            for controller in ray.get(self._queue.controllers.remote()):
-                ray.kill(controller)
+            for slot in self._slots:
+                slot.kill()
             _join(self._slots, KILLING_S)
 
-    def _admit(self) -> int:
-        """Start as many slots as there is room for; gives how many."""
-        self._looked_at = time.monotonic()
-        room = self._shape.fits(ray.available_resources())
-        before = len(self)
-        for number in range(before, min(self.max_slots, before + room)):
-            slot = _Slot(number, self._queue, self._task, self._shape)
+    def _keep(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            try:
+                self._look()
+            except RayActorError as error:
+                self._fail(QueueLost(f"the trial queue is gone ({_first_line(error)})"))
+            except GetTimeoutError:
+                log.warning("the trial queue has not answered for %g s", ANSWER_S)
+            except RayTLError as error:
+                self._fail(error)
+            except Exception as error:
+                log.exception("looking after the slots failed")
+                self._fail(RayTLError(f"looking after the slots failed: {type(error).__name__}: {error}"))
+            if self._problem is not None:
+                return
+
+    def _look(self) -> None:
+        status: QueueStatus = ray.get(self._queue.status.remote(), timeout=ANSWER_S)
+        self._failed_starts = 0 if any(slot.holder in status.up for slot in self._slots) else self._failed_starts
+        for slot in [slot for slot in self._slots if not slot.is_alive()]:
+            self._bury(slot, was_up=slot.holder in status.up)
+        for holder, failure in ray.get(self._queue.overdue.remote(), timeout=ANSWER_S):
+            self._end_overdue(holder, failure)
+        starting = sum(slot.holder not in status.up for slot in self._slots)
+        allowed = self._room.slots(len(self), self.max_slots, starting)
+        if allowed > len(self) and time.monotonic() >= self._not_before:
+            self._admit(allowed)
+        surplus = max(0, len(self) - allowed)
+        ray.get(self._queue.retire.remote(surplus), timeout=ANSWER_S)
+        self._watch(len(self), status, Counter(self.restarts))
+
+    def _admit(self, allowed: int) -> None:
+        """Have so many slots."""
+        taken = {slot.holder.slot for slot in self._slots}
+        free = [number for number in range(self.max_slots) if number not in taken]
+        for number in free[: max(0, allowed - len(self))]:
+            self._starts[number] += 1
+            slot = _Slot(Holder(number, self._starts[number]), self._queue, self._task, self._shape)
             slot.start()
             self._slots.append(slot)
-        return len(self) - before
+        if self._keeper.is_alive() and len(self) > self._most:
+            self._say(f"the cluster has grown: {len(self)} warm slots of {self._shape.workers} worker(s)")
+        self._most = max(self._most, len(self))
+
+    def _bury(self, slot: "_Slot", was_up: bool) -> None:
+        """Hand on the job of a slot that has ended."""
+        self._slots.remove(slot)
+        if slot.error is None:
+            log.info("slot %d has ended", slot.holder.slot)
+            return
+        failure = slot.failure
+        ray.get(self._queue.lost.remote(slot.holder, failure), timeout=ANSWER_S)
+        log.warning("slot %d was lost: %s", slot.holder.slot, failure.message)
+        self._say(f"slot {slot.holder.slot} was lost ({failure.message.rstrip('.')}); it is started again")
+        is_of_cluster = failure.kind in (FailureKind.NODE_LOST, FailureKind.PREEMPTED)
+        if not was_up and not is_of_cluster and not is_lack_of_room(slot.error):
+            self._count_failed_start(failure)
+
+    def _count_failed_start(self, failure: Failure) -> None:
+        self._failed_starts += 1
+        if self._failed_starts > RETRIES[FailureKind.START_FAILED]:
+            raise NoResources(
+                f"no slot could start, {self._failed_starts} times in a row; the last time: {failure.message} "
+                "See the logs of its workers in the Ray dashboard."
+            )
+        self._not_before = time.monotonic() + min(2.0**self._failed_starts, LONGEST_PAUSE_S)
+
+    def _end_overdue(self, holder: Holder, failure: Failure) -> None:
+        slot = next((slot for slot in self._slots if slot.holder == holder), None)
+        if slot is not None:
+            slot.kill(failure)
+        ray.get(self._queue.lost.remote(holder, failure), timeout=ANSWER_S)
+
+    def _fail(self, problem: Exception) -> None:
+        """Remember why the search can't go on, and send its clients home."""
+        if self._problem is None:
+            self._problem = problem
+            self._queue.close.remote()
 
 
 class _Slot(threading.Thread):
-    """Holds one Ray Train run for as long as the search lasts; the run itself lives in actors of its own."""
+    """Holds one Ray Train run for as long as it lasts; the run itself lives in actors of its own.
 
-    def __init__(self, number: int, queue: ray.actor.ActorHandle, task: SlotTask, shape: SlotShape) -> None:
-        super().__init__(name=f"slot-{number}", daemon=True)
-        self._number, self._queue, self._task, self._shape = number, queue, task, shape
-        self._ended: str | None = None
+    Train does not start its workers again: this thread ends, and the pool sees why.
+    """
+
+    def __init__(self, holder: Holder, queue: ray.actor.ActorHandle, task: SlotTask, shape: SlotShape) -> None:
+        super().__init__(name=f"slot-{holder.slot}", daemon=True)
+        self.holder = holder
+        self._queue, self._task, self._shape = queue, task, shape
+        self.error: BaseException | None = None
+        self._killed_for: Failure | None = None
+
+    @property
+    def failure(self) -> Failure:
+        """Why it ended."""
+        assert self.error is not None
+        return self._killed_for or failure_of_slot(self.error, dead_nodes())
 
     def run(self) -> None:
         from ray_tl.on_ray.lean_trainer import LeanTorchTrainer  # imports torch
@@ -144,23 +223,28 @@ class _Slot(threading.Thread):
         try:
             LeanTorchTrainer(
                 self._queue,
-                self._number,
+                self.holder,
                 train_loop_per_worker=work,
-                train_loop_config={"slot": self._number, "queue": self._queue, "task": self._task},
+                train_loop_config={"holder": self.holder, "queue": self._queue, "task": self._task},
                 scaling_config=self._shape.scaling(),
                 run_config=RunConfig(
-                    name=f"{self._task.study}-slot-{self._number}",
+                    name=f"{self._task.study}-slot-{self.holder.slot}",
                     storage_path=str(Path(self._task.folder) / "ray"),
-                    failure_config=FailureConfig(max_failures=-1),
+                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
                 ),
             ).fit()
-            self._ended = "it ended without an error"
         except Exception as error:
-            self._ended = f"{type(error).__name__}: {error}"
+            self.error = error
 
-    def check(self) -> None:
-        if self._ended is not None:
-            raise RayTLError(f"slot {self._number} is lost ({self._ended}); see its logs in the Ray dashboard.")
+    def kill(self, failure: Failure | None = None) -> None:
+        """End its run and its workers from outside."""
+        self._killed_for = self._killed_for or failure
+        try:
+            controllers = ray.get(self._queue.controllers.remote(), timeout=ANSWER_S)
+        except (RayActorError, GetTimeoutError):
+            return
+        if self.holder in controllers:
+            ray.kill(controllers[self.holder])
 
 
 def _join(slots: Sequence[_Slot], patience_s: float) -> None:
@@ -170,10 +254,5 @@ def _join(slots: Sequence[_Slot], patience_s: float) -> None:
         slot.join(max(0.0, deadline - time.monotonic()))
 
 
-def _no_room(shape: SlotShape) -> str:
-    need = f"{shape.workers} x (CPU {shape.cpus_per_worker:g}, GPU {shape.gpus_per_worker:g})"
-    free = {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}
-    return (
-        f"workers_per_trial={shape.workers} needs {need} for one trial, but the cluster has CPU {free['CPU']:g}, "
-        f"GPU {free['GPU']:g} free; ask for fewer workers or processors, or wait for room."
-    )
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

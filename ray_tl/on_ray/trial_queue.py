@@ -3,19 +3,22 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import ray
 
 from ray_tl.config import TrialConfig, UserFunction
+from ray_tl.on_ray.placement import on_this_node
 from ray_tl.selection.refit import Combination
+from ray_tl.study.failures import RETRIES, Failure, FailureKind
 from ray_tl.study.records import StudySpec
 from ray_tl.training.report import EpochReport
 
-MAX_RESTARTS = 3
-CLOSING = ""
+DECISION_S = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -24,7 +27,7 @@ class Job:
     """Work for a slot.
 
     Attributes:
-        key: Of this attempt, unique: a resumed search submits the same trial under a new key.
+        key: Unique in the queue. A second job under the same key is the first: its client goes on where another ended.
         kind: `train` from the checkpoint on, `refit` likewise on all of the source, `combine` the networks of other
             trials, or `evaluate` the checkpoint.
         members: Numbers of the trials that are combined.
@@ -44,39 +47,102 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        error: `None` if it ended well.
-        infeasible: Whether it needed more memory than there is.
+        failure: `None` if it ended well.
         result: Of an evaluation or a combination: a path-free summary of plain values.
+        is_withdrawn: The search broke off; the trial goes on when it is resumed.
     """
 
-    error: str | None = None
-    infeasible: bool = False
+    failure: Failure | None = None
     result: dict[str, object] | None = None
+    is_withdrawn: bool = False
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, in words."""
+        return None if self.failure is None else self.failure.message
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A slot from one start to its end; a slot that is started again is another holder.
+
+    Attributes:
+        slot: Number of the slot.
+        start: Which of its starts, counted from 1.
+    """
+
+    slot: int
+    start: int = 1
 
 
 @dataclass(frozen=True)
 class SlotTask:
-    """All that a slot's workers need to know; the same for every trial of a search."""
+    """All that a slot's workers need to know; the same for every trial of a search.
+
+    Attributes:
+        shares_memory: Whether a worker has less than a whole GPU, so that others may take its memory.
+    """
 
     study: str
     folder: str
     spec: StudySpec
     threads: int
     backbones: Mapping[str, UserFunction] = field(default_factory=dict)
+    shares_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long is too long.
+
+    Attributes:
+        lease_s: A slot without a sign of life for so long loses its job.
+        hang_s: So does one that lives, but does no step of training or evaluation.
+        trial_s: A trial ends after so many seconds on slots; `None` for no limit.
+    """
+
+    lease_s: float = 60.0
+    hang_s: float = 900.0
+    trial_s: float | None = None
 
 
 Message = EpochReport | Outcome
 
 
 @dataclass
+class _Lease:
+    """A job in the hands of a slot."""
+
+    holder: Holder
+    since: float
+    seen: float
+    stepped: float
+    steps: int = -1
+
+
+@dataclass
 class _Entry:
     job: Job
-    messages: asyncio.Queue = field(default_factory=asyncio.Queue)
-    wanted: asyncio.Event = field(default_factory=asyncio.Event)
-    last_epoch: int = 0
-    restarts: int = 0
+    reports: list[EpochReport] = field(default_factory=list)
+    outcome: Outcome | None = None
+    lease: _Lease | None = None
+    failures: Counter[FailureKind] = field(default_factory=Counter)
+    seconds: float = 0.0
+    decided: int = 0
     stopped: bool = False
-    ended: bool = False
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def is_over(self) -> bool:
+        return self.stopped or self.outcome is not None
+
+    @property
+    def last_epoch(self) -> int:
+        return self.reports[-1].epoch if self.reports else 0
+
+    def after(self, epoch: int) -> Message | None:
+        """What a client that knows so many epochs should hear next."""
+        return next((report for report in self.reports if report.epoch > epoch), self.outcome)
 
 
 @dataclass(frozen=True)
@@ -85,137 +151,260 @@ class QueueStatus:
 
     Attributes:
         waiting: Jobs that no slot has taken.
-        slots: Slots that have asked for a job: their workers are up.
+        up: Slots that have asked for a job: their workers are up.
         busy: Trial of each slot that has one.
-        restarts: How often each slot came back in the middle of a job.
     """
 
     waiting: int
-    slots: int
+    up: frozenset[Holder]
     busy: dict[int, int]
-    restarts: dict[int, int]
 
 
 class TrialQueue:
-    """Hands jobs to slots and reports to clients; an async actor, so that everyone may wait inside it.
+    """Leases jobs to slots and hands reports to clients; an async actor, so that everyone may wait inside it.
 
-    A slot's report waits until its client has asked for the next one or has stopped the trial: a trial that the
-    scheduler stops does not train a step further.
+    A job belongs to a slot as long as the slot shows that it lives and makes steps. One that fails, falls silent or
+    hangs loses its job to the front of the queue, for any slot; how often that may happen in a row depends on why
+    (`RETRIES`), and an epoch of progress resets the count.
 
     Args:
         data: List with the object reference of the domain pair; a list, so that the reference is passed on as it is.
+        spec: Of the study.
+        limits: After which a lease ends.
+        clock: Gives the time in seconds.
     """
 
-    def __init__(self, data: list) -> None:
-        self._data = data
+    def __init__(
+        self, data: list, spec: StudySpec, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._data, self._spec, self._limits, self._clock = data, spec, limits, clock
         self._entries: dict[str, _Entry] = {}
-        self._waiting: asyncio.Queue[str] = asyncio.Queue()
-        self._in_flight: dict[int, str] = {}
-        self._slots: set[int] = set()
-        self._controllers: dict[int, ray.actor.ActorHandle] = {}
-        self._restarts: dict[int, int] = {}
+        self._waiting: deque[str] = deque()
+        self._arrived = asyncio.Event()
+        self._up: set[Holder] = set()
+        self._controllers: dict[Holder, ray.actor.ActorHandle] = {}
+        self._retiring = 0
         self._closed = False
 
     async def data(self) -> list:
         return self._data
 
-    async def submit(self, job: Job) -> None:
-        self._entries[job.key] = _Entry(job)
-        await self._waiting.put(job.key)
+    async def spec(self) -> StudySpec:
+        """What clients need to know of the study, so that it is not sent with every trial."""
+        return self._spec
 
-    async def next_job(self, slot: int, patience_s: float) -> Job | Literal["idle", "closed"]:
-        """The next job for a slot; the one that it had before if it was restarted in the middle.
+    async def submit(self, job: Job) -> None:
+        """Put a job at the end of the queue, unless it is known."""
+        if job.key not in self._entries:
+            self._entries[job.key] = _Entry(job)
+            self._enqueue(job.key)
+
+    async def next_job(self, holder: Holder, patience_s: float) -> Job | Literal["idle", "closed"]:
+        """The next job for a slot.
 
         Args:
-            slot: Number of the asking slot.
+            holder: Who asks.
             patience_s: Answer `idle` after so long, so that a worker group can keep its connections alive.
         """
-        self._slots.add(slot)
-        unfinished = self._unfinished(slot)
-        if unfinished is not None:
-            return unfinished
+        self._up.add(holder)
+        for entry in self._held_by(holder):
+            await self._give_up(entry, Failure(FailureKind.WORKER_DIED, "its workers started again in its middle."))
         while not self._closed:
+            if self._retiring > 0:
+                self._retiring -= 1
+                return "closed"
+            if (first := self._first_waiting()) is not None:
+                now = self._clock()
+                first.lease = _Lease(holder, now, now, now)
+                return first.job
+            self._arrived.clear()
             try:
-                key = await asyncio.wait_for(self._waiting.get(), patience_s)
+                await asyncio.wait_for(self._arrived.wait(), patience_s)
             except TimeoutError:
                 return "idle"
-            if key != CLOSING and not self._entries[key].stopped:
-                self._in_flight[slot] = key
-                return self._entries[key].job
         return "closed"
 
-    async def report(self, slot: int, key: str, report: EpochReport) -> bool:
-        """An epoch is done; says whether to stop."""
-        entry = self._entries[key]
-        if report.epoch > entry.last_epoch and not entry.stopped:
-            entry.last_epoch = report.epoch
-            entry.wanted.clear()
-            await entry.messages.put(report)
-            await entry.wanted.wait()
-        return entry.stopped
+    async def beat(self, holder: Holder, key: str, steps: int) -> None:
+        """A sign of life.
 
-    async def end(self, slot: int, key: str, outcome: Outcome) -> None:
-        """A job is over."""
-        self._in_flight.pop(slot, None)
-        await self._end(self._entries[key], outcome)
+        Args:
+            holder: Whose.
+            key: Of the job that it does.
+            steps: Counter that moves with every step of its work.
+        """
+        lease = self._lease(holder, key)
+        if lease is not None:
+            lease.seen = self._clock()
+            if steps != lease.steps:
+                lease.steps, lease.stepped = steps, lease.seen
 
-    async def next_message(self, key: str) -> Message:
-        """The next report of a job, or its outcome; to ask for one is to allow the next epoch."""
+    async def report(self, holder: Holder, key: str, report: EpochReport) -> bool:
+        """An epoch is done; says whether to stop, as soon as the client has decided, or after ten seconds."""
+        lease = self._lease(holder, key)
+        if lease is None:
+            return True
         entry = self._entries[key]
-        if entry.messages.empty():
-            entry.wanted.set()
-        message: Message = await entry.messages.get()
+        lease.seen = lease.stepped = self._clock()
+        if report.epoch > entry.last_epoch:
+            entry.reports.append(report)
+            entry.failures.clear()
+            await _notify(entry)
+        await _until(entry, lambda: entry.is_over or entry.decided >= report.epoch, DECISION_S)
+        return entry.is_over or entry.lease is not lease
+
+    async def end(self, holder: Holder, key: str, outcome: Outcome) -> None:
+        """A job is over, or failed; of one that a slot has lost it is not heard."""
+        if self._lease(holder, key) is None:
+            return
+        entry = self._entries[key]
+        if outcome.failure is not None:
+            await self._give_up(entry, outcome.failure)
+        else:
+            await self._finish(entry, outcome)
+
+    async def lost(self, holder: Holder, failure: Failure) -> None:
+        """A slot has ended; its job goes to the front of the queue, or fails if that happened too often."""
+        self._up.discard(holder)
+        self._controllers.pop(holder, None)
+        for entry in self._held_by(holder):
+            await self._give_up(entry, failure)
+
+    async def overdue(self) -> list[tuple[Holder, Failure]]:
+        """Slots whose lease has run out, and why; who asks ends them, and says so by `lost`."""
+        found = ((entry.lease, self._why_overdue(entry)) for entry in self._entries.values() if entry.lease)
+        return [(lease.holder, failure) for lease, failure in found if failure is not None]
+
+    async def next_message(self, key: str, after: int) -> Message:
+        """The first report of a job after that of epoch `after`, or its outcome.
+
+        To ask is to have decided on everything up to `after`.
+        """
+        entry = self._entries[key]
+        entry.decided = max(entry.decided, after)
+        await _notify(entry)
+        await _until(entry, lambda: entry.after(after) is not None, None)
+        message = entry.after(after)
+        assert message is not None
         return message
 
     async def stop(self, key: str) -> None:
-        """Stop a job at its next report, or before it starts."""
-        entry = self._entries[key]
-        entry.stopped = True
-        entry.wanted.set()
+        """Stop a job at its next report, or before it starts; nobody will ask for it again."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.stopped = True
+            await _notify(entry)
+            self._forget_if_unused(entry)
 
-    async def close(self, num_slots: int) -> None:
-        """Every job stops at its next report, and every slot's next question is answered `closed`."""
+    async def retire(self, count: int) -> None:
+        """So many slots end when they next ask for a job."""
+        self._retiring = count
+        self._arrived.set()
+
+    async def close(self) -> None:
+        """Every job stops at its next report, its client is told so, and every slot ends when it next asks."""
         self._closed = True
-        for key in self._entries:
-            await self.stop(key)
-        for _ in range(num_slots):
-            await self._waiting.put(CLOSING)
+        self._arrived.set()
+        for entry in list(self._entries.values()):
+            if entry.outcome is None:
+                await self._finish(entry, Outcome(is_withdrawn=True), keep_lease=True)
 
-    async def enrol(self, slot: int, controller: ray.actor.ActorHandle) -> None:
+    async def enrol(self, holder: Holder, controller: ray.actor.ActorHandle) -> None:
         """The actor whose end is the end of a slot."""
-        self._controllers[slot] = controller
+        self._controllers[holder] = controller
 
-    async def controllers(self) -> list[ray.actor.ActorHandle]:
+    async def controllers(self) -> dict[Holder, ray.actor.ActorHandle]:
         """Of every slot that has started."""
-        return list(self._controllers.values())
+        return dict(self._controllers)
 
     async def status(self) -> QueueStatus:
-        busy = {slot: self._entries[key].job.number for slot, key in self._in_flight.items()}
-        return QueueStatus(self._waiting.qsize(), len(self._slots), busy, dict(self._restarts))
+        held = [entry for entry in self._entries.values() if entry.lease is not None]
+        busy = {entry.lease.holder.slot: entry.job.number for entry in held if entry.lease is not None}
+        waiting = sum(not self._entries[key].is_over for key in self._waiting if key in self._entries)
+        return QueueStatus(waiting, frozenset(self._up), busy)
 
-    def _unfinished(self, slot: int) -> Job | None:
-        key = self._in_flight.get(slot)
-        if key is None:
-            return None
-        entry = self._entries[key]
-        self._restarts[slot] = self._restarts.get(slot, 0) + 1
-        entry.restarts += 1
-        if entry.stopped or entry.restarts > MAX_RESTARTS:
-            self._in_flight.pop(slot)
-            error = f"its workers died {entry.restarts} times; see the logs of slot {slot} in the Ray dashboard."
-            entry.messages.put_nowait(Outcome(error=error))
-            entry.ended = True
-            return None
-        log.warning("slot %d was restarted; trial %d goes on after epoch %d", slot, entry.job.number, entry.last_epoch)
-        return entry.job
+    def _first_waiting(self) -> _Entry | None:
+        while self._waiting:
+            entry = self._entries.get(self._waiting.popleft())
+            if entry is not None and not entry.is_over and entry.lease is None:
+                return entry
+        return None
 
-    async def _end(self, entry: _Entry, outcome: Outcome) -> None:
-        if not entry.ended:
-            entry.ended = True
-            await entry.messages.put(outcome)
+    def _enqueue(self, key: str, first: bool = False) -> None:
+        (self._waiting.appendleft if first else self._waiting.append)(key)
+        self._arrived.set()
+
+    def _lease(self, holder: Holder, key: str) -> _Lease | None:
+        """A job's lease, if it is this holder's."""
+        entry = self._entries.get(key)
+        return entry.lease if entry is not None and entry.lease is not None and entry.lease.holder == holder else None
+
+    def _held_by(self, holder: Holder) -> list[_Entry]:
+        return [entry for entry in self._entries.values() if entry.lease is not None and entry.lease.holder == holder]
+
+    def _why_overdue(self, entry: _Entry) -> Failure | None:
+        assert entry.lease is not None
+        lease, now, limits = entry.lease, self._clock(), self._limits
+        if now - lease.seen > limits.lease_s:
+            return Failure(FailureKind.NODE_LOST, f"slot {lease.holder.slot} was silent for {limits.lease_s:g} s.")
+        if now - lease.stepped > limits.hang_s:
+            return Failure(FailureKind.HUNG, f"slot {lease.holder.slot} did no step for {limits.hang_s:g} s.")
+        if limits.trial_s is not None and not entry.is_over and entry.seconds + now - lease.since > limits.trial_s:
+            return Failure(FailureKind.TIME_LIMIT, f"it took longer than search.trial_time_limit_s={limits.trial_s:g}.")
+        return None
+
+    async def _give_up(self, entry: _Entry, failure: Failure) -> None:
+        """End a lease with a failure: the job is tried again, or has failed."""
+        self._release(entry)
+        if entry.is_over:
+            self._forget_if_unused(entry)
+            return
+        kind = failure.kind
+        entry.failures[kind] += 1
+        if entry.failures[kind] <= RETRIES[kind]:
+            log.warning("trial %d goes on after epoch %d: %s", entry.job.number, entry.last_epoch, failure.message)
+            self._enqueue(entry.job.key, first=kind is not FailureKind.OUT_OF_SHARED_MEMORY)  # that neighbour may end
+            return
+        times = f" That was so {entry.failures[kind]} times without an epoch in between." if RETRIES[kind] else ""
+        await self._finish(entry, Outcome(Failure(kind, failure.message + times)))
+
+    async def _finish(self, entry: _Entry, outcome: Outcome, keep_lease: bool = False) -> None:
+        if not keep_lease:
+            self._release(entry)
+        if entry.outcome is None:
+            entry.outcome = outcome
+        await _notify(entry)
+        self._forget_if_unused(entry)
+
+    def _release(self, entry: _Entry) -> None:
+        if entry.lease is not None:
+            entry.seconds += self._clock() - entry.lease.since
+            entry.lease = None
+
+    def _forget_if_unused(self, entry: _Entry) -> None:
+        if entry.stopped and entry.lease is None:
+            self._entries.pop(entry.job.key, None)
 
 
-def start_queue(study: str, data: ray.ObjectRef) -> ray.actor.ActorHandle:
-    """The queue of a search, named so that it is found in the Ray dashboard; it ends with the last slot that asks."""
-    actor = ray.remote(num_cpus=0, max_concurrency=1000)(TrialQueue)
-    return actor.options(name=f"ray_tl:{study}:queue:{secrets.token_hex(3)}").remote([data])
+async def _notify(entry: _Entry) -> None:
+    async with entry.changed:
+        entry.changed.notify_all()
+
+
+async def _until(entry: _Entry, holds: Callable[[], bool], limit_s: float | None) -> None:
+    """Wait until something holds of an entry, or so long."""
+
+    async def wait() -> None:
+        async with entry.changed:
+            await entry.changed.wait_for(holds)
+
+    try:
+        await asyncio.wait_for(wait(), limit_s)
+    except TimeoutError:
+        log.info("trial %d: nothing was decided for %g s", entry.job.number, limit_s)
+
+
+def start_queue(spec: StudySpec, data: ray.ObjectRef, limits: Limits) -> tuple[str, ray.actor.ActorHandle]:
+    """The queue of a search, on the node of this process, and its name, by which it is found in the Ray dashboard."""
+    name = f"ray_tl:{spec.name}:queue:{secrets.token_hex(3)}"
+    actor = ray.remote(num_cpus=0, max_concurrency=1000, label_selector=on_this_node())(TrialQueue)
+    return name, actor.options(name=name).remote([data], spec, limits)

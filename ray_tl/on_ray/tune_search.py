@@ -4,12 +4,14 @@ import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Protocol
 
-import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
@@ -17,14 +19,45 @@ from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.models.fine_tuning import UNFREEZING
 from ray_tl.on_ray.client_trial import ClientTrial, Result
-from ray_tl.on_ray.slots import SlotPool
+from ray_tl.on_ray.placement import on_this_node
+from ray_tl.on_ray.trial_queue import Job
+from ray_tl.study.failures import FailureKind
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
 
 Watcher = Callable[[TrialRecord], None]
+MAX_LOST_CLIENTS = 10
 MANY_STAGES = 100  # of a network whose size nobody has asked for
 CLIENT_RESOURCES = {"memory": 1e6}  # a client only waits: no processor is taken from the slots
+
+
+class Slots(Protocol):
+    """What a search needs to know of its slots."""
+
+    @property
+    def problem(self) -> Exception | None:
+        """Why the search can't go on."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def require_queue(self) -> None:
+        """Find out at once whether the queue is still there."""
+        ...
+
+
+class Submission(Protocol):
+    """Where trials are submitted."""
+
+    @property
+    def name(self) -> str:
+        """By which clients find it."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; one that is known goes on where it is."""
+        ...
 
 
 class StudySearcher(Searcher):
@@ -32,7 +65,7 @@ class StudySearcher(Searcher):
 
     Args:
         store: Held exclusively by this process.
-        queue: Handle of the trial queue, passed on to the clients.
+        queue: Where trials are submitted, and the name by which clients find it.
         slots: So many trials run at a time, and one more waits.
         num_workers: Of each trial, for the cost.
         deadline: `time.monotonic()` after which no new trial is asked for; `None` for never.
@@ -42,8 +75,8 @@ class StudySearcher(Searcher):
     def __init__(
         self,
         store: StudyStore,
-        queue: ray.actor.ActorHandle,
-        slots: SlotPool,
+        queue: Submission,
+        slots: Slots,
         num_workers: int,
         deadline: float | None,
         watchers: Sequence[Watcher],
@@ -53,26 +86,37 @@ class StudySearcher(Searcher):
         self._num_workers, self._deadline, self._watchers = num_workers, deadline, watchers
         self._left_over = store.reconcile()
         self._live: dict[str, TrialRecord] = {}
+        self._lost_clients: Counter[int] = Counter()
+        self._in_a_row: tuple[FailureKind | None, int] = None, 0
+        self.stopped: str | None = None
 
     def suggest(self, trial_id: str) -> Result | str | None:
         """The next trial; `FINISHED` when the study has all it wants, `None` while there is no room."""
-        self._slots.grow(time.monotonic())
+        if self.stopped is not None or self._slots.problem is not None:
+            return Searcher.FINISHED
         if len(self._live) > len(self._slots):
             return None
-        if not self._left_over and self._is_done():
+        trial = self._next()
+        if trial is None:
             return Searcher.FINISHED
-        trial = self._left_over.pop(0) if self._left_over else self._store.ask()
+        job = Job(f"trial-{trial.number}", trial.number, trial.config)
+        try:
+            self._queue.submit(job)
+        except RayActorError:
+            self._left_over.insert(0, trial)
+            self._slots.require_queue()
+            return None
         self._live[trial_id] = trial
         self._watch(trial)
-        config = trial.config.model_dump(mode="json")
         return {
             "number": trial.number,
+            "key": job.key,
+            "known": trial.last.epoch if trial.last else 0,
+            "epochs": trial.config.epochs,
             "is_raced": is_raced(trial),
             "is_advised": trial.is_advised,
             "warm_up": warm_up_epochs(trial.config),
-            "trial": config,
-            "queue": self._queue,
-            "spec": self._store.spec,
+            "queue": self._queue.name,
         }
 
     def on_trial_result(self, trial_id: str, result: Result) -> None:
@@ -80,17 +124,59 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Result | None = None, error: bool = False) -> None:
         trial = self._live.pop(trial_id)
+        if (result is None and error) or (result and result.get("withdrawn")):
+            self._take_back(trial, is_lost=not result)
+            return
         if result:
             self._remember(trial.number, result)
-        state, reason = _final_state(trial.config, result, error)
-        self._store.finish(trial.number, state, reason)
-        if state is TrialState.PRUNED:  # it can neither win nor go on
-            TrialFiles(self._store.folder, trial.number).checkpoint.unlink(missing_ok=True)
-        self._watch(self._store.trial(trial.number))
+        self._finish(trial, result)
 
     def has_finished(self) -> bool:
         """Whether every trial that was wanted has ended; not so after Ctrl-C."""
         return not self._live and not self._left_over and self._is_done()
+
+    def _next(self) -> TrialRecord | None:
+        """The next trial to train: first those that an earlier process has begun."""
+        while self._left_over:
+            trial = self._store.trial(self._left_over.pop(0).number)
+            if not trial.is_trained_but_open:
+                return trial
+            self._end(trial, TrialState.COMPLETE)  # that process ended right before it could say so
+        return None if self._is_done() else self._store.ask()
+
+    def _take_back(self, trial: TrialRecord, is_lost: bool) -> None:
+        """A trial whose client is gone, or that was sent home: it goes on with another client, or when resumed."""
+        if is_lost:
+            self._slots.require_queue()
+            self._lost_clients[trial.number] += 1
+        if self._lost_clients[trial.number] > MAX_LOST_CLIENTS:
+            self._end(trial, TrialState.FAILED, f"its Tune client was lost {MAX_LOST_CLIENTS + 1} times.")
+        else:
+            self._left_over.append(trial)
+
+    def _finish(self, trial: TrialRecord, result: Result | None) -> None:
+        kind = FailureKind(result["kind"]) if result and "kind" in result else None
+        if kind is None:
+            finished = int(str(result["epoch"])) >= trial.config.epochs if result else False
+            self._end(trial, TrialState.COMPLETE if finished else TrialState.PRUNED)
+            self._in_a_row = None, 0
+            return
+        state = TrialState.INFEASIBLE if kind.is_of_memory else TrialState.FAILED
+        assert result is not None
+        self._end(trial, state, str(result["error"]), kind)
+        before, count = self._in_a_row
+        self._in_a_row = kind, count + 1 if kind is before else 1
+        limit = self._store.spec.search.max_failures_in_a_row
+        if self._in_a_row[1] >= limit:
+            self.stopped = f"{limit} trials in a row ended with {kind.words!r}, the last with: {result['error']}"
+
+    def _end(
+        self, trial: TrialRecord, state: TrialState, reason: str | None = None, kind: FailureKind | None = None
+    ) -> None:
+        self._store.finish(trial.number, state, reason, kind)
+        if state is TrialState.PRUNED:  # it can neither win nor go on
+            TrialFiles(self._store.folder, trial.number).checkpoint.unlink(missing_ok=True)
+        self._watch(self._store.trial(trial.number))
 
     def __deepcopy__(self, memo: dict) -> "StudySearcher":
         return self  # Tune copies what it is given, but there is one study
@@ -195,8 +281,10 @@ def warm_up_epochs(config: TrialConfig) -> int:
 def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:
     """Run Tune until the study has all its trials; returns early, with the store whole, on Ctrl-C."""
     scheduler = StudyASHA(store.spec, store.trials()) if pruning else None
+    name = store.spec.name  # alone: Tune pickles the function below with every trial
+    here = tune.PlacementGroupFactory([CLIENT_RESOURCES], bundle_label_selector=[on_this_node()])
     tuner = tune.Tuner(
-        tune.with_resources(ClientTrial, tune.PlacementGroupFactory([CLIENT_RESOURCES])),
+        tune.with_resources(ClientTrial, here),
         tune_config=tune.TuneConfig(
             metric="objective" if scheduler is None else None,
             mode="max" if scheduler is None else None,
@@ -205,7 +293,7 @@ def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_cl
             reuse_actors=True,
             search_alg=searcher,
             scheduler=scheduler,
-            trial_name_creator=lambda trial: f"{store.spec.name}-{trial.config['number']:04d}",
+            trial_name_creator=lambda trial: f"{name}-{trial.config['number']:04d}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(name="tune", storage_path=log_folder, verbose=0),
@@ -228,14 +316,3 @@ def own_interrupts() -> Iterator[None]:
 def _by_number(number: int) -> SimpleNamespace:
     """All that ASHA looks at in a trial."""
     return SimpleNamespace(trial_id=str(number))
-
-
-def _final_state(config: TrialConfig, result: Result | None, error: bool) -> tuple[TrialState, str | None]:
-    reason = result.get("error") if result else None
-    if reason is not None:
-        infeasible = bool(result and result.get("infeasible"))
-        return (TrialState.INFEASIBLE if infeasible else TrialState.FAILED), str(reason)
-    if error or result is None:
-        return TrialState.FAILED, "its Tune client ended with an error; see the Ray logs."
-    finished = int(str(result.get("epoch", 0))) >= config.epochs
-    return (TrialState.COMPLETE if finished else TrialState.PRUNED), None

@@ -129,6 +129,9 @@ class SearchOptions(BaseModel):
         reduction_factor: ASHA keeps one trial in so many at each rung.
         advice: Whether the first trials are chosen by what the data look like through the pretrained backbone.
         time_budget_s: No new trial of the search starts after so many seconds, refits do; `null` for no limit.
+        trial_time_limit_s: A trial ends after so many seconds of training, as one that needs too much; `null` for no
+            limit.
+        max_failures_in_a_row: The search stops when so many trials in a row have failed for the same kind of reason.
         seed: Of the sampler, the splits and every trial.
         selection: Rule by which the champion is chosen, and which says what the search maximises.
         refit: Training of the champion on all of the source, hold-out included, after the last trial; kept unless the
@@ -146,6 +149,8 @@ class SearchOptions(BaseModel):
     reduction_factor: Number = Field(default=3, gt=1)
     advice: bool = True
     time_budget_s: Number | None = Field(default=None, gt=0)
+    trial_time_limit_s: Number | None = Field(default=None, gt=0)
+    max_failures_in_a_row: Whole = Field(default=5, ge=1)
     seed: Whole = Field(default=0, ge=0)
     selection: Component = Component(name="agreement")
     refit: RefitOptions | None = RefitOptions()

@@ -10,6 +10,7 @@ from ray_tl.config import TrialConfig, UserFunction
 from ray_tl.data.summary import BALANCE_FIELD, DataSummary
 from ray_tl.registry import Scalar
 from ray_tl.search_space import DataOptions, SearchOptions
+from ray_tl.study.failures import FailureKind
 
 
 class TrialState(StrEnum):
@@ -154,6 +155,7 @@ class TrialRecord:
         checkpoint: Path below the folder of the study; `None` before the first epoch, and of a pruned trial.
         cost_s: Worker-seconds spent in its epochs.
         error: Why it failed.
+        failure: Of what kind that was.
         is_baseline: Whether it is source-only as the study prepared it.
         is_advised: Whether it was advised before the search.
         refit_of: Number of the trial whose configuration this is, trained again on all of the source; of its scores
@@ -168,6 +170,7 @@ class TrialRecord:
     checkpoint: str | None = None
     cost_s: float = 0.0
     error: str | None = None
+    failure: FailureKind | None = None
     is_baseline: bool = False
     is_advised: bool = False
     refit_of: int | None = None
@@ -181,3 +184,9 @@ class TrialRecord:
     def at_full_fidelity(self) -> bool:
         last = self.last  # not the number of epochs: a head that is solved for has the last one alone
         return self.state is TrialState.COMPLETE and last is not None and last.epoch == self.config.epochs
+
+    @property
+    def is_trained_but_open(self) -> bool:
+        """Whether its last epoch is stored, but not that it has ended."""
+        last = self.last
+        return self.state is TrialState.RUNNING and last is not None and last.epoch == self.config.epochs

@@ -24,6 +24,7 @@ from ray_tl.files import removed_on_failure, write_atomically
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import SearchOptions, SearchSpace, explain, validated
 from ray_tl.study.damage import broken_study, reading, unreadable, using_database
+from ray_tl.study.failures import FailureKind
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # of a damaged database it would warn beside our message
@@ -227,12 +228,14 @@ class StudyStore:
         self._storage.set_trial_user_attr(trial_id, _epoch_key(record.epoch), record.model_dump(mode="json"))
 
     @_with_database
-    def finish(self, number: int, state: TrialState, error: str | None = None) -> None:
+    def finish(
+        self, number: int, state: TrialState, error: str | None = None, failure: FailureKind | None = None
+    ) -> None:
         """Give a trial its final state; a trial that has one keeps it.
 
         The value of a complete or pruned trial is its last objective. A trial that ended before its first epoch
-        failed; one that ran out of memory is infeasible, which the sampler learns as a violated constraint. Of a refit
-        it learns nothing: for Optuna it failed, whatever its state is.
+        failed; one that ran out of memory is infeasible. What speaks of the configuration the sampler learns as a
+        violated constraint. Of a refit it learns nothing: for Optuna it failed, whatever its state is.
         """
         record = self.trial(number)
         if record.state is not TrialState.RUNNING:
@@ -242,14 +245,18 @@ class StudyStore:
         trial_id = self._trial_id(number)
         if error:
             self._storage.set_trial_user_attr(trial_id, "error", error)
-        if state is TrialState.INFEASIBLE and record.refit_of is None:
-            self._storage.set_trial_system_attr(trial_id, "constraints:memory", 1.0)
+        if failure is not None:
+            self._storage.set_trial_user_attr(trial_id, "failure", failure.value)
+        teaches = state is TrialState.INFEASIBLE or (failure is not None and failure.speaks_of_configuration)
+        if teaches and record.refit_of is None:
+            constraint = "memory" if failure is None or failure.is_of_memory else failure.value
+            self._storage.set_trial_system_attr(trial_id, f"constraints:{constraint}", 1.0)
         self._storage.set_trial_user_attr(trial_id, "state", state.value)
         if record.refit_of is not None:
             self._study.tell(number, state=OptunaState.FAIL)
             return
         value = record.last.objective if record.last and state is TrialState.COMPLETE else None
-        self._study.tell(number, value, _OPTUNA_STATES[state])
+        self._study.tell(number, value, OptunaState.PRUNED if teaches else _OPTUNA_STATES[state])
 
     def trial(self, number: int) -> TrialRecord:
         """One trial.
@@ -323,6 +330,7 @@ class StudyStore:
             checkpoint=f"checkpoints/{trial.number:04d}.pt" if epochs and state is not TrialState.PRUNED else None,
             cost_s=sum(epoch.seconds for epoch in epochs) * attributes.get("num_workers", 1),
             error=attributes.get("error"),
+            failure=FailureKind(attributes["failure"]) if "failure" in attributes else None,
             is_baseline=attributes.get("first") == 0,
             is_advised="advised" in attributes,
             refit_of=attributes.get("refit_of"),

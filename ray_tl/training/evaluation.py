@@ -12,6 +12,7 @@ from ray_tl.collectives import rank, world_size
 from ray_tl.data.augmentation.views import unchanged
 from ray_tl.models.domain_norm import Domain
 from ray_tl.models.ensemble import Network
+from ray_tl.training.pulse import beat
 
 EVAL_BATCH = 256
 
@@ -76,6 +77,7 @@ def _outputs_of_this_rank(
     order = model.backbone.entry.order(images[mine])
     parts = []
     for rows in order.split(EVAL_BATCH):
+        beat()
         part = images[mine[rows]].to(device or images.device)
         features, logits = model(change(part), start, (domain,))
         parts.append((features.cpu(), logits.cpu()))

@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch.distributed as dist
 
 from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.collectives import rank, world_size
 from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import views_of
+from ray_tl.errors import RayTLError
 from ray_tl.selection import SelectionRule
+from ray_tl.training.beside import Beside, Left, reports_of
 from ray_tl.training.closed_form import ClosedFormRun
 from ray_tl.training.data import TrialData
-from ray_tl.training.examination import Evidence, gather_evidence, scores_of
+from ray_tl.training.examination import gather_evidence, scores_of
 from ray_tl.training.files import State, TrialFiles
 from ray_tl.training.network import load_model
-from ray_tl.training.report import EpochReport, Report
+from ray_tl.training.report import Report
 from ray_tl.training.run import TrialRun
 
 __all__ = ["Evaluation", "TrialRun", "evaluate_checkpoint", "train_trial"]
@@ -28,13 +29,14 @@ def train_trial(config: TrialConfig, data: TrialData, report: Report, files: Tri
     its last epoch, which is that of its best one: whoever counts epochs sees it at full fidelity.
 
     On W ranks of an initialised process group, each rank calls this with the same arguments; rank 0 alone reports
-    and writes. After every epoch the checkpoint and the evidence are on disk before the report is made, so a kill at
-    any moment costs at most the epoch in hand.
+    and writes. It does so beside training: checkpoint and evidence of an epoch are on disk before its report is made,
+    while the next epoch trains, and the answer is looked at when that one ends. So a kill at any moment costs at most
+    two epochs, and a trial that is told to stop drops the one that it has trained since.
 
     Args:
         config: The whole trial.
         data: Domains of the study.
-        report: Called on rank 0 after every epoch, and once more for the last epoch of a checkpoint.
+        report: Called on rank 0 after every epoch, and again for every epoch that a checkpoint knows of.
         files: Where checkpoint and evidence go.
         rule: Says what is looked at in each epoch, and what is maximised.
 
@@ -42,28 +44,27 @@ def train_trial(config: TrialConfig, data: TrialData, report: Report, files: Tri
         Whether full fidelity was reached.
 
     Raises:
-        TrialFailed: If a loss is no longer finite.
+        NotFinite: If a loss is no longer finite.
         InvalidInput: If a parameter of a closed-form method does not fit the domains.
+        StorageFailed: If the system refuses to write.
     """
     kind: type[TrialRun] | type[ClosedFormRun] = ClosedFormRun if is_closed_form(config.method.name) else TrialRun
     run = kind(config, data, rule)
-    last = run.restore(_shared_checkpoint(files))
-    if last is not None and _told_to_stop(report, last):
-        return last.epoch == config.epochs
-    written: Evidence = {}
-    for epoch in range(last.epoch if last else run.first_epoch, config.epochs):
-        finished = run.epoch(epoch)
-        if rank() == 0:
-            if not _equal(run.evidence, written):
-                files.save_evidence(run.evidence)
-                written = run.evidence
-            if run.final_evidence is not None:
-                files.save_final_evidence(run.final_evidence)
-            files.save_checkpoint(run.state(finished))
-        if _told_to_stop(report, finished):
-            return finished.epoch == config.epochs
-        if finished.epoch == config.epochs:
-            break
+    state = _shared_checkpoint(files)
+    last = run.restore(state)
+    known = [] if last is None or state is None else reports_of(state, last)
+    with Beside(files, report, known) as beside:
+        if _told_to_stop(beside) or (last is not None and last.epoch == config.epochs):
+            return last is not None and last.epoch == config.epochs
+        for epoch in range(last.epoch if last else run.first_epoch, config.epochs):
+            finished = run.epoch(epoch)
+            if _told_to_stop(beside):
+                return False
+            if rank() == 0:
+                beside.take(Left(finished, run.state(finished), run.evidence, run.final_evidence))
+            if finished.epoch == config.epochs:
+                break
+        _told_to_stop(beside)
     return True
 
 
@@ -96,11 +97,6 @@ def evaluate_checkpoint(config: TrialConfig, data: TrialData, files: TrialFiles,
     return Evaluation(scores, histogram, agreement)
 
 
-def _equal(evidence: Evidence, other: Evidence) -> bool:
-    """To the bit: while nothing that trains counts yet, an epoch changes nothing."""
-    return evidence.keys() == other.keys() and all(np.array_equal(evidence[name], other[name]) for name in evidence)
-
-
 def _shared_checkpoint(files: TrialFiles) -> State | None:
     """Rank 0 reads, so that all ranks go on from the same epoch even where storage lags between nodes."""
     state = [files.load_checkpoint() if rank() == 0 else None]
@@ -109,9 +105,18 @@ def _shared_checkpoint(files: TrialFiles) -> State | None:
     return state[0]
 
 
-def _told_to_stop(report: Report, epoch: EpochReport) -> bool:
-    """Rank 0 reports; all ranks learn the answer."""
-    answer = [report(epoch) if rank() == 0 else False]
+def _told_to_stop(beside: Beside) -> bool:
+    """Rank 0 waits for the answer to its last report; all ranks learn it, or what went wrong."""
+    answer: list[bool | RayTLError] = [_answer(beside) if rank() == 0 else False]
     if world_size() > 1:
         dist.broadcast_object_list(answer, 0)
+    if isinstance(answer[0], RayTLError):
+        raise answer[0]
     return answer[0]
+
+
+def _answer(beside: Beside) -> bool | RayTLError:
+    try:
+        return beside.answer()
+    except RayTLError as error:
+        return error

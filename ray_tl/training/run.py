@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ray_tl.adaptation import DomainOutputs
 from ray_tl.collectives import world_size
 from ray_tl.config import TrialConfig
-from ray_tl.errors import TrialFailed
+from ray_tl.errors import NotFinite
 from ray_tl.models.domain_norm import domain_of
 from ray_tl.models.fine_tuning import UNFREEZING, stages_at
 from ray_tl.models.transfer_model import stages_of
@@ -45,6 +45,7 @@ from ray_tl.training.multi_task import AUXILIARY
 from ray_tl.training.network import PREFIX
 from ray_tl.training.optimisation import LR_SCHEDULES, OPTIMIZERS, set_learning_rates
 from ray_tl.training.precision import Precision, synchronised
+from ray_tl.training.pulse import beat
 from ray_tl.training.regularisers import REGULARISER
 from ray_tl.training.report import BEFORE, EpochReport, before
 from ray_tl.training.task import StepLosses
@@ -89,7 +90,7 @@ class TrialRun:
         self.final_evidence: FinalEvidence | None = None
 
     def epoch(self, epoch: int) -> EpochReport:
-        """Train epoch number `epoch` (from 0) and evaluate; raises `TrialFailed` on a loss that is not finite."""
+        """Train epoch number `epoch` (from 0) and evaluate; raises `NotFinite` on a loss that is not."""
         start = time.perf_counter()
         self._enter_phase(epoch / self.config.epochs)
         if self._gap_before is None:
@@ -202,6 +203,7 @@ class TrialRun:
         weights: dict[str, float] = {}
         steps = self._batches.steps_per_epoch
         for index, parts in enumerate(self._batches.steps(epoch)):
+            beat()
             progress = (epoch * steps + index) / (steps * self.config.epochs)
             if self._begins_anew(epoch * steps + index, steps * self.config.epochs):
                 self._optimizer, _ = build_optimizer(self.config, self.task, self._choice)
@@ -268,7 +270,7 @@ class TrialRun:
         values = dict(zip(totals, means.tolist(), strict=True))
         for name, value in values.items():
             if not math.isfinite(value):
-                raise TrialFailed(f"loss {name!r} is {value}; a lower learning rate or loss weight keeps it finite.")
+                raise NotFinite(f"loss {name!r} is {value}; a lower learning rate or loss weight keeps it finite.")
         return values
 
     def _evaluate(self) -> tuple[dict[str, float], list[float]]:

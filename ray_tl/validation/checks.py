@@ -5,7 +5,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_tl.errors import InvalidInput, TrialFailed, Unavailable
+from ray_tl.errors import InvalidInput, NotFinite, Unavailable
 from ray_tl.validation.evidence import Features
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def usable(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
         )
     wrong = np.count_nonzero(~np.isfinite(probabilities).all(axis=1))
     if wrong:
-        raise TrialFailed(
+        raise NotFinite(
             f"{wrong} of {len(probabilities)} predictions are not finite: training diverged; "
             "lower the learning rate or the loss weights."
         )
@@ -106,9 +106,9 @@ def finite(what: str, values: NDArray[np.floating]) -> NDArray[np.float64]:
     """The same in float64.
 
     Raises:
-        TrialFailed: If one of them is not finite.
+        NotFinite: If one of them is not.
     """
     wide = values.astype(np.float64)
     if not np.isfinite(wide).all():
-        raise TrialFailed(f"{what} are not finite: training diverged; lower the learning rate or the loss weights.")
+        raise NotFinite(f"{what} are not finite: training diverged; lower the learning rate or the loss weights.")
     return wide

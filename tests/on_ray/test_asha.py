@@ -10,7 +10,15 @@ from ray.tune.search import Searcher
 from ray.tune.tune import _setup_signal_catching
 
 from ray_tl.config import Component, TrialConfig
-from ray_tl.on_ray.tune_search import StudyASHA, StudySearcher, is_raced, own_interrupts, warm_up_epochs
+from ray_tl.on_ray.trial_queue import Job
+from ray_tl.on_ray.tune_search import (
+    MAX_LOST_CLIENTS,
+    StudyASHA,
+    StudySearcher,
+    is_raced,
+    own_interrupts,
+    warm_up_epochs,
+)
 from ray_tl.study.records import TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
@@ -25,13 +33,25 @@ class Pool:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.looked = 0
+        self.problem: Exception | None = None
 
     def __len__(self) -> int:
         return self.size
 
-    def grow(self, now: float) -> None:
-        self.looked += 1
+    def require_queue(self) -> None:
+        """It is there."""
+
+
+class Queue:
+    """Remembers what was submitted."""
+
+    name = "queue"
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self.jobs.append(job)
 
 
 def tune_trial(number: int, name: str = "tune", **changes: object) -> SimpleNamespace:
@@ -234,7 +254,7 @@ def test_removed_trial_is_forgotten_by_number():
 
 
 def searcher(opened: StudyStore, slots: int = 8, deadline: float | None = None) -> StudySearcher:
-    return StudySearcher(opened, "queue", Pool(slots), 1, deadline, [])
+    return StudySearcher(opened, Queue(), Pool(slots), 1, deadline, [])
 
 
 def result(number: int, objective: float = 0.5) -> dict[str, object]:
@@ -244,7 +264,8 @@ def result(number: int, objective: float = 0.5) -> dict[str, object]:
 def test_searcher_suggests_until_the_study_has_all_its_trials(tmp_path):
     search = searcher(store(tmp_path, num_trials=2))
     first, second = search.suggest("a"), search.suggest("b")
-    assert (first["number"], first["is_raced"], first["trial"]["method"]["name"]) == (0, False, "source_only")
+    assert (first["number"], first["is_raced"], first["known"]) == (0, False, 0)
+    assert search._queue.jobs[0].config.method.name == "source_only"
     assert (second["number"], second["is_raced"]) == (1, True)
     assert search.suggest("c") == Searcher.FINISHED
     assert not search.has_finished()
@@ -272,7 +293,7 @@ def test_left_over_trials_come_first_even_after_the_deadline(tmp_path):
 def test_result_is_stored_once_and_told_to_the_watcher(tmp_path):
     seen = []
     opened = store(tmp_path)
-    search = StudySearcher(opened, "queue", Pool(1), 2, None, [seen.append])
+    search = StudySearcher(opened, Queue(), Pool(1), 2, None, [seen.append])
     search.suggest("a")
     search.on_trial_result("a", result(1))
     search.on_trial_complete("a", result(1))
@@ -281,23 +302,85 @@ def test_result_is_stored_once_and_told_to_the_watcher(tmp_path):
     assert [(record.state, len(record.epochs)) for record in seen][-1] == (TrialState.PRUNED, 1)
 
 
+def failed(kind: str, error: str = "no luck.") -> dict[str, object]:
+    return {"objective": -1e9, "error": error, "kind": kind, "done": True, "withdrawn": False}
+
+
 @pytest.mark.parametrize(
-    ("last", "error", "state", "reason"),
+    ("last", "state", "reason"),
     [
-        (result(EPOCHS), False, "complete", None),
-        (result(2), False, "pruned", None),
-        (None, True, "failed", "its Tune client ended with an error; see the Ray logs."),
-        ({"objective": -1e9, "error": "not finite", "infeasible": False}, False, "failed", "not finite"),
-        ({"objective": -1e9, "error": "out of memory", "infeasible": True}, False, "infeasible", "out of memory"),
+        (result(EPOCHS), "complete", None),
+        (result(2), "pruned", None),
+        (failed("not_finite"), "failed", "no luck."),
+        (failed("out_of_memory"), "infeasible", "no luck."),
+        (failed("out_of_shared_memory"), "infeasible", "no luck."),
+        (failed("hung"), "failed", "no luck."),
     ],
 )
-def test_end_of_a_trial_has_a_state_and_a_reason(tmp_path, last, error, state, reason):
+def test_end_of_a_trial_has_a_state_and_a_reason(tmp_path, last, state, reason):
     opened = store(tmp_path, num_trials=1)
     search = searcher(opened)
     search.suggest("a")
-    search.on_trial_complete("a", last, error)
+    search.on_trial_complete("a", last)
     assert (opened.trial(0).state, opened.trial(0).error) == (TrialState(state), reason)
     assert search.has_finished()
+
+
+def test_trial_whose_client_was_killed_goes_on_with_the_next_one(tmp_path):
+    opened = store(tmp_path, num_trials=1)
+    search = searcher(opened)
+    search.suggest("a")
+    search.on_trial_result("a", result(1))
+    search.on_trial_complete("a", error=True)
+    again = search.suggest("b")
+    assert (again["number"], again["known"]) == (0, 1)
+    assert [job.key for job in search._queue.jobs] == ["trial-0", "trial-0"]
+    assert opened.trial(0).state is TrialState.RUNNING
+
+
+def test_trial_whose_clients_are_always_killed_fails(tmp_path):
+    opened = store(tmp_path, num_trials=1)
+    search = searcher(opened)
+    for number in range(MAX_LOST_CLIENTS + 1):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), error=True)
+    assert opened.trial(0).state is TrialState.FAILED
+    assert search.has_finished()
+
+
+def test_trial_that_was_sent_home_stays_open_for_a_resumed_search(tmp_path):
+    opened = store(tmp_path, num_trials=1)
+    search = searcher(opened)
+    search.suggest("a")
+    search.on_trial_complete("a", {"objective": -1e9, "withdrawn": True})
+    assert opened.trial(0).state is TrialState.RUNNING
+    assert not search.has_finished()
+
+
+def test_trial_that_had_trained_to_its_end_is_not_trained_again(tmp_path):
+    opened = store(tmp_path, num_trials=1)
+    searcher(opened).suggest("a")
+    opened.add_epoch(0, epoch(EPOCHS), 1)
+    assert searcher(StudyStore(opened.folder)).suggest("b") == Searcher.FINISHED
+    assert opened.trial(0).state is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize(("kinds", "stops"), [(["hung"] * 3, True), (["hung", "hung", "not_finite", "hung"], False)])
+def test_search_stops_when_trials_fail_for_the_same_reason_in_a_row(tmp_path, kinds, stops):
+    search = searcher(store(tmp_path, num_trials=9, max_failures_in_a_row=3))
+    for number, kind in enumerate(kinds):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), failed(kind))
+    assert (search.suggest("last") == Searcher.FINISHED) == stops
+    assert (search.stopped == "3 trials in a row ended with 'hung', the last with: no luck.") == stops
+
+
+def test_trial_that_ended_well_breaks_the_row(tmp_path):
+    search = searcher(store(tmp_path, num_trials=9, max_failures_in_a_row=3))
+    for number, last in enumerate([failed("hung"), failed("hung"), result(EPOCHS), failed("hung")]):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), last)
+    assert search.stopped is None
 
 
 @pytest.mark.parametrize(("last", "is_kept"), [(result(EPOCHS), True), (result(2), False)])

@@ -68,8 +68,8 @@ def test_ended_trial_is_counted_and_may_be_the_best(metrics, samples):
 
 
 def test_slot_restarts_are_counted_once_each(metrics, samples):
-    metrics.slots_changed(2, QueueStatus(waiting=1, slots=2, busy={0: 5}, restarts={0: 2}))
-    metrics.slots_changed(2, QueueStatus(waiting=1, slots=2, busy={0: 5}, restarts={0: 3}))
+    metrics.slots_changed(2, QueueStatus(waiting=1, up=frozenset(), busy={0: 5}), {0: 2})
+    metrics.slots_changed(2, QueueStatus(waiting=1, up=frozenset(), busy={0: 5}), {0: 3})
     assert samples.of("tl_slots") == 2
     assert samples.of("tl_slots_busy") == 1
     assert samples.of("tl_slot_restarts_total", slot="0") == 1
@@ -78,5 +78,5 @@ def test_slot_restarts_are_counted_once_each(metrics, samples):
 def test_a_search_fills_every_metric_of_the_table(metrics, samples):
     metrics.trial_changed(TrialRecord(0, TrialState.RUNNING, CONFIG, [EPOCH]))
     metrics.trial_changed(TrialRecord(0, TrialState.COMPLETE, CONFIG, [EPOCH]))
-    metrics.slots_changed(1, QueueStatus(waiting=0, slots=1, busy={}, restarts={0: 1}))
+    metrics.slots_changed(1, QueueStatus(waiting=0, up=frozenset(), busy={}), {0: 1})
     assert {name for name, _ in samples.taken} == {metric.name for metric in METRICS}

@@ -149,7 +149,7 @@ def session(tmp_path_factory):
     try:
         yield Session(deploy(bundles["v1"].folder, "pets", port), bundles, port)
     finally:
-        undeploy()
+        undeploy("pets")
         ray.shutdown()
         shutil.rmtree(ray_folder, ignore_errors=True)
 
@@ -271,3 +271,23 @@ def test_a_killed_replica_comes_back_with_the_version_that_was_live(session, cli
     answered = [answer for answer in caller.answers if answer.status_code == 200]
     assert {answer.json()["version"] for answer in answered} == {live}
     assert answered[-1] is caller.answers[-1]
+
+
+@serve.deployment
+class Neighbour:
+    """Somebody else's application."""
+
+    def __call__(self) -> str:
+        return "here"
+
+
+def test_what_is_refused_or_stopped_touches_only_its_own_application(session, client):
+    serve.run(Neighbour.bind(), name="neighbour", route_prefix="/neighbour")
+    with pytest.raises(InvalidInput, match=r"name='cats': this Serve has 'pets' live already"):
+        deploy(session.bundles["v1"].folder, "cats", session.port)
+    undeploy("cats")
+    assert client.post("/predict", content=png(0)).status_code == 200
+    undeploy("pets")
+    assert set(serve.status().applications) == {"neighbour"}
+    assert serve.get_app_handle("neighbour").remote().result() == "here"
+    serve.delete("neighbour")
