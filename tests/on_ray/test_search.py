@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from ray_tl import api
 from ray_tl.errors import NoResources
 from ray_tl.on_ray.cluster_file import ClusterConfig
+from ray_tl.on_ray.placement import SlotShape
 from ray_tl.on_ray.search import _slots, run_search
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.trial_queue import Job
@@ -99,10 +100,10 @@ def test_slots_in_the_middle_of_an_epoch_are_gone_when_a_search_breaks_off(folde
     plan = api.plan_search(tmp_path / "space.yaml", *map(str, folders), name="endless", home=tmp_path)
     cluster = ClusterConfig(num_cpus=2, max_slots=1)
     with ray_session(cluster, dashboard=False):
-        with suppress(KeyboardInterrupt), _slots(plan, cluster, print) as (queue, _, _):
-            ray.get(queue.submit.remote(Job("job", 0, plan.store.spec.first[0])))
+        with suppress(KeyboardInterrupt), _slots(plan, cluster, SlotShape(), print) as (queue, _, _):
+            queue.submit(Job("job", 0, plan.store.spec.first[0]))
             deadline = time.monotonic() + 120
-            while not ray.get(queue.status.remote()).busy:
+            while not ray.get(queue.handle.status.remote()).busy:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             raise KeyboardInterrupt
