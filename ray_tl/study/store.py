@@ -323,6 +323,7 @@ class StudyStore:
             checkpoint=f"checkpoints/{trial.number:04d}.pt" if epochs and state is not TrialState.PRUNED else None,
             cost_s=sum(epoch.seconds for epoch in epochs) * attributes.get("num_workers", 1),
             error=attributes.get("error"),
+            is_prepared="first" in attributes,
             is_baseline=attributes.get("first") == 0,
             is_advised="advised" in attributes,
             refit_of=attributes.get("refit_of"),
