@@ -30,7 +30,7 @@ from ray_tl.planning.recipes import Situation
 from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.planning.robust import robust_fine_tunes
 from ray_tl.requirements import requirement_problems
-from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
+from ray_tl.search_space import DataOptions, SearchFile, SearchOptions, SearchSpace
 from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.target_classes import target_class_problems
 from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
@@ -92,7 +92,7 @@ def plan_search(
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     is_advised = free >= ADVISED
-    situation = _situation(baselines[0], pair) if is_advised or file.search.has_judge else None
+    situation = _situation(baselines[0], pair, data.options) if is_advised or file.search.has_judge else None
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
@@ -229,8 +229,10 @@ def _with_fidelity(summary: DataSummary, space: SearchSpace, data: DataSource, p
     return summary if note is None else summary.model_copy(update={"notes": (*summary.notes, note)})
 
 
-def _situation(baseline: TrialConfig, pair: DomainPair) -> Situation:
-    return examine(baseline, TrialData(pair.for_trials(), torch.device("cpu")))
+def _situation(baseline: TrialConfig, pair: DomainPair, options: DataOptions) -> Situation:
+    measured = examine(baseline, TrialData(pair.for_trials(), torch.device("cpu")))
+    said = options.target_classes
+    return replace(measured, target_classes=said if isinstance(said, str) else "stated")
 
 
 def _source_weight(situation: Situation | None) -> float:
