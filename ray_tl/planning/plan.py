@@ -23,6 +23,7 @@ from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.neighbours import NEIGHBOURS_FILE, LabelledSpace
 from ray_tl.planning.advisor import advise, examine
+from ray_tl.planning.augmented import augmented_source_only
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
 from ray_tl.planning.fidelity import fidelity_note
@@ -212,6 +213,7 @@ def _prepared(
     """What runs before any advice, source-only first."""
     yield from _baselines(space, data)
     yield from zero_shot
+    yield from augmented_source_only(space, num_trials)
     yield from _robust(space, data, num_trials, room)
 
 
