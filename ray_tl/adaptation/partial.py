@@ -179,6 +179,7 @@ class Pada(PresenceWeighted):
     },
     published=Published(
         "Liang et al., 2020, https://arxiv.org/abs/2003.02541; there the share of source rows among the target falls",
+        params={"trust": 1.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
     family="adversarial",
@@ -253,7 +254,7 @@ class Ba3us(PresenceWeighted):
     ranges={"temperature": {"log_uniform": [1.0, 5.0]}, "trust": TRUST_RANGE},
     published=Published(
         "Jin et al., 2020, https://arxiv.org/abs/1912.03699, of MCC; the combination is ours",
-        params={"temperature": 2.5},
+        params={"temperature": 2.5, "trust": 1.0},
         trial={**LIKE_CDAN, **constant(domain=1.0)},
     ),
     family="confidence",

@@ -262,9 +262,9 @@ def _slots(
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Guided, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
     evidence = evidence_of(store.folder)
-    trials, problems = readable_trials(store)
-    for problem in problems:
-        say(problem)
+    trials, unreadable = readable_trials(store)
+    for line in unreadable:
+        say(line)
     found = guided_choice(store.spec, trials, evidence)
     if found is None:
         raise RayTLError(

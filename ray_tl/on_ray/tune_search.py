@@ -114,7 +114,7 @@ class StudySearcher(Searcher):
             "known": trial.last.epoch if trial.last else 0,
             "epochs": trial.config.epochs,
             "is_raced": is_raced(trial),
-            "is_advised": trial.is_advised,
+            "is_planned": trial.is_prepared or trial.is_advised,
             "warm_up": warm_up_epochs(trial.config),
             "queue": self._queue.name,
         }
@@ -210,9 +210,9 @@ class StudyASHA(ASHAScheduler):
     A trial keeps its number from process to process, so it is known to the rungs by that, not by Tune's name for it.
     Source-only is never stopped and never counted. Neither is a closed-form method: it has no value at a lower rung,
     and others should not be measured at theirs by its final one; the same holds for the last report of a trial that
-    stopped early. Advised trials are counted but never stopped: the champion is chosen in the features of trials at
-    full fidelity, and these differ from one another on purpose. A trial in which the head trains alone first is not
-    compared before its stages have trained for the grace period, and at no rung that it has passed by then.
+    stopped early. Prepared and advised trials are counted but never stopped: the champion is chosen in the features of
+    trials at full fidelity, and these differ from one another on purpose. A trial in which the head trains alone first
+    is not compared before its stages have trained for the grace period, and at no rung that it has passed by then.
 
     Args:
         spec: Of the study.
@@ -241,7 +241,7 @@ class StudyASHA(ASHAScheduler):
         if not trial.config["is_raced"] or not self._compares(trial.config["warm_up"], int(result["epoch"])):
             return self.CONTINUE
         decision = str(super().on_trial_result(tune_controller, _by_number(trial.config["number"]), result))
-        return self.CONTINUE if trial.config["is_advised"] else decision
+        return self.CONTINUE if trial.config["is_planned"] else decision
 
     def on_trial_complete(self, tune_controller: object, trial: tune.experiment.Trial, result: Result) -> None:
         """Nothing: each epoch was counted when it came, and one that stopped early has no value at rungs between."""

@@ -93,11 +93,17 @@ def _point(space: SearchSpace, recipe: Recipe, situation: Situation, defaults: M
 def _stated(recipe: Recipe, method: str) -> dict[str, object]:
     """What a trial should be: as the recipe has it, and for the rest as the method's authors have it."""
     published = catalogue()["method"].published(method) or Published("")
-    own = {"method": {method: published.params}}
+    own = {"method": {method: {**published.params, **_stated_of(recipe, method)}}}
     if not recipe.is_published:
         return {**recipe.stated, **own}
     theirs = {field: _options(value) for field, value in published.trial.items() if field not in recipe.preferred}
     return {**theirs, **recipe.stated, **own}
+
+
+def _stated_of(recipe: Recipe, method: str) -> Mapping[str, object]:
+    by_method = recipe.stated.get("method", {})
+    assert isinstance(by_method, Mapping)
+    return by_method.get(method, {})
 
 
 def _options(value: object) -> object:

@@ -23,6 +23,7 @@ from ray_tl.models.backbones import knows_words
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.neighbours import NEIGHBOURS_FILE, LabelledSpace
 from ray_tl.planning.advisor import advise, examine
+from ray_tl.planning.augmented import augmented_source_only
 from ray_tl.planning.checks import configuration_problems, data_problems, row_problems, weight_problems
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
 from ray_tl.planning.fidelity import fidelity_note
@@ -30,7 +31,7 @@ from ray_tl.planning.recipes import Situation
 from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.planning.robust import robust_fine_tunes
 from ray_tl.requirements import requirement_problems
-from ray_tl.search_space import SearchFile, SearchOptions, SearchSpace
+from ray_tl.search_space import DataOptions, SearchFile, SearchOptions, SearchSpace
 from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.target_classes import target_class_problems
 from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
@@ -92,7 +93,7 @@ def plan_search(
     reference = _reference(baselines[0], pair) if file.search.has_judge else None
     free = file.search.num_trials - len(baselines) if first is None and file.search.advice else 0
     is_advised = free >= ADVISED
-    situation = _situation(baselines[0], pair) if is_advised or file.search.has_judge else None
+    situation = _situation(baselines[0], pair, data.options) if is_advised or file.search.has_judge else None
     spec = StudySpec(
         name=name,
         data=_anywhere(data),
@@ -212,6 +213,7 @@ def _prepared(
     """What runs before any advice, source-only first."""
     yield from _baselines(space, data)
     yield from zero_shot
+    yield from augmented_source_only(space, num_trials)
     yield from _robust(space, data, num_trials, room)
 
 
@@ -229,8 +231,10 @@ def _with_fidelity(summary: DataSummary, space: SearchSpace, data: DataSource, p
     return summary if note is None else summary.model_copy(update={"notes": (*summary.notes, note)})
 
 
-def _situation(baseline: TrialConfig, pair: DomainPair) -> Situation:
-    return examine(baseline, TrialData(pair.for_trials(), torch.device("cpu")))
+def _situation(baseline: TrialConfig, pair: DomainPair, options: DataOptions) -> Situation:
+    measured = examine(baseline, TrialData(pair.for_trials(), torch.device("cpu")))
+    said = options.target_classes
+    return replace(measured, target_classes=said if isinstance(said, str) else "stated")
 
 
 def _source_weight(situation: Situation | None) -> float:

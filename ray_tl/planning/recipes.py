@@ -22,6 +22,9 @@ ADVERSARIAL = ("cdan_e", "dann", "dann_mcc", "cdan_mcc", "mdd", "cdan")
 PROBES = ("logistic", "nearest_mean", "knn")
 MAPPED = ("coral_closed", "subspace_alignment", "pca_alignment")
 GENTLE = ("mcc", "im", "bnm", "source_only")
+ABSENT_PERHAPS = ("ba3us", "partial_mcc", "pada")  # for a target that may lack classes of the source
+ABSENT_AS_STATED = (("partial_mcc", "pada", "ba3us"), ("ba3us", "pada"))
+HALF_TRUST = 0.5
 FURTHER = ("source_only", "dann_mcc", "cdan_mcc", "mdd", "fixmatch", "mean_teacher", "iterated_pseudo_label", "afn")
 PREPARED = ("zero_shot", "fine_tune")  # these are tried before any advice, where they can be
 
@@ -69,6 +72,7 @@ class Situation:
         is_pretrained: Whether the backbone has learned anything before.
         domain_accuracy: How well a linear classifier tells the domains apart by the backbone's features, in [0.5, 1].
         probe_accuracy: Of a linear classifier of those features, on source examples that it has not seen, in [0, 1].
+        target_classes: What users say of the classes of the target; `stated` where they give the share of each.
     """
 
     num_source: int
@@ -79,6 +83,7 @@ class Situation:
     is_pretrained: bool
     domain_accuracy: float
     probe_accuracy: float
+    target_classes: Literal["same", "subset", "unknown", "stated"] = "unknown"
 
     @property
     def per_class(self) -> int:
@@ -93,7 +98,7 @@ class Recipe:
         methods: The first of these that the space allows; where it allows none, the recipe is left out.
         reason: In words, with the figure on which it rests.
         stated: By field of the trial: a value, or components with their parameters, the most wanted first. These
-            replace what the method's authors state.
+            replace what the method's authors state, and of `method` join it.
         preferred: By field of the trial: how well a value suits.
         trains: `head` on frozen features, `stages` too, or `nothing`, where the head is solved for. A recipe for
             stages is left out of a space that freezes them all.
@@ -123,10 +128,18 @@ def recipes(situation: Situation) -> Iterator[Recipe]:
     if situation.num_target_labelled:
         why = f"{situation.num_target_labelled} target examples have labels: they join the source, on frozen features"
         yield _on_frozen(situation, ("source_and_target", *CONFIDENT), why)
+    for_absent = [
+        _on_frozen(situation, methods, f"{why}, on frozen features", stated)
+        for methods, why, stated in _for_absent(situation)
+    ]
+    if situation.target_classes == "subset":
+        yield from for_absent
     fit = f"pretrained features classify {situation.probe_accuracy:.0%} of unseen source examples"
     confident = f"{fit} with {situation.per_class} a class: the head learns on frozen features, made confident on the"
     yield _on_frozen(situation, ("im",), f"{confident} target", RISING)
     yield _on_frozen(situation, ("bnm",), f"{confident} target and diverse", RISING)
+    if situation.target_classes != "subset":
+        yield from for_absent
     told = f"a linear classifier tells the domains apart by their features in {situation.domain_accuracy:.0%} of cases"
     if is_told_apart:
         yield _on_frozen(situation, (*STATISTICS, *ADVERSARIAL), f"{told}: they are aligned")
@@ -138,6 +151,22 @@ def recipes(situation: Situation) -> Iterator[Recipe]:
         yield _on_frozen(situation, ADVERSARIAL, f"{told}: a discriminator is to fail at that")
         yield Recipe(MAPPED, f"{told}: the source's features are mapped to the target's", trains="nothing")
     yield from _further(situation)
+
+
+def _for_absent(situation: Situation) -> Iterator[tuple[tuple[str, ...], str, Mapping[str, object]]]:
+    """Methods, reason and what is stated of trials for a target that may lack classes of the source.
+
+    Where users say so, two of different families, as their authors have them; where nothing is said, one that trusts
+    its estimate by half: it loses less on a target that lacks nothing. Of two classes none can be absent.
+    """
+    if situation.target_classes == "subset":
+        why = "the target may lack classes of the source, as you say: those that seem absent count for little"
+        first, second = ABSENT_AS_STATED
+        yield first, why, RISING
+        yield second, f"{why}, with another method", RISING
+    elif situation.target_classes == "unknown" and situation.num_classes > 2:
+        why = "nothing is stated of the target's classes, and some may be absent: those that seem so count for less"
+        yield ABSENT_PERHAPS, why, {**RISING, "method": {name: {"trust": HALF_TRUST} for name in ABSENT_PERHAPS}}
 
 
 def _further(situation: Situation) -> Iterator[Recipe]:
@@ -201,10 +230,15 @@ def _from_scratch(situation: Situation) -> Iterator[Recipe]:
     }
     why = f"the backbone has no pretrained weights: all its stages learn, from {situation.per_class} examples a class"
 
-    def recipe(methods: tuple[str, ...], reason: str) -> Recipe:
-        return Recipe(methods, reason, stated, preferred, "stages", is_published=False)
+    def recipe(methods: tuple[str, ...], reason: str, further: Mapping[str, object] | None = None) -> Recipe:
+        return Recipe(methods, reason, {**stated, **(further or {})}, preferred, "stages", is_published=False)
 
+    for_absent = [recipe(*each) for each in _for_absent(situation)]
+    if situation.target_classes == "subset":
+        yield from for_absent
     yield recipe(("mcc", "im", "bnm"), f"{why}, confident on the target after a slow start")
+    if situation.target_classes != "subset":
+        yield from for_absent
     if situation.domain_accuracy > ALIKE:
         told = f"{situation.domain_accuracy:.0%}"
         yield recipe((*STATISTICS, *ADVERSARIAL), f"{why}, and domains told apart in {told} of cases are aligned")

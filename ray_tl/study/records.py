@@ -156,6 +156,7 @@ class TrialRecord:
         cost_s: Worker-seconds spent in its epochs.
         error: Why it failed.
         failure: Of what kind that was.
+        is_prepared: Whether its configuration is one of those that the study prepared, the baseline among them.
         is_baseline: Whether it is source-only as the study prepared it.
         is_advised: Whether it was advised before the search.
         refit_of: Number of the trial whose configuration this is, trained again on all of the source; of its scores
@@ -171,6 +172,7 @@ class TrialRecord:
     cost_s: float = 0.0
     error: str | None = None
     failure: FailureKind | None = None
+    is_prepared: bool = False
     is_baseline: bool = False
     is_advised: bool = False
     refit_of: int | None = None

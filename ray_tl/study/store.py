@@ -331,6 +331,7 @@ class StudyStore:
             cost_s=sum(epoch.seconds for epoch in epochs) * attributes.get("num_workers", 1),
             error=attributes.get("error"),
             failure=FailureKind(attributes["failure"]) if "failure" in attributes else None,
+            is_prepared="first" in attributes,
             is_baseline=attributes.get("first") == 0,
             is_advised="advised" in attributes,
             refit_of=attributes.get("refit_of"),

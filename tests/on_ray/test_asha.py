@@ -19,7 +19,7 @@ from ray_tl.on_ray.tune_search import (
     own_interrupts,
     warm_up_epochs,
 )
-from ray_tl.study.records import TrialState
+from ray_tl.study.records import Advice, TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
 from tests.examples import BASELINE, epoch, spec, store
@@ -55,7 +55,7 @@ class Queue:
 
 
 def tune_trial(number: int, name: str = "tune", **changes: object) -> SimpleNamespace:
-    config = {"number": number, "is_raced": True, "is_advised": False, "warm_up": 0, **changes}
+    config = {"number": number, "is_raced": True, "is_planned": False, "warm_up": 0, **changes}
     return SimpleNamespace(trial_id=f"{name}-{number}", config=config)
 
 
@@ -191,10 +191,10 @@ def test_live_trial_counts_before_tune_has_taken_it_up_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "counted"),
-    [({"is_raced": False}, {}), ({"is_advised": True}, {"0": 0.01})],
-    ids=["baseline", "advised"],
+    [({"is_raced": False}, {}), ({"is_planned": True}, {"0": 0.01})],
+    ids=["baseline", "planned"],
 )
-def test_the_baseline_and_advised_trials_are_never_stopped_and_the_latter_alone_are_counted(changes, counted):
+def test_the_baseline_and_planned_trials_are_never_stopped_and_the_latter_alone_are_counted(changes, counted):
     scheduler, safe = StudyASHA(spec(), []), tune_trial(0, **changes)
     scheduler.on_trial_add(None, safe)
     decisions(scheduler, [(1, 1, 0.5), (2, 1, 0.6)])
@@ -269,6 +269,14 @@ def test_searcher_suggests_until_the_study_has_all_its_trials(tmp_path):
     assert (second["number"], second["is_raced"]) == (1, True)
     assert search.suggest("c") == Searcher.FINISHED
     assert not search.has_finished()
+
+
+def test_what_was_prepared_or_advised_is_planned_and_what_the_sampler_asks_is_not(tmp_path):
+    trees = {"backbone": "tiny_cnn", "method": {"choice": ["coral", "mcc"]}}
+    changes = {"advice": (Advice(params={"method": "mcc"}, reason="a guess"),), "trees": trees}
+    prepared = (BASELINE, BASELINE.model_copy(update={"augmentation": Component(name="affine")}))
+    search = searcher(StudyStore.create(tmp_path / "office", spec(first=prepared).model_copy(update=changes)))
+    assert [search.suggest(name)["is_planned"] for name in "abcd"] == [True, True, True, False]
 
 
 def test_searcher_keeps_one_trial_waiting_beyond_the_slots(tmp_path):

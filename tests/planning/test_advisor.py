@@ -1,19 +1,22 @@
 """The advice is a value: rules are tested with literal situations, measurements on domains whose truth is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from optuna.trial import FixedTrial
 
+from ray_tl.adaptation.method import METHODS
 from ray_tl.components import catalogue
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.backbones import is_pretrained
 from ray_tl.planning.advisor import Situation, advise, examine
-from ray_tl.search_space import SearchFile, SearchSpace
+from ray_tl.search_space import SearchFile, SearchSpace, load_search_file
 from ray_tl.study.records import Advice
 from tests.training.tiny import tiny_config, tiny_data, tiny_pair
 
+SHIPPED = Path(__file__).parents[2] / "search_spaces"
 ALIKE = Situation(
     num_source=900,
     num_target=900,
@@ -162,6 +165,70 @@ def test_a_value_that_depends_on_another_field_is_stated_too():
     cases = {"by": "backbone", "cases": {"efficientnet_lite0": {"mcc": {"temperature": {"log_uniform": [1, 5]}}}}}
     found = advise(space(method=cases), ALIKE, 9)
     assert {each.params["method.efficientnet_lite0.mcc.temperature"] for each in found} == {2.5}
+
+
+FOR_ABSENT = {"partial_mcc", "ba3us", "pada"}
+WITH_ABSENT = ["source_only", "im", "bnm", "mcc", "mmd", "dann", *sorted(FOR_ABSENT)]
+
+
+def methods_for(said: str, limit: int = 4, **changes: object) -> list[object]:
+    found = advise(space(method={"choice": WITH_ABSENT}), replace(ALIKE, target_classes=said, **changes), limit)
+    return [each.params["method"] for each in found]
+
+
+@pytest.mark.parametrize("is_pretrained", [True, False])
+@pytest.mark.parametrize(("said", "expected"), [("same", 0), ("stated", 0), ("unknown", 1), ("subset", 2)])
+def test_what_is_said_of_the_classes_decides_how_many_first_trials_expect_absent_ones(said, expected, is_pretrained):
+    methods = methods_for(said, is_pretrained=is_pretrained)
+    assert sum(method in FOR_ABSENT for method in methods) == expected
+
+
+@pytest.mark.parametrize("is_pretrained", [True, False])
+def test_where_classes_may_be_absent_as_users_say_methods_for_that_come_first(is_pretrained):
+    first, second, third, *_ = methods_for("subset", is_pretrained=is_pretrained)
+    assert {first, second} <= FOR_ABSENT
+    assert METHODS.family(first) != METHODS.family(second)
+    assert third not in FOR_ABSENT
+
+
+def test_of_two_classes_none_is_thought_absent_unless_users_say_so():
+    assert not FOR_ABSENT & set(methods_for("unknown", num_classes=2))
+    assert FOR_ABSENT & set(methods_for("subset", num_classes=2))
+
+
+@pytest.mark.parametrize(("said", "trust"), [("subset", 1.0), ("unknown", 0.5)])
+@pytest.mark.parametrize("is_pretrained", [True, False])
+def test_presence_is_trusted_as_its_authors_do_where_users_say_so_and_else_by_half(said, trust, is_pretrained):
+    trees = {"method": {"choice": {"mcc": None, "partial_mcc": {"trust": "auto", "temperature": "auto"}}}}
+    situation = replace(ALIKE, target_classes=said, is_pretrained=is_pretrained)
+    methods = [sampled(space(**trees), advice).method for advice in advise(space(**trees), situation, 4)]
+    params = next(method.params for method in methods if method.name == "partial_mcc")
+    assert params == {"trust": trust, "temperature": 2.5}
+
+
+def test_without_pretrained_weights_the_loss_of_a_method_for_absent_classes_has_its_authors_weight():
+    trees = {
+        "method": {"choice": ["mcc", "ba3us"]},
+        "loss_weighting": {"linear": {"domain": {"log_uniform": [0.5, 8]}}},
+    }
+    found = advise(space(**trees), replace(ALIKE, is_pretrained=False, target_classes="subset"), 1)[0]
+    assert (found.params["method"], found.params["loss_weighting.linear.domain"]) == ("ba3us", 1.0)
+
+
+@pytest.mark.parametrize(("name", "is_pretrained"), [("digits.yaml", False), ("image_folders.yaml", True)])
+@pytest.mark.parametrize(("said", "expected"), [("same", 0), ("unknown", 1), ("subset", 2)])
+def test_the_shipped_spaces_of_images_hold_methods_for_absent_classes(name, is_pretrained, said, expected):
+    file = load_search_file(SHIPPED / name)
+    situation = replace(ALIKE, is_pretrained=is_pretrained, target_classes=said)
+    found = advise(file.space().resolved(catalogue()), situation, 5)
+    assert sum(each.params["method"] in FOR_ABSENT for each in found) == expected
+
+
+def test_the_reason_of_a_method_for_absent_classes_says_what_is_known_of_them():
+    situations = {said: replace(ALIKE, target_classes=said) for said in ("subset", "unknown")}
+    reasons = {said: advise(space(method="pada"), each, 1)[0].reason for said, each in situations.items()}
+    assert reasons["subset"].startswith("the target may lack classes of the source, as you say")
+    assert reasons["unknown"].startswith("nothing is stated of the target's classes, and some may be absent")
 
 
 def test_methods_that_the_space_lacks_are_passed_over():

@@ -31,6 +31,15 @@ def test_the_rule_is_agreement_unless_another_is_named(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"), [("subset", True), ("same", False), ("unknown", False), ({"a": 1.0}, False)]
+)
+def test_a_method_for_absent_classes_is_advised_where_some_may_be_absent(folders, tmp_path, said, expected):
+    methods = {"choice": ["source_only", "im", "partial_mcc"]}  # two classes: unless users say so, none is absent
+    advice = plan(folders, tmp_path, method=methods, target_classes=said).spec.advice
+    assert ("partial_mcc" in {each.params["method"] for each in advice}) is expected
+
+
+@pytest.mark.parametrize(
     ("search", "said"),
     [
         ({"selection": "agreements"}, "search.selection: selection rule 'agreements' is not known; did you mean"),
