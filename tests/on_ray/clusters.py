@@ -98,3 +98,18 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextmanager
+def head_node(num_cpus: int) -> Iterator[tuple[str, Path]]:
+    """A cluster of one node in processes of its own; gives its address, and the folder by which they are found."""
+    folder, port = Path(tempfile.mkdtemp(prefix="rt")), free_port()
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}"]
+    command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--include-dashboard=false"]
+    try:
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, timeout=120)
+        yield f"{own_address()}:{port}", folder
+    finally:
+        end_processes_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)

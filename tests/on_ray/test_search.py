@@ -6,17 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import ray
 import yaml
-from PIL import Image
 from ray.cluster_utils import Cluster
 
 from ray_tl import api
@@ -26,36 +24,14 @@ from ray_tl.on_ray.placement import SlotShape
 from ray_tl.on_ray.search import _slots, run_search
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.trial_queue import Job
-from ray_tl.study.records import TrialRecord, TrialState
+from tests.on_ray.searching import SPACE, epochs_of, held_space, require_whole, squares, that_wait
 
 pytestmark = pytest.mark.ray
-
-SPACE = {
-    "data": {"image_size": 16, "channels": 3},
-    "search": {"num_trials": 4, "epochs": 12, "grace_epochs": 4, "refit": None},
-    "trial": {
-        "backbone": "tiny_cnn",
-        "freeze_depth": {"int": [0, 1]},
-        "method": {"choice": {"source_only": None, "mcc": {"temperature": "auto"}, "coral": None}},
-        "optimizer": {"adamw": {"lr": {"log_uniform": [1e-3, 1e-2]}}},
-        "augmentation": {"choice": ["none", "flip_crop"]},
-    },
-}
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Red and blue squares in class folders, and darker ones without labels."""
-    random = np.random.default_rng(0)
-    for name, channel in (("red", 0), ("blue", 2)):
-        for number in range(40):
-            for domain, light in (("source", 230), ("target", 120)):
-                pixels = random.integers(0, 60, (16, 16, 3), dtype=np.uint8)
-                pixels[4:12, 4:12, channel] = light
-                folder = tmp_path / domain / (name if domain == "source" else "unlabelled")
-                folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(folder / f"{name}-{number}.png")
-    return tmp_path / "source", tmp_path / "target"
+    return squares(tmp_path)
 
 
 @pytest.fixture
@@ -63,17 +39,6 @@ def space(tmp_path: Path) -> Path:
     path = tmp_path / "space.yaml"
     path.write_text(yaml.safe_dump(SPACE))
     return path
-
-
-def epochs_of(trial: TrialRecord) -> list[int]:
-    return [epoch.epoch for epoch in trial.epochs]
-
-
-def require_whole(trials: list[TrialRecord], num_trials: int) -> None:
-    """Every trial once, ended well, with each of its epochs once and in order."""
-    assert [trial.number for trial in trials] == list(range(num_trials))
-    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert all(epochs_of(trial) == list(range(1, len(trial.epochs) + 1)) for trial in trials)
 
 
 ENDLESS = """
@@ -117,54 +82,6 @@ def test_search_without_a_free_processor_ends_at_once_and_says_why(folders, spac
     assert not ray.is_initialized()
 
 
-HELD = """
-import os
-import time
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-
-class Held(torch.nn.Flatten):
-    def __init__(self, folder, world_size):
-        super().__init__()
-        self.folder, self.world_size, self.steps = Path(folder), world_size, 0
-
-    def forward(self, x):
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
-        if self.training and not x.is_meta and world_size == self.world_size:
-            self.steps += 1
-            while self.steps == 3 and not (self.folder / "go").exists():
-                (self.folder / f"waits-{os.getpid()}").touch()
-                time.sleep(0.05)
-        return super().forward(x)
-
-def build(folder, world_size):
-    stem = torch.nn.Sequential(Held(folder, world_size), torch.nn.Linear(3 * 16 * 16, 8))
-    return torch.nn.Sequential(stem, torch.nn.Linear(8, 8))
-"""
-
-
-def held_space(folder: Path, world_size: int, **search: object) -> Path:
-    """A space whose trials, where so many ranks train, stand still in the middle until there is a file `go`."""
-    (folder / "held.py").write_text(HELD)
-    backbone = {"held": {"folder": str(folder), "world_size": world_size}}
-    trial = {**SPACE["trial"], "backbone": backbone, "freeze_depth": 0}
-    path = folder / "held.yaml"
-    path.write_text(yaml.safe_dump({**SPACE, "backbones": {"held": "held.py:build"}, "search": search, "trial": trial}))
-    return path
-
-
-def two_that_wait(folder: Path, goes_on: Callable[[], bool] = lambda: True) -> list[psutil.Process]:
-    """Two processes, once they stand still in the middle of a trial."""
-    deadline = time.monotonic() + 300
-    while len(found := sorted(folder.glob("waits-*"))) < 2:
-        assert goes_on()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return [psutil.Process(int(path.name.removeprefix("waits-"))) for path in found]
-
-
 @pytest.fixture
 def small_cluster() -> Iterator[Cluster]:
     """A head node with one processor; more nodes may join."""
@@ -183,7 +100,7 @@ def test_a_search_that_joins_a_cluster_takes_a_second_slot_when_a_node_is_added(
 
     def let_go_when_both_slots_train() -> None:
         try:
-            two_that_wait(tmp_path)
+            that_wait(tmp_path, 2)
         finally:
             (tmp_path / "go").touch()
 
@@ -236,7 +153,7 @@ def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, tmp_
     before = {trial.number: trial.epochs for trial in api.status("cut", tmp_path).trials}
 
     second = Command("--resume", "cut", "--home", str(tmp_path), "--workers-per-trial", "2")
-    two_that_wait(tmp_path, lambda: second.process.poll() is None)[-1].kill()
+    that_wait(tmp_path, 2, lambda: second.process.poll() is None)[-1].kill()
     (tmp_path / "go").touch()
     last = list(second.events())[-1]
     assert second.process.wait() == 0
