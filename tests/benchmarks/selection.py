@@ -24,7 +24,6 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import AS_IT_IS
 from ray_tl.models.transfer_model import TransferModel, stages_of
 from ray_tl.neighbours import LabelledSpace
-from ray_tl.planning.reference import find_reference
 from ray_tl.selection import SELECTION_RULES, Choice, SelectionContext, SelectionRule, TrialEvidence
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
 from ray_tl.training.data import TrialData
@@ -32,6 +31,7 @@ from ray_tl.training.examination import gather_evidence
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.final_evidence import look_closer
 from ray_tl.training.network import build_model, restore_model
+from ray_tl.training.untrained_features import find_fixed_space
 from ray_tl.validation import VALIDATORS, PoolEvidence, score_all
 from ray_tl.validation.evidence import FinalEvidence
 
@@ -113,7 +113,7 @@ def write_evidence(name: str, balance: str, folder: Path, domains: Domains) -> N
     if not (place / REFERENCE).is_file():
         baseline = TrialConfig.model_validate(entries[0]["config"])
         with (place / REFERENCE).open("wb") as file:
-            find_reference(baseline.backbone, data, baseline.seed).save(file)
+            find_fixed_space(baseline.backbone, data, baseline.seed).save(file)
 
 
 def _restored(config: TrialConfig, data: TrialData, checkpoint: Path) -> TransferModel:
