@@ -28,19 +28,20 @@ from ray_tl.planning.checks import configuration_problems, data_problems, row_pr
 from ray_tl.planning.compatibility import Room, memory_problems, network_problems
 from ray_tl.planning.fidelity import fidelity_note
 from ray_tl.planning.recipes import Situation
-from ray_tl.planning.reference import Reference, find_reference
 from ray_tl.planning.robust import robust_fine_tunes
 from ray_tl.requirements import requirement_problems
 from ray_tl.search_space import DataOptions, SearchFile, SearchOptions, SearchSpace
 from ray_tl.search_space.file import JUDGE
 from ray_tl.search_space.target_classes import target_class_problems
 from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
+from ray_tl.selection.fixed_space import FixedSpace
 from ray_tl.selection.prior import stated_shares
 from ray_tl.study.records import DataSource, StudySpec
 from ray_tl.study.store import StudyStore, check_name, find_study
 from ray_tl.training.data import TrialData, num_recorded, recorded_rows
 from ray_tl.training.files import CHOICE_LABELS_FILE
 from ray_tl.training.network import expected_context
+from ray_tl.training.untrained_features import find_fixed_space
 from ray_tl.validation import VALIDATORS
 
 ADVISED = 3  # of so many trials one is a recipe, and the sampler gets the others
@@ -244,15 +245,15 @@ def _source_weight(situation: Situation | None) -> float:
     return min(1.0, max(0.0, 2 - 2 * situation.domain_accuracy))
 
 
-def _reference(baseline: TrialConfig, pair: DomainPair) -> Reference | None:
-    return find_reference(baseline.backbone, TrialData(pair.for_trials(), torch.device("cpu")), baseline.seed)
+def _reference(baseline: TrialConfig, pair: DomainPair) -> FixedSpace | None:
+    return find_fixed_space(baseline.backbone, TrialData(pair.for_trials(), torch.device("cpu")), baseline.seed)
 
 
 def _without_judge(search: SearchOptions) -> SearchOptions:
     return search.model_copy(update={"validators": tuple(name for name in search.validators if name not in JUDGE)})
 
 
-def _with_neighbours(store: StudyStore, pair: DomainPair, reference: Reference | None = None) -> DomainPair:
+def _with_neighbours(store: StudyStore, pair: DomainPair, reference: FixedSpace | None = None) -> DomainPair:
     """The same pair with the space that all trials of a study are judged in, once and for all."""
     if not store.spec.search.has_judge:
         return pair

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.selection.reference_space import ReferenceSpace
+from ray_tl.selection.votes import agreement_with_drawn, draws_of_trials
 
 LEAST_SPACES = 3  # of trained ones: with two, how good a trial is can't be told from how good the other's space is
 LEAST_TRIALS = 3
@@ -26,7 +27,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Agreements:
-    """Of every trial, on all examples and on resamples of them.
+    """Of every trial, on all examples and on resamples of them and of what they are held against.
 
     Attributes:
         numbers: Of the trials, I.
@@ -53,6 +54,9 @@ def agreements(
 ) -> Agreements | None:
     """Both agreements, on all examples and on bootstrap resamples.
 
+    A resample draws examples, and what trials are held against there: the trials that vote, within each family, and
+    the spaces, where they are several. It is the same for all trials, so that differences between them are paired.
+
     Args:
         target: Softmax by number of the trial, [M, C].
         families: By number of the trial.
@@ -67,12 +71,17 @@ def agreements(
         return None
     if not spaces[0].is_fixed and len(spaces) < LEAST_SPACES:
         return None
+    target = dict(sorted(target.items()))  # so that their order does not change what is drawn
     rows = spaces[0].neighbours.rows
-    weights = _weights(len(rows), np.random.default_rng(seed))
+    random = np.random.default_rng(seed)
+    weights = _draws(len(rows), random) / len(rows)
     probabilities = {number: each[rows] for number, each in target.items()}
     own = np.stack([each.argmax(axis=1) for each in probabilities.values()])
-    hits = own == ensembles_of_others(probabilities, families)
-    return Agreements(tuple(target), _structure(tuple(target), own, spaces, weights, num_classes), weights @ hits.T)
+    names = weights[:1] @ (own == ensembles_of_others(probabilities, families)).T
+    voters = draws_of_trials([families[number] for number in target], NUM_RESAMPLES, random)
+    resampled = agreement_with_drawn(probabilities, families, weights[1:], voters)
+    structure = agreement_by_structure(tuple(target), own, spaces, weights, _draws(len(spaces), random), num_classes)
+    return Agreements(tuple(target), structure, np.concatenate([names, resampled]))
 
 
 def _standard(values: Array) -> Array:
@@ -85,39 +94,44 @@ def _standard(values: Array) -> Array:
     return centred / spread if spread > 1e-12 else np.zeros_like(centred)
 
 
-def _weights(num_rows: int, random: np.random.Generator) -> Array:
-    """Weight of each example in the whole, and in every resample, [1 + B, R]; each row sums to 1."""
-    drawn = random.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=NUM_RESAMPLES)
-    return np.concatenate([np.ones((1, num_rows)), drawn]) / num_rows
+def _draws(num: int, random: np.random.Generator) -> Array:
+    """How often each is drawn: once in the whole, as it comes in every resample, [1 + B, num]; each row sums to num."""
+    drawn = random.multinomial(num, np.full(num, 1 / num), size=NUM_RESAMPLES)
+    return np.concatenate([np.ones((1, num)), drawn])
 
 
-def _structure(
+def agreement_by_structure(
     numbers: tuple[int, ...],
     own: NDArray[np.int64],
     spaces: Sequence[ReferenceSpace],
     weights: Array,
+    draws: Array,
     num_classes: int,
 ) -> Array:
-    """See `Agreements.structure`.
+    """See `Agreements.structure`; where only spaces that a trial owns are drawn, all others count.
 
     Args:
         numbers: Of the trials, I.
         own: Classes predicted by each of them, [I, R].
         spaces: J.
-        weights: Of the examples, [1 + B, R].
+        weights: Of the examples, [1 + B, R]; each row sums to 1.
+        draws: How often each space is drawn, [1 + B, J].
         num_classes: C.
     """
     by_chance = np.stack([_repeats(predicted, weights, num_classes) for predicted in own], axis=1)
-    summed, total = np.zeros_like(by_chance), np.zeros(len(numbers))
+    kappas, counts = [], []
     for space in spaces:
         nearest = space.neighbours.nearest
         alike = np.stack([(predicted[nearest] == predicted[:, None]).mean(axis=1) for predicted in own])
         agreement = _kappa(weights @ alike.T, by_chance)
-        counts = np.array([space.is_fixed or number not in space.owners for number in numbers])
-        if counts.any():
-            summed += np.where(counts, agreement - agreement[:, counts].mean(axis=1, keepdims=True), 0)
-            total += counts
-    return summed / np.maximum(total, 1)
+        judged = np.array([space.is_fixed or number not in space.owners for number in numbers])
+        mean = agreement.mean(axis=1, keepdims=True, where=judged) if judged.any() else 0
+        kappas.append(np.where(judged, agreement - mean, 0))
+        counts.append(judged)
+    drawn = draws @ np.array(counts)
+    times = np.where(drawn[:, None] > 0, draws[:, :, None], 1.0)
+    summed: Array = np.einsum("bji,jbi->bi", times, np.array(kappas))
+    return summed / np.maximum((times * np.array(counts)).sum(axis=1), 1)
 
 
 def _repeats(predicted: NDArray[np.int64], weights: Array, num_classes: int) -> Array:

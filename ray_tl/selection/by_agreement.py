@@ -31,7 +31,8 @@ class ByAgreement:
 
     The merit of a trial is the mean of its standard scores by structure and by names: see
     `ray_tl.selection.agreement`. What replaces source-only must be ahead of it beyond the noise of resampled target
-    examples, one-sided at 5 %, and no less by names: see `ray_tl.selection.margins`.
+    examples and of the other trials that happen to be in the pool, one-sided at 5 %, and no less by names: see
+    `ray_tl.selection.margins`.
 
     Where the features of source-only can't be trusted, the objective decides, if it holds predictions against a space
     that can. If it rests on confidence alone, nothing tells what is better on the target, and source-only stays. Only

@@ -33,7 +33,9 @@ class Margin:
 
 
 def margins(found: Agreements, baseline: int) -> dict[int, Margin]:
-    """The margin of every trial over one, by paired bootstrap over target examples.
+    """The margin of every trial over one, by paired bootstrap over target examples and what trials are held against.
+
+    See `ray_tl.selection.agreement.agreements`.
 
     Structure and names must not contradict each other: a trial is ahead beyond chance only if the other trials agree
     with it at least as often as with the one that it is compared with.

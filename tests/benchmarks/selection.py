@@ -1,15 +1,18 @@
 """How good is a choice without target labels? Every validator and rule on every pool of `selection_pools.py`.
 
-    python tests/benchmarks/selection.py FOLDER [--pairs 'google>twitter' ...] [--data FOLDER] [--json]
+    python tests/benchmarks/selection.py FOLDER [--pairs 'google>twitter' ...] [--data FOLDER] [--skada] [--json]
 
 FOLDER holds the pools, and gets the evidence that their networks give. The true classes of the targets are read here
 alone, to score what was chosen. Regret is what the chosen candidate is worse than the best of its pool, in points of
 accuracy on the target; `worse` is the share of choices more than a point worse than source-only, `collapses` that of
 regrets over 20 points. `best validator elsewhere` takes on each pair the validator that is best on all the others.
+
+--skada adds the scorers of `skada` (`pip install -e '.[bench]'`); without the package it says so and goes on.
 """
 
 import argparse
 import json
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +27,6 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import AS_IT_IS
 from ray_tl.models.transfer_model import TransferModel, stages_of
 from ray_tl.neighbours import LabelledSpace
-from ray_tl.planning.reference import find_reference
 from ray_tl.selection import SELECTION_RULES, Choice, SelectionContext, SelectionRule, TrialEvidence
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
 from ray_tl.training.data import TrialData
@@ -32,6 +34,7 @@ from ray_tl.training.examination import gather_evidence
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.final_evidence import look_closer
 from ray_tl.training.network import build_model, restore_model
+from ray_tl.training.untrained_features import find_fixed_space
 from ray_tl.validation import VALIDATORS, PoolEvidence, score_all
 from ray_tl.validation.evidence import FinalEvidence
 
@@ -113,7 +116,7 @@ def write_evidence(name: str, balance: str, folder: Path, domains: Domains) -> N
     if not (place / REFERENCE).is_file():
         baseline = TrialConfig.model_validate(entries[0]["config"])
         with (place / REFERENCE).open("wb") as file:
-            find_reference(baseline.backbone, data, baseline.seed).save(file)
+            find_fixed_space(baseline.backbone, data, baseline.seed).save(file)
 
 
 def _restored(config: TrialConfig, data: TrialData, checkpoint: Path) -> TransferModel:
@@ -219,6 +222,17 @@ def _picks_of_validators(pools: Sequence[Pool]) -> dict[str, list[int]]:
     return found
 
 
+def picks_of_skada(pools: Sequence[Pool]) -> dict[str, list[int]]:
+    """The candidate that each scorer of `skada` takes of every pool; none where the package is missing."""
+    try:
+        from selection_peers import pick, skada_scores
+    except ImportError as error:
+        print(f"skada is missing ({error}): see --help; the rest runs without it.", file=sys.stderr)
+        return {}
+    scores = [[skada_scores(each.holdout, each.target, each.final) for each in pool.members] for pool in pools]
+    return {f"skada {name}": [pick(each, name) for each in scores] for name in scores[0][0]} if scores else {}
+
+
 def _elsewhere(pools: Sequence[Pool], found: Mapping[str, Sequence[int]]) -> list[int]:
     chosen = []
     for place, pool in enumerate(pools):
@@ -256,7 +270,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     data = options.data or options.folder / "data"
     pools = [pool for name in options.pairs for pool in prepare(name, options.folder, data)]
-    found = picks(pools, not options.rules)
+    found = picks(pools, not options.rules) | (picks_of_skada(pools) if options.skada else {})
     rows = {name: summary(pools, taken) for name, taken in found.items()}
     if options.json:
         each = [
@@ -266,10 +280,10 @@ def main() -> None:
         ]
         print(json.dumps({"summary": rows, "pools": each}))
         return
-    print(f"{'':28}{'mean':>7}{'worst':>7}{'worse':>8}{'collapses':>11}{'same':>7}{'other':>7}  regret in points")
+    print(f"{'':32}{'mean':>7}{'worst':>7}{'worse':>8}{'collapses':>11}{'same':>7}{'other':>7}  regret in points")
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["mean"]):
         shares = f"{row['worse']:>8.0%}{row['collapses']:>11.0%}"
-        print(f"{name:28}{row['mean']:7.1f}{row['worst']:7.1f}{shares}{row['mean_same']:7.1f}{row['mean_other']:7.1f}")
+        print(f"{name:32}{row['mean']:7.1f}{row['worst']:7.1f}{shares}{row['mean_same']:7.1f}{row['mean_other']:7.1f}")
     print()
     for place, pool in enumerate(pools):
         taken = found[OURS][place]
@@ -286,6 +300,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=PAIRS)
     parser.add_argument("--data", type=Path, help="where the emoji are, or shall be kept")
     parser.add_argument("--rules", action="store_true", help="rules of choice alone: validators take minutes a pool")
+    parser.add_argument("--skada", action="store_true", help="the scorers of skada too: seconds a candidate")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ray_tl.neighbours import nearest_neighbours
-from ray_tl.selection.agreement import NUM_RESAMPLES, agreements
+from ray_tl.selection.agreement import NUM_RESAMPLES, agreement_by_structure, agreements
 from ray_tl.selection.reference_space import ReferenceSpace
 
 ROWS = 90
@@ -101,3 +101,52 @@ def test_too_little_to_compare_gives_none():
 
 def test_equal_trials_have_equal_merit():
     np.testing.assert_array_equal(found(dict.fromkeys(range(4), TRUE)).merits(), 0)
+
+
+def test_structure_on_drawn_spaces_is_the_mean_over_those_a_trial_does_not_own():
+    classes = np.stack([wrong_in(share, seed) for seed, share in enumerate((0.1, 0.3, 0.5, 0.7))])
+    spaces = [space(wrong_in(0.2, seed=seed), seed=seed, owners=(seed,)) for seed in range(3)]
+    weights = np.random.default_rng(1).multinomial(ROWS, np.full(ROWS, 1 / ROWS), size=3) / ROWS
+    draws = np.array([[1, 1, 1], [2, 0, 1], [3, 0, 0]])
+    result = agreement_by_structure((0, 1, 2, 3), classes, spaces, weights, draws, 3)
+    for row, (weight, draw) in enumerate(zip(weights, draws, strict=True)):
+        expected = [in_drawn_spaces(number, classes, spaces, weight, draw) for number in range(4)]
+        np.testing.assert_allclose(result[row], expected, atol=1e-12)
+
+
+def in_drawn_spaces(number, classes, spaces, weight, draw):
+    """Slowly; of the spaces that a trial does not own all count where none of these is drawn."""
+    others = [place for place in range(len(spaces)) if place != number]
+    times = {place: draw[place] for place in others}
+    times = times if any(times.values()) else dict.fromkeys(others, 1)
+    ahead = {}
+    for place in others:
+        judged = [trial for trial in range(len(classes)) if trial != place]
+        kappas = {trial: weighted_kappa(classes[trial], spaces[place].neighbours.nearest, weight) for trial in judged}
+        ahead[place] = kappas[number] - np.mean(list(kappas.values()))
+    return sum(times[place] * ahead[place] for place in others) / sum(times.values())
+
+
+def weighted_kappa(own, nearest, weight):
+    alike = sum(w * np.mean(own[near] == own[row]) for row, (w, near) in enumerate(zip(weight, nearest, strict=True)))
+    chance = sum(weight[own == label].sum() ** 2 for label in range(3))
+    return (alike - chance) / (1 - chance)
+
+
+def test_who_else_is_in_the_pool_adds_to_the_noise_of_names():
+    quarters = np.split(np.arange(ROWS), [22, 44, 66])
+    classes = {0: TRUE} | {
+        number + 1: np.where(np.isin(np.arange(ROWS), rows), (TRUE + 1) % 3, TRUE)
+        for number, rows in enumerate(quarters * 2)
+    }
+    one_family = found(classes, dict.fromkeys(classes, "im")).names
+    each_its_own = found(classes).names
+    assert one_family[1:, 1].std() > 1.2 * each_its_own[1:, 1].std()
+
+
+def test_the_order_of_the_trials_does_not_change_what_is_drawn():
+    classes = {0: TRUE, 1: wrong_in(0.2), 2: wrong_in(0.3, seed=1), 3: wrong_in(0.4, seed=2)}
+    families = dict.fromkeys(classes, "im")
+    first, again = found(classes, families), found(dict(reversed(classes.items())), families)
+    np.testing.assert_array_equal(first.names, again.names)
+    assert first.numbers == again.numbers == (0, 1, 2, 3)

@@ -1,4 +1,4 @@
-"""What trials are held against on the target: neighbours that no trial can train, if they can be believed."""
+"""The judge of a search: the space, of those that nothing has trained, in which the source bears its labels out."""
 
 from dataclasses import replace
 
@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from PIL import Image
 from scipy.spatial.distance import cdist
 
-from ray_tl import api
 from ray_tl.config import Component
 from ray_tl.neighbours import LEAST_TRUST, NEAREST
-from ray_tl.planning import plan_resumption
-from ray_tl.planning.reference import _words, find_reference
-from ray_tl.search_space import SearchFile
+from ray_tl.training.untrained_features import _words, find_fixed_space
 from ray_tl.validation import SourceEvidence, TargetEvidence, score_all
 from tests.training.tiny import tiny_data, tiny_pair
 from tests.training.tiny_text import tiny_text_pair
@@ -24,14 +20,14 @@ TINY_BERT = Component(name="tiny_bert")
 
 
 def test_pixels_are_believed_where_they_tell_the_source_classes_apart():
-    found = find_reference(TINY_CNN, tiny_data(tiny_pair(num_source=60)), seed=0)
+    found = find_fixed_space(TINY_CNN, tiny_data(tiny_pair(num_source=60)), seed=0)
     assert found.can_be_trusted
     assert found.trust > 0.9
     assert sorted(found.neighbours.rows) == list(range(30))
 
 
 def test_words_stand_where_a_network_has_learned_nothing():
-    found = find_reference(TINY_BERT, tiny_data(tiny_text_pair()), seed=0)
+    found = find_fixed_space(TINY_BERT, tiny_data(tiny_text_pair()), seed=0)
     assert found.neighbours.nearest.shape[1] == 5
     assert found.space in ("words", "features of tiny_bert as it comes")
 
@@ -39,22 +35,22 @@ def test_words_stand_where_a_network_has_learned_nothing():
 def test_neighbours_that_hardly_share_a_source_label_are_not_believed():
     pair = tiny_pair(num_source=90)
     shuffled = np.random.default_rng(0).permutation(pair.source.labels)
-    found = find_reference(TINY_CNN, tiny_data(replace(pair, source=replace(pair.source, labels=shuffled))), seed=0)
+    found = find_fixed_space(TINY_CNN, tiny_data(replace(pair, source=replace(pair.source, labels=shuffled))), seed=0)
     assert found.trust < LEAST_TRUST
     assert "confidence and diversity alone" in found.in_words()
 
 
 def test_target_examples_alone_decide_what_is_near_and_one_of_them_is_too_few():
     pair = tiny_pair(num_source=60)
-    first, again = (find_reference(TINY_CNN, tiny_data(pair), seed=0) for _ in range(2))
+    first, again = (find_fixed_space(TINY_CNN, tiny_data(pair), seed=0) for _ in range(2))
     assert np.array_equal(first.neighbours.nearest, again.neighbours.nearest)
-    assert find_reference(TINY_CNN, tiny_data(tiny_pair(num_target=1)), seed=0) is None
+    assert find_fixed_space(TINY_CNN, tiny_data(tiny_pair(num_target=1)), seed=0) is None
 
 
 def test_confident_mistakes_score_below_hesitant_truth():
     # The classes of the target are drawn again as the pair draws them; only this test looks at them.
     labels = np.random.default_rng(2).choice(3, 300, p=[0.5, 0.3, 0.2])
-    reference = find_reference(TINY_CNN, tiny_data(tiny_pair(num_source=60, num_target=300)), seed=0)
+    reference = find_fixed_space(TINY_CNN, tiny_data(tiny_pair(num_source=60, num_target=300)), seed=0)
     truth = 0.4 * np.eye(3, dtype=np.float32)[labels] + 0.2
     mistaken = np.where(np.random.default_rng(1).random(300) < 0.4, (labels + 1) % 3, labels)
     wrong = np.eye(3, dtype=np.float32)[mistaken]
@@ -69,7 +65,7 @@ def test_confident_mistakes_score_below_hesitant_truth():
 
 
 def test_swapped_classes_are_seen_by_labels_alone():
-    reference = find_reference(TINY_CNN, tiny_data(tiny_pair(num_source=60, num_target=300)), seed=0)
+    reference = find_fixed_space(TINY_CNN, tiny_data(tiny_pair(num_source=60, num_target=300)), seed=0)
     right = np.random.default_rng(2).choice(3, 300, p=[0.5, 0.3, 0.2])
     swapped = (right + 1) % 3
     assert reference.neighbours.agreement(swapped, 3) == pytest.approx(reference.neighbours.agreement(right, 3))
@@ -78,7 +74,7 @@ def test_swapped_classes_are_seen_by_labels_alone():
 
 def test_votes_are_shares_of_the_labels_of_source_pixels_at_the_smallest_angle():
     pair = tiny_pair(num_source=60)
-    found = find_reference(TINY_CNN, tiny_data(pair), seed=0)
+    found = find_fixed_space(TINY_CNN, tiny_data(pair), seed=0)
     assert found.space == "pixels"
     source, target = (each.inputs.reshape(len(each.inputs), -1).astype(float) for each in (pair.source, pair.target))
     angles = cdist(target - target.mean(axis=0), source - source.mean(axis=0), "cosine")
@@ -90,52 +86,3 @@ def test_votes_are_shares_of_the_labels_of_source_pixels_at_the_smallest_angle()
 def test_words_of_both_domains_are_columns_of_one_table():
     of_source, of_target = _words(torch.tensor([[5, 5, 7], [7, 9, 9]]), torch.tensor([[11, 5, 5]]))
     assert [row.nonzero()[0].tolist() for row in (*of_source, *of_target)] == [[0, 1], [1, 2], [0, 3]]
-
-
-@pytest.fixture
-def stripes(tmp_path):
-    """Forty labelled images with a bright upper or lower half, and twenty darker ones without labels."""
-    random = np.random.default_rng(0)
-    for number in range(60):
-        half = number % 2
-        folder = tmp_path / ("target" if number >= 40 else f"source/{'ab'[half]}")
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 40, (8, 8), dtype=np.uint8)
-        pixels[4 * half : 4 * half + 4] += 60 if number >= 40 else 180
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return str(tmp_path / "source"), str(tmp_path / "target")
-
-
-def plan(folders, home, **search):
-    data = {"image_size": 8, "channels": 1, "holdout_fraction": 0.3}
-    trial = {"backbone": {"tiny_cnn": {"width": 8}}, "method": "coral"}
-    return api.plan_search(SearchFile(data=data, search=search, trial=trial), *folders, name="planned", home=home)
-
-
-def test_a_study_keeps_its_neighbours_and_says_so(stripes, tmp_path):
-    planned = plan(stripes, tmp_path)
-    spec = planned.store.spec
-    assert {"neighbours", "nearest_labels"} <= set(spec.search.validators)
-    assert spec.judge.startswith("nearest neighbours in the ")
-    assert planned.pair.for_trials().reference is planned.pair.reference
-    file = planned.store.folder / "neighbours.npz"
-    assert file.is_file()
-    again = plan_resumption("planned", tmp_path / "studies", {}).pair.reference
-    file.unlink()  # whoever loses it gets the same again
-    anew = plan_resumption("planned", tmp_path / "studies", {}).pair.reference
-    assert file.is_file()
-    for found in (again, anew):
-        assert np.array_equal(found.neighbours.nearest, planned.pair.reference.neighbours.nearest)
-        assert np.array_equal(found.votes, planned.pair.reference.votes)
-
-
-def test_noise_has_no_neighbours_to_believe(folders, tmp_path):
-    planned = plan(folders, tmp_path)
-    assert {"neighbours", "nearest_labels"}.isdisjoint(planned.store.spec.search.validators)
-    assert planned.store.spec.judge.startswith("confidence and diversity alone")
-    assert planned.pair.reference is None
-
-
-def test_whoever_leaves_the_validator_out_gets_no_neighbours(stripes, tmp_path):
-    planned = plan(stripes, tmp_path, validators=["source_accuracy", "im", "bnm"])
-    assert (planned.store.spec.judge, planned.pair.reference) == ("", None)

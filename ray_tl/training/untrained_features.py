@@ -1,7 +1,6 @@
-"""A judge of target predictions that no trial can train: neighbours in a space that is fixed before the search."""
+"""Features of both domains in spaces that nothing has trained, among which the judge of a search is chosen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,40 +10,19 @@ from torch.nn import functional as F
 
 from ray_tl.config import Component, TrialConfig
 from ray_tl.models.domain_norm import Domain
-from ray_tl.neighbours import ROWS, LabelledSpace, nearest_across, nearest_neighbours, num_looked_at
+from ray_tl.neighbours import ROWS, num_looked_at
 from ray_tl.randomness import some_rows
+from ray_tl.selection.fixed_space import Both, FixedSpace, most_trusted_space
 from ray_tl.training.data import TrialData
 from ray_tl.training.evaluation import predict_features
 from ray_tl.training.network import build_model
 
 THUMBNAIL = 16  # pixels
 
-Both = tuple[NDArray[np.floating], NDArray[np.floating]]
 Space = Callable[[Tensor, Tensor], Both]
 
 
-@dataclass(frozen=True)
-class Reference(LabelledSpace):
-    """A space that is fixed before the search.
-
-    Attributes:
-        space: What it is, in words.
-    """
-
-    space: str = ""
-
-    def in_words(self) -> str:
-        """What predictions on the target are held against, for a person."""
-        agreement = f"agreement {self.trust:.2f}; 1 at most, 0 by chance"
-        if self.can_be_trusted:
-            return f"nearest neighbours in the {self.space}, where source examples share their label ({agreement})"
-        return (
-            f"confidence and diversity alone: neighbours in the {self.space} hardly share their label in the source "
-            f"({agreement})"
-        )
-
-
-def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference | None:
+def find_fixed_space(backbone: Component, data: TrialData, seed: int) -> FixedSpace | None:
     """Neighbours in whichever space says more of the source's labels; `None` if a domain has fewer than two examples.
 
     The spaces are the features of a backbone before anything is trained, and the inputs themselves: thumbnails, or
@@ -63,20 +41,9 @@ def find_reference(backbone: Component, data: TrialData, seed: int) -> Reference
         f"features of {backbone.name} as it comes": _features_of(backbone, data, seed),
         "words" if pair.modality == "text" else "pixels": _words if pair.modality == "text" else _thumbnails,
     }
-
     looked_at = domains["source"][source], domains["target"][target]
     features = {name: space(*looked_at) for name, space in spaces.items()}
-
-    def trust(name: str) -> float:
-        nearest = nearest_neighbours(features[name][0], source.numpy())
-        return nearest.agreement(pair.source.labels, pair.num_classes)
-
-    trusts = {name: trust(name) for name in spaces}
-    best = max(trusts, key=trusts.__getitem__)
-    of_source, of_target = features[best]
-    nearest = nearest_across(of_target, of_source)
-    votes = np.eye(pair.num_classes, dtype=np.float32)[pair.source.labels[source.numpy()][nearest]].mean(axis=1)
-    return Reference(nearest_neighbours(of_target, target.numpy()), trusts[best], votes, space=best)
+    return most_trusted_space(features, pair.source.labels[source.numpy()], target.numpy(), pair.num_classes)
 
 
 def _features_of(backbone: Component, data: TrialData, seed: int) -> Space:
