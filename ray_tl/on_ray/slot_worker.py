@@ -16,10 +16,11 @@ from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.on_ray.trial_queue import Job, Outcome, SlotTask
 from ray_tl.selection import rule_of
 from ray_tl.training.data import TrialData
+from ray_tl.training.distillation import distil_trials
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from ray_tl.training.refit import combine_trials
-from ray_tl.training.report import EpochReport
+from ray_tl.training.report import EpochReport, Report
 
 PATIENCE_S = 20.0
 log = logging.getLogger(__name__)
@@ -104,25 +105,37 @@ def _done(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, ta
     if job.kind == "evaluate":
         return _evaluate(job, data, task)
     if job.kind == "combine":
-        return _combine(job, data, task)
+        return _combine(job, data, queue, slot, task)
     return _train(job, data, queue, slot, task)
 
 
 def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
+    files, rule = TrialFiles(Path(task.folder), job.number), rule_of(task.spec)
+    train_trial(job.config, data, _reporter(job, queue, slot, task), files, rule)
+    return Outcome()
+
+
+def _combine(job: Job, data: TrialData, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Outcome:
+    folder, rule, report = Path(task.folder), rule_of(task.spec), _reporter(job, queue, slot, task)
+    members, files = [TrialFiles(folder, number) for number in job.members], TrialFiles(folder, job.number)
+    if job.combination == "distilled":
+        distil_trials(members, job.config, data, report, files, rule)
+        return Outcome()
+    assert job.combination != "nearest", "of several networks one is chosen without a job"
+    combined = combine_trials(job.combination, members, job.config, data, files, rule)
+    if rank() == 0:
+        report(combined)
+    return Outcome()
+
+
+def _reporter(job: Job, queue: ray.actor.ActorHandle, slot: int, task: SlotTask) -> Report:
     def told_to_stop(report: EpochReport) -> bool:
         log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, report.epoch, job.config.epochs, report.scores)
         for finding in report.findings:
             log.warning("%s trial %04d epoch %d: %s", task.study, job.number, report.epoch, finding)
         return bool(ray.get(queue.report.remote(slot, job.key, report)))
 
-    train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), rule_of(task.spec))
-    return Outcome()
-
-
-def _combine(job: Job, data: TrialData, task: SlotTask) -> Outcome:
-    folder = Path(task.folder)
-    members, files = [TrialFiles(folder, number) for number in job.members], TrialFiles(folder, job.number)
-    return Outcome(result=asdict(combine_trials(job.combination, members, job.config, data, files, rule_of(task.spec))))
+    return told_to_stop
 
 
 def _evaluate(job: Job, data: TrialData, task: SlotTask) -> Outcome:

@@ -46,7 +46,7 @@ class Outcome:
     Attributes:
         error: `None` if it ended well.
         infeasible: Whether it needed more memory than there is.
-        result: Of an evaluation or a combination: a path-free summary of plain values.
+        result: Of an evaluation: a path-free summary of plain values.
     """
 
     error: str | None = None

@@ -18,7 +18,7 @@ from ray_tl.training.network import load_model
 from ray_tl.training.report import EpochReport, Report
 from ray_tl.training.run import TrialRun
 
-__all__ = ["Evaluation", "TrialRun", "evaluate_checkpoint", "train_trial"]
+__all__ = ["Evaluation", "TrialRun", "evaluate_checkpoint", "train_run", "train_trial"]
 
 
 def train_trial(config: TrialConfig, data: TrialData, report: Report, files: TrialFiles, rule: SelectionRule) -> bool:
@@ -46,12 +46,16 @@ def train_trial(config: TrialConfig, data: TrialData, report: Report, files: Tri
         InvalidInput: If a parameter of a closed-form method does not fit the domains.
     """
     kind: type[TrialRun] | type[ClosedFormRun] = ClosedFormRun if is_closed_form(config.method.name) else TrialRun
-    run = kind(config, data, rule)
-    last = run.restore(_shared_checkpoint(files))
+    return train_run(kind(config, data, rule), report, files)
+
+
+def train_run(run: TrialRun | ClosedFormRun, report: Report, files: TrialFiles) -> bool:
+    """As `train_trial`, of a trial that stands ready."""
+    last, epochs = run.restore(_shared_checkpoint(files)), run.config.epochs
     if last is not None and _told_to_stop(report, last):
-        return last.epoch == config.epochs
+        return last.epoch == epochs
     written: Evidence = {}
-    for epoch in range(last.epoch if last else run.first_epoch, config.epochs):
+    for epoch in range(last.epoch if last else run.first_epoch, epochs):
         finished = run.epoch(epoch)
         if rank() == 0:
             if not _equal(run.evidence, written):
@@ -61,8 +65,8 @@ def train_trial(config: TrialConfig, data: TrialData, report: Report, files: Tri
                 files.save_final_evidence(run.final_evidence)
             files.save_checkpoint(run.state(finished))
         if _told_to_stop(report, finished):
-            return finished.epoch == config.epochs
-        if finished.epoch == config.epochs:
+            return finished.epoch == epochs
+        if finished.epoch == epochs:
             break
     return True
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_tl.adaptation import DomainOutputs
+from ray_tl.adaptation import AdaptationMethod, DomainOutputs
 from ray_tl.collectives import world_size
 from ray_tl.config import TrialConfig
 from ray_tl.errors import TrialFailed
@@ -58,12 +58,15 @@ class TrialRun:
         config: The whole trial.
         data: Domains of the study.
         rule: Says what is looked at in each epoch, and what is maximised.
+        method: In the place of the configuration's.
     """
 
-    def __init__(self, config: TrialConfig, data: TrialData, rule: SelectionRule) -> None:
+    def __init__(
+        self, config: TrialConfig, data: TrialData, rule: SelectionRule, method: AdaptationMethod | None = None
+    ) -> None:
         self.config, self.data, self.rule = config, data, rule
         self.first_epoch = 0
-        self.task = build_task(config, data)
+        self.task = build_task(config, data, method)
         self._unfreezing = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
         self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)

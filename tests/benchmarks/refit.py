@@ -27,7 +27,6 @@ from selection_pools import BALANCES, PAIRS, load_domains
 
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
-from ray_tl.search_space import RefitOptions
 from ray_tl.selection import TrialEvidence
 from ray_tl.selection.refit import nearest_to_mean, refit_configs
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
@@ -61,7 +60,7 @@ def refit(pool: Pool, data: TrialData, num_seeds: int, folder: Path) -> Row:
     points = {"before": _accuracy(outputs[champion.number].target, truth)}
     networks = {}
     for combine in ("ensemble", "soup"):
-        configs = refit_configs(champion.config, RefitOptions(seeds=num_seeds, combine=combine))
+        configs = refit_configs(champion.config, num_seeds, combine)
         first = FIRST + 100 * len(networks)
         seeds = [_trained(each, data, folder, first + place, rule) for place, each in enumerate(configs)]
         target = {files.number: files.load_evidence()["target"] for files in seeds}
