@@ -108,7 +108,7 @@ class RefitOptions(BaseModel):
             on the target; `soup`, the mean of their weights, which then begin alike; `distilled`, one network more of
             the same configuration, trained to predict the mean of their predictions on source and target; `ensemble`,
             the mean of their predictions, k times as slow when served. Heads that are solved for have no soup and learn
-            from no teacher: `nearest` takes the place of both.
+            from no teacher, and networks that train from nothing have no soup either: `nearest` takes their place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
