@@ -284,7 +284,7 @@ def evaluate(
     Args:
         study: Which; nothing that searches or promotes reads these labels or the ledger.
         labels: Folder of class folders, a table, or `digits:optdigits`; labels of some of the examples are enough.
-        trial: Another trial than the champion.
+        trial: A trial as it was, by number; by default the champion as it is promoted.
         on: `target` or `target_test`; by default, whichever the labels belong to.
         home: Folder of studies and models.
 
