@@ -11,12 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import ray
 import yaml
-from PIL import Image
 from ray.cluster_utils import Cluster
 
 from ray_tl import api
@@ -40,21 +38,6 @@ SPACE = {
         "augmentation": {"choice": ["none", "flip_crop"]},
     },
 }
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Red and blue squares in class folders, and darker ones without labels."""
-    random = np.random.default_rng(0)
-    for name, channel in (("red", 0), ("blue", 2)):
-        for number in range(40):
-            for domain, light in (("source", 230), ("target", 120)):
-                pixels = random.integers(0, 60, (16, 16, 3), dtype=np.uint8)
-                pixels[4:12, 4:12, channel] = light
-                folder = tmp_path / domain / (name if domain == "source" else "unlabelled")
-                folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(folder / f"{name}-{number}.png")
-    return tmp_path / "source", tmp_path / "target"
 
 
 @pytest.fixture
@@ -251,30 +234,3 @@ def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, tmp_
     assert by_two.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in by_two.epochs))
     _, alive = psutil.wait_procs(orphans, timeout=60)  # Ray's own agents take a minute or more to notice
     assert not alive
-
-
-def test_a_champion_is_trained_again_and_a_refit_that_was_killed_goes_on_on_two_ranks(folders, tmp_path):
-    source, target = map(str, folders)
-    search = {"num_trials": 2, "epochs": 12, "grace_epochs": 12, "refit": {"seeds": 2, "combine": "ensemble"}}
-    space = tmp_path / "space.yaml"
-    space.write_text(yaml.safe_dump({**SPACE, "search": search}))
-    first = Command(str(space), "--source", source, "--target", target, "--name", "again", "--home", str(tmp_path))
-    first.until("epoch", trial=2, epoch=3)
-    first.kill()
-    before = api.status("again", tmp_path)
-
-    second = Command("--resume", "again", "--home", str(tmp_path), "--workers-per-trial", "2")
-    last = list(second.events())[-1]
-    assert second.process.wait() == 0
-    after = api.status("again", tmp_path)
-    of = before.champion
-    assert [trial.refit_of for trial in after.trials] == [None, None, of, of, of]
-    assert [epochs_of(trial) for trial in after.trials[2:]] == [list(range(1, 13)), list(range(1, 13)), [12]]
-    assert after.trials[2].epochs[:3] == before.trials[2].epochs[:3]
-    assert after.trials[4].combines == (2, 3)
-    assert last["refit"] == after.refit
-    assert last["trials"] == after.num_trials == 2
-    assert after.champion == (4 if after.refit["kept"] else of)
-    promoted = api.promote("again", trial=4, home=tmp_path)
-    assert len(api.predict("again", [target], home=tmp_path)) == 80
-    assert json.loads((promoted.folder / "lineage.json").read_text())["source_metrics"] == {}
