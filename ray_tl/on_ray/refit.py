@@ -126,6 +126,20 @@ def in_order(store: StudyStore, rule: SelectionRule, found: list[Refit]) -> list
     return sorted(found, key=lambda each: places[each.stands.number])
 
 
+def reason_of(choice: Choice, refits: Sequence[Refit]) -> str:
+    """Why the champion is the champion: the choice, what became of each refit, and which of several it is.
+
+    Args:
+        choice: Among the ordinary trials.
+        refits: The best first; empty where none was asked for.
+    """
+    said = [choice.reason, *(each.reason for each in refits)]
+    if len(refits) > 1:
+        first, *others = (each.stands.number for each in refits)
+        said.append(f"Of these the rule of choice takes trial {first}, before {_listed(others)}.")
+    return " ".join(said)
+
+
 def stand_in(trial: TrialRecord, network: TrialRecord) -> TrialRecord:
     """A network as a member of the pool in the place of its trial, with what was held out of the latter."""
     if network is trial:
@@ -253,7 +267,9 @@ class _Refitting:
             why = verdict.reason if verdict.is_worse else problem
             said = f"{said} made it worse, so it stays as it was. {how[0].upper()}{how[1:]}: {why}{failed}."
             return as_before(network, False, said, {})
-        return as_before(network, True, f"{said} gave {how}, which is kept: {verdict.reason}{failed}.", confirmation)
+        return as_before(
+            network, True, f"{said} gave {how}, which takes its place: {verdict.reason}{failed}.", confirmation
+        )
 
     def _begun(self, of: int, config: TrialConfig, combines: tuple[int, ...] = ()) -> TrialRecord:
         known = (each for each in self._store.trials() if each.refit_of == of and each.combines == combines)
