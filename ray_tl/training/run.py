@@ -125,7 +125,7 @@ class TrialRun:
         method, progress = self.task.method, (epoch + 1) / self.config.epochs
         found = findings(report, progress, method.aligns_features, method.idle_losses(progress))
         self._give_back(own)
-        return replace(report, findings=[*self._feed.notes(), *self._ending.notes, *found])
+        return replace(report, findings=[*self._feed.notes(), *self._idle_notes(), *self._ending.notes, *found])
 
     def state(self, report: EpochReport) -> State:
         """All that `restore` needs; randomness and schedules are functions of seed and progress.
@@ -159,6 +159,12 @@ class TrialRun:
         self._gap = report.gap
         self._gap_before = {name: value for name, value in report.health.items() if name.endswith(BEFORE)}
         return report
+
+    def _idle_notes(self) -> list[str]:
+        """What the configuration asks for and this trial has no use for."""
+        if not self._averaging.needs_fine_tuning or stages_of(self.config, self.task.model):
+            return []
+        return [f"averaging={self.config.averaging.name!r} is as none here: no stage of the backbone trains."]
 
     @property
     def _batches(self) -> PairedBatches:
