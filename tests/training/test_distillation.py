@@ -1,5 +1,7 @@
 """One network that has learned what several predict: against means by hand, and against itself without an interrupt."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from torch.testing import assert_close
@@ -9,9 +11,11 @@ from ray_tl.training.distillation import distil_trials, mean_predictions
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from ray_tl.training.network import load_model
+from tests.gloo import run_on_ranks
 from tests.training.tiny import RECORDED, RULE, Reports, tiny_config, tiny_data, tiny_pair
 
 CONFIG = tiny_config(method="mcc", epochs=20, optimizer={"adamw": {"lr": 0.01}})
+EVEN = tiny_config(epochs=4, batch_size=12)  # shared evenly by two ranks
 
 
 @pytest.fixture
@@ -89,3 +93,20 @@ def test_what_its_trial_did_with_labels_and_losses_is_not_done_to_a_student(data
     stated = tiny_config(**CONFIG.model_dump(include={"method", "epochs", "optimizer"}), **changes)
     found, expected = student(seeds, data, 5, stated)[0], student(seeds, data, 6)[0]
     assert_close(weights(found), weights(expected), rtol=0, atol=0)
+
+
+def student_on_this_rank(folder):
+    """Task losses of a student, as rank 0 reports them."""
+    data, seeds = tiny_data(tiny_pair().with_whole_source()), [TrialFiles(Path(folder), number) for number in range(2)]
+    _, reports = student(seeds, data, 7, EVEN)
+    return [report.losses["task"] for report in reports]
+
+
+def test_two_ranks_distil_what_one_process_does(data, tmp_path):
+    seeds = trained_seeds(EVEN, data, tmp_path)
+    first, second = run_on_ranks(student_on_this_rank, 2, str(tmp_path))
+    whole, reports = student(seeds, data, 6, EVEN)
+    assert second == []
+    assert first == pytest.approx([report.losses["task"] for report in reports], rel=1e-3)
+    found, expected = (files.load_evidence()["target"] for files in (TrialFiles(tmp_path, 7), whole))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-2)
