@@ -1,28 +1,23 @@
 """The verbs of the command line as functions. Heavy imports happen inside a verb: a study is read in a second."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ray_tl.config import TrialConfig
 from ray_tl.data.summary import BALANCE_FIELD, DataSummary
-from ray_tl.errors import InvalidInput, RayTLError, all_at_once, storage_failure
+from ray_tl.errors import InvalidInput
 from ray_tl.files import require_writable
 from ray_tl.home import models_folder, studies_folder
-from ray_tl.observability.examination import Examination, examined
-from ray_tl.observability.findings import FINDINGS, finding_lines
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
-from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
-from ray_tl.strict_json import parse_json
+from ray_tl.search_space import SearchFile, load_search_file, validated
 from ray_tl.study.correction import recorded_correction
-from ray_tl.study.damage import unreadable
-from ray_tl.study.records import DataSource, StudySpec, TrialRecord, TrialState
-from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
+from ray_tl.study.records import DataSource, TrialRecord
+from ray_tl.study.store import StudyStore, find_study, list_studies
+from ray_tl.study_status import Home, StudyStatus, champion_of, status, studies, watch
 
 if TYPE_CHECKING:
     from ray_tl.on_ray.search import SearchResult
@@ -33,71 +28,35 @@ if TYPE_CHECKING:
     from ray_tl.scoring import Evaluation, LedgerRow
     from ray_tl.training.layer_plan import LayerPlan
 
-Home = Path | str | None
+__all__ = [
+    "DataCheck",
+    "StudyStatus",
+    "check_data",
+    "cluster_config",
+    "components",
+    "evaluate",
+    "ledger",
+    "plan",
+    "plan_resumption",
+    "plan_search",
+    "predict",
+    "promote",
+    "rescore",
+    "resume",
+    "sample_data",
+    "search",
+    "serve",
+    "status",
+    "studies",
+    "watch",
+]
+
 UNCORRECTED_TRIAL = (
     "a trial by number is packaged as it was; without --trial the champion's predictions are corrected to the class "
     "shares of the target."
 )
 SAMPLES = {"digits": (170, 30), "sentiment": (5000, 1000)}
 """Examples of each class that there are, and that are usual."""
-
-
-@dataclass(frozen=True)
-class StudyStatus:
-    """How a study stands at one moment.
-
-    Attributes:
-        champion: Number of the champion; `None` until the search has ended.
-        reason: Why it is the champion.
-        refit: What became of the champion when it was trained again, as `champion.json` has it; `None` if it was not.
-        merits: By which it was chosen, by number of the trial, the best first; empty until the search has ended.
-        findings: What the trials say of the target and of the champion, as `champion.json` has it; see
-            `ray_tl.selection.findings`.
-        is_running: Whether a process searches it now.
-        seconds: From its creation to its last change.
-        examination: What the champion did to the domains, or another trial that was asked for; `None` without one.
-    """
-
-    spec: StudySpec
-    folder: Path
-    trials: list[TrialRecord]
-    champion: int | None
-    reason: str
-    merits: dict[int, float]
-    is_running: bool
-    seconds: float
-    findings: Mapping[str, object] = field(default_factory=dict)
-    examination: Examination | None = None
-    refit: dict[str, object] | None = None
-
-    @property
-    def num_trials(self) -> int:
-        """Trials of the search, without refits."""
-        return sum(trial.refit_of is None for trial in self.trials)
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether there is something to go on with, a refit for example, and no process does."""
-        is_unfinished = self.champion is None or any(trial.state is TrialState.RUNNING for trial in self.trials)
-        return is_unfinished and not self.is_running
-
-    def summary(self) -> dict[str, object]:
-        """Plain values for `--json`."""
-        return {
-            "study": self.spec.name,
-            "folder": str(self.folder),
-            "is_running": self.is_running,
-            "champion": self.champion,
-            "reason": self.reason,
-            "refit": self.refit,
-            "merits": self.merits,
-            **self.findings,
-            "data": self.spec.data_summary.model_dump(mode="json"),
-            "advice": [item.model_dump(mode="json") for item in self.spec.advice],
-            "examination": self.examination and self.examination.summary(),
-            "states": dict(Counter(str(trial.state) for trial in self.trials)),
-            "trials": [_plain(trial) for trial in self.trials],
-        }
 
 
 @dataclass(frozen=True)
@@ -240,45 +199,9 @@ def plan_resumption(study: str, settings: Mapping[str, object] | None = None, ho
     return plan_resumption(study, studies_folder(home), _given(settings or {}))
 
 
-def studies(home: Home = None) -> list[dict[str, object]]:
-    """All studies, the newest first: name, number of trials, state, champion, creation time.
-
-    One that can't be read has the state `broken`, and says why in `error`; the others are listed all the same.
-    """
-    return [_row_of(name, home) for name in list_studies(studies_folder(home))]
-
-
 def study_names(home: Home = None) -> list[str]:
     """Names of all studies, the newest first."""
     return list_studies(studies_folder(home))
-
-
-def status(study: str, home: Home = None, trial: int | None = None) -> StudyStatus:
-    """How a study stands, with the examination of its champion, or of a trial.
-
-    Raises:
-        UnknownName: If there is no such study or trial.
-    """
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
-    found = _status(store)
-    number = found.champion if trial is None else trial
-    if number is None:
-        return found
-    return replace(found, examination=examined(store.trial(number), store.spec.classes))
-
-
-def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[StudyStatus]:
-    """Its status whenever it has changed, until no process searches it."""
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
-    seen = None
-    while True:
-        now = _status(store)
-        if now.summary() != seen:
-            seen = now.summary()
-            yield now
-        if not now.is_running:
-            return
-        time.sleep(interval_s)
 
 
 def evaluate(
@@ -289,7 +212,7 @@ def evaluate(
     Args:
         study: Which; nothing that searches or promotes reads these labels or the ledger.
         labels: Folder of class folders, a table, or `digits:optdigits`; labels of some of the examples are enough.
-        trial: Another trial than the champion.
+        trial: A trial as it was, by number; by default the champion as it is promoted.
         on: `target` or `target_test`; by default, whichever the labels belong to.
         home: Folder of studies and models.
 
@@ -348,7 +271,7 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     from ray_tl.promotion.promote import promote_trial
 
     store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
-    number = _champion(store)[0] if trial is None else trial
+    number = champion_of(store) if trial is None else trial
     if number is None:
         raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
     created_at = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -481,53 +404,20 @@ def plan(
         InvalidInput: If it is not one of the two, or a configuration is not sound.
         UnknownName: If there is no such study or trial.
     """
-    from ray_tl.models.backbones import WrongModality
-    from ray_tl.models.backbones.user import register_user_backbones
-    from ray_tl.training.layer_plan import plan_of
+    from ray_tl.planning.layer_plan import plan_of_file, plan_of_trial
 
     if (config is None) == (study is None) or (study is None) != (trial is None):
         raise InvalidInput("a plan is of CONFIG, or of --study NAME with --trial N; give one of the two.")
     if study is not None and trial is not None:
-        store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
-        spec = store.spec
-        register_user_backbones(spec.backbones)
-        return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
+        return plan_of_trial(StudyStore.open_for_reading(find_study(studies_folder(home), study)), trial)
     assert config is not None
-    if config.suffix == ".json":
-        trial_config = _trial_config(config)
-        try:
-            return plan_of(trial_config, num_classes, DataOptions())
-        except WrongModality as error:
-            return plan_of(trial_config, num_classes, DataOptions.model_validate({"modality": error.reads}))
-    file = load_search_file(config)
-    register_user_backbones(file.backbones)
-    return plan_of(_middle(file), num_classes, file.data)
+    return plan_of_file(config, num_classes)
 
 
 def cluster_config(file: Path | None, stated: Mapping[str, object]) -> ClusterConfig:
     """A cluster file, with what was stated beside it."""
     config = load_cluster(file) if file is not None else ClusterConfig()
     return validated(ClusterConfig, {**config.model_dump(), **_given(stated)}, "cluster")
-
-
-def _trial_config(path: Path) -> TrialConfig:
-    if not path.is_file():
-        raise InvalidInput(f"trial {str(path)!r} is not a file; give the path of a JSON file with a trial's fields.")
-    try:
-        content = parse_json(path.read_bytes())
-    except ValueError as error:
-        raise InvalidInput(f"{path}: not valid JSON: {error}") from error
-    return validated(TrialConfig, content, str(path))
-
-
-def _middle(file: SearchFile) -> TrialConfig:
-    """The middle of every range and the first of every choice."""
-    from ray_tl.components import catalogue
-
-    space = file.space()
-    if found := space.problems(catalogue()):
-        raise all_at_once("search space", found)
-    return space.resolved(catalogue()).sample(Middle())
 
 
 def _with_settings(file: SearchFile, settings: Mapping[str, object]) -> SearchFile:
@@ -543,75 +433,3 @@ def _with_settings(file: SearchFile, settings: Mapping[str, object]) -> SearchFi
 
 def _given(values: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _status(store: StudyStore) -> StudyStatus:
-    number, reason, merits, refit = _champion(store)
-    return StudyStatus(
-        spec=store.spec,
-        folder=store.folder,
-        trials=store.trials(),
-        champion=number,
-        reason=reason,
-        merits=merits,
-        refit=refit,
-        is_running=store.is_searched(),
-        seconds=store.seconds(),
-        findings=_findings(store),
-    )
-
-
-def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float], dict[str, object] | None]:
-    content: Any = store.read_json(CHAMPION_FILE)
-    if content is None:
-        return None, "", {}, None
-    try:
-        merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
-        return content["trial"], content["reason"], merits, content.get("refit")
-    except (KeyError, TypeError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
-
-
-def _findings(store: StudyStore) -> dict[str, object]:
-    content: Any = store.read_json(CHAMPION_FILE) or {}
-    try:
-        finding_lines(content)
-        return {name: content[name] for name in FINDINGS if name in content}
-    except (KeyError, TypeError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
-
-
-def _row_of(name: str, home: Home) -> dict[str, object]:
-    try:
-        return _study_row(status(name, home))
-    except (RayTLError, OSError) as error:
-        failure = storage_failure(error) if isinstance(error, OSError) else error
-        unknown = dict.fromkeys(("trials", "state", "champion", "created"))
-        return {"study": name, **unknown, "state": "broken", "error": " ".join(str(failure).split())}
-
-
-def _study_row(item: StudyStatus) -> dict[str, object]:
-    state = "running" if item.is_running else "interrupted" if item.is_interrupted else "finished"
-    return {
-        "study": item.spec.name,
-        "trials": item.num_trials,
-        "state": state,
-        "champion": item.champion,
-        "created": item.spec.created_at,
-    }
-
-
-def _plain(trial: TrialRecord) -> dict[str, object]:
-    return {
-        "trial": trial.number,
-        "state": str(trial.state),
-        "epochs": [epoch.model_dump(mode="json") for epoch in trial.epochs],
-        "objective": trial.last.objective if trial.last else None,
-        "config": trial.config.model_dump(mode="json"),
-        "checkpoint": trial.checkpoint,
-        "cost_s": trial.cost_s,
-        "is_baseline": trial.is_baseline,
-        "refit_of": trial.refit_of,
-        "combines": list(trial.combines),
-        "error": trial.error,
-    }

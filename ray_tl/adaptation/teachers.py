@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, StepOutputs, task_loss
+from ray_tl.adaptation.method import METHODS, AdaptationMethod, MethodContext, Outputs, StepOutputs, task_loss
 from ray_tl.adaptation.numerics import (
     finite_log_softmax,
     full_precision,
@@ -94,6 +94,40 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -
     expected = finite_log_softmax(teacher.detach() / temperature)
     actual = finite_log_softmax(student / temperature)
     return temperature**2 * F.kl_div(actual, expected, reduction="batchmean", log_target=True)
+
+
+class RecordedTeacher(AdaptationMethod):
+    """Distillation from predictions that a teacher made before: both domains are learned from what it said of each row.
+
+    Hinton et al., 2015, https://arxiv.org/abs/1503.02531, sec. 2, the soft part of the objective on both domains; the
+    teacher saw the labels of the source. Departures: no labels beside the soft targets; the teacher saw each example
+    unchanged, the student sees it as it is augmented. No search chooses it: a teacher is no setting.
+
+    Args:
+        source: Logits of the teacher for every source row in half precision, [N, C], on the CPU.
+        target: The same for every target row, [M, C].
+        temperature: Divides the logits of both, above 0.
+    """
+
+    loss_names = ("task", "consistency")
+    takes_mixed_source = False
+    takes_new_source_rows = False
+
+    def __init__(self, source: Tensor, target: Tensor, *, temperature: float = 2.0) -> None:
+        super().__init__(MethodContext(0, source.shape[1], len(source), len(target)))
+        self._source, self._target = source, target  # no buffers: checkpoints do without
+        self.temperature = temperature
+
+    def losses(self, step: StepOutputs) -> dict[str, Tensor]:
+        return {
+            "task": self._divergence(step.source, self._source),
+            "consistency": self._divergence(step.target, self._target),
+        }
+
+    def _divergence(self, student: Outputs, recorded: Tensor) -> Tensor:
+        assert student.rows is not None
+        teacher = recorded[student.rows.cpu()].to(student.logits)
+        return distillation_loss(student.logits, teacher, temperature=self.temperature)
 
 
 @METHODS.register(

@@ -230,7 +230,9 @@ def watch(
 def promote(
     study: Study,
     name: Annotated[str | None, typer.Option(help="Of the model; default: that of the study.")] = None,
-    trial: Annotated[int | None, typer.Option(min=0, help="Another trial than the champion.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="A trial as it was; default: the champion, its predictions corrected.")
+    ] = None,
     grafana_url: Annotated[
         str | None, typer.Option(envvar="GRAFANA_URL", help="Mark the promotion on its dashboards; needs a token.")
     ] = None,

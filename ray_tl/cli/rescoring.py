@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ray_tl.cli.options import Home, Json, Study
 from ray_tl.cli.output import Output
+from ray_tl.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ray_tl.rescoring import Rescoring
@@ -53,10 +54,21 @@ def rescore(
     from ray_tl import api
 
     output = Output(as_json)
-    names = [name.strip() for each in validators or () for name in each.split(",") if name.strip()]
+    names = [name for each in validators or () for name in _names(each)]
     with _progress() as progress:
         found = api.rescore(study, names, selection, home, progress)
     show_rescoring(found, output)
+
+
+def _names(stated: str) -> list[str]:
+    """Validators of one option; raises `InvalidInput` where a comma has no name beside it."""
+    names = [name.strip() for name in stated.split(",")]
+    if not all(names):
+        raise InvalidInput(
+            f"--validators={stated!r} must be NAME or NAME,NAME with a name on each side of a comma; leave the option "
+            "out for all validators."
+        )
+    return names
 
 
 def show_rescoring(found: "Rescoring", output: Output) -> None:

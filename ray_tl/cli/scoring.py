@@ -17,7 +17,9 @@ def evaluate(
             "or digits:optdigits. Some of the examples are enough."
         ),
     ],
-    trial: Annotated[int | None, typer.Option(min=0, help="Another trial than the champion.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="A trial as it was; default: the champion as it is promoted.")
+    ] = None,
     on: Annotated[
         str | None,
         typer.Option(help="Which domain the labels are of; default: where they fit.", metavar="target|target_test"),

@@ -1,7 +1,7 @@
 """How each verb shows its answer."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -16,6 +16,7 @@ from ray_tl.observability.tables import ended_table, headline, progress_view
 if TYPE_CHECKING:
     from ray_tl.promotion.predict import FilePrediction
     from ray_tl.promotion.promote import PromotedVersion
+    from ray_tl.study.records import TrialRecord
     from ray_tl.training.layer_plan import LayerPlan
 
 
@@ -47,10 +48,8 @@ def show_status(status: StudyStatus, output: Output) -> None:
     for trial in status.trials:
         if trial.error:
             output.say(f"trial {trial.number} {trial.state}: {trial.error}")
-        if trial.last is None:
-            continue
-        for finding in trial.last.findings:
-            output.say(Text(f"doctor: trial {trial.number}, epoch {trial.last.epoch}: {finding}", style="yellow"))
+    for line in _doctor_lines(status.trials):
+        output.say(Text(line, style="yellow"))
     output.say(_next_step(status))
 
 
@@ -165,6 +164,18 @@ def annotate_promotion(version: "PromotedVersion", url: str, token: str, output:
         Grafana(url, token).annotate(f"promoted {version.name} {version.version}", [version.name])
     except RayTLError as error:
         output.say(f"not marked in Grafana: {error}")
+
+
+def _doctor_lines(trials: "Sequence[TrialRecord]") -> list[str]:
+    """Each finding about the last epoch of a trial once, with all trials of which it is found."""
+    found: dict[str, list[str]] = {}
+    for trial in trials:
+        for finding in trial.last.findings if trial.last else ():
+            found.setdefault(finding, []).append(str(trial.number))
+    return [
+        f"doctor: trial{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {finding}"
+        for finding, numbers in found.items()
+    ]
 
 
 def _settings(published: Mapping[str, Any]) -> str:

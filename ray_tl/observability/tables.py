@@ -11,7 +11,17 @@ from rich.text import Text
 from ray_tl.config import TrialConfig
 from ray_tl.study.records import StudySpec, TrialRecord, TrialState
 
-COLUMNS = ("trial", "state", "epoch", "objective", "source\naccuracy", "method, weighting", "frozen", "thaw", "augment")
+COLUMNS = (
+    "trial",
+    "state",
+    "epoch",
+    "objective",
+    "source\naccuracy",
+    "method, weighting",
+    "frozen",
+    "unfreezing",
+    "augment",
+)
 NUMBERS = ("trial", "epoch", "merit", "objective", "source\naccuracy", "frozen")
 STYLES = {
     TrialState.RUNNING: "cyan",
@@ -90,17 +100,14 @@ def progress_view(spec: StudySpec, trials: Sequence[TrialRecord], elapsed_s: flo
 
 
 def headline(spec: StudySpec, trials: Sequence[TrialRecord], elapsed_s: float) -> str:
-    """Totals in one line."""
-    counts = Counter(trial.state for trial in trials)
-    ended = sum(trial.state is not TrialState.RUNNING and trial.refit_of is None for trial in trials)
-    refits = sum(trial.refit_of is not None for trial in trials)
-    states = ", ".join(f"{counts[state]} {state}" for state in TrialState if counts[state])
+    """Totals in one line; refits are counted apart from the trials of the search."""
+    searched = [trial for trial in trials if trial.refit_of is None]
+    refits = [trial for trial in trials if trial.refit_of is not None]
+    ended = sum(trial.state is not TrialState.RUNNING for trial in searched)
     cost = sum(trial.cost_s for trial in trials)
-    return (
-        f"study {spec.name}: {ended}/{spec.search.num_trials} trials ended ({states or 'none yet'}"
-        f"{f', {refits} of these refits' if refits else ''}), "
-        f"{elapsed_s:.0f} s, {cost:.0f} worker-seconds of training"
-    )
+    parts = [f"{ended}/{spec.search.num_trials} trials ended ({_states(searched) or 'none yet'})"]
+    parts += [f"{len(refits)} refit{'s' if len(refits) > 1 else ''} ({_states(refits)})"] if refits else []
+    return f"study {spec.name}: {', '.join(parts)}, {elapsed_s:.0f} s, {cost:.0f} worker-seconds of training"
 
 
 def ended_line(trial: TrialRecord) -> str:
@@ -109,6 +116,11 @@ def ended_line(trial: TrialRecord) -> str:
     score = f"objective {last.objective:.3f} at epoch {last.epoch}" if last else "no epoch"
     why = f": {trial.error}" if trial.error else ""
     return f"trial {trial.number:>3} {trial.state:<10} {score}, {_method(trial)}, {trial.cost_s:.1f} s{why}"
+
+
+def _states(trials: Sequence[TrialRecord]) -> str:
+    counts = Counter(trial.state for trial in trials)
+    return ", ".join(f"{counts[state]} {state}" for state in TrialState if counts[state])
 
 
 def _place(trial: TrialRecord, champion: int | None, places: Mapping[int, int]) -> tuple[int, bool, bool]:
@@ -144,8 +156,8 @@ def _source_accuracy(trial: TrialRecord) -> str:
 
 
 def _training(config: TrialConfig) -> list[str]:
-    thaw = "" if config.unfreezing.name == "fixed" else config.unfreezing.name
-    return [_frozen(config), thaw, config.augmentation.name]
+    unfreezing = "" if config.unfreezing.name == "fixed" else config.unfreezing.name
+    return [_frozen(config), unfreezing, config.augmentation.name]
 
 
 def _frozen(config: TrialConfig) -> str:

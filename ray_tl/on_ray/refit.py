@@ -1,13 +1,12 @@
 """After the last trial: what was chosen is trained again on all of the source, on the slots that are still warm."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import ray
 
-from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.errors import RayTLError
 from ray_tl.on_ray.confirmation import Confirmation, evidence_of, readable_trials, reevaluate
@@ -17,11 +16,18 @@ from ray_tl.search_space import RefitOptions
 from ray_tl.selection import Choice, SelectionRule, TrialEvidence
 from ray_tl.selection.choice import EvidenceOf
 from ray_tl.selection.findings import Guided
-from ray_tl.selection.refit import nearest_to_mean, refit_configs, to_refit
+from ray_tl.selection.refit import Combination, nearest_to_mean, refit_configs, to_refit
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
+from ray_tl.training.refit import combination_of
 from ray_tl.training.report import EpochReport
 from ray_tl.validation import looks_at_source
+
+IN_WORDS: Mapping[Combination, str] = {
+    "soup": "their soup",
+    "distilled": "which learned what they predict together",
+    "ensemble": "their ensemble",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Refit:
     Attributes:
         of: The trial, as it was.
         seeds: Numbers of its refits.
-        combine: What was to become of them.
+        combine: How one network was to be made of these.
         network: What they became; `None` if that failed.
         kept: Whether the network takes the place of the trial.
         reason: Why, or why not.
@@ -96,7 +102,9 @@ def refit(
     seeds = {trial.number: work.begun(trial) for trial in chosen}
     for trial in chosen:
         numbers = _listed([each.number for each in seeds[trial.number]])
-        say(f"trial {trial.number} is trained again on all of the source, hold-out included, as {numbers}")
+        note = work.note(trial)
+        said = f"trial {trial.number} is trained again on all of the source, hold-out included, as {numbers}"
+        say(f"{said}; {note}" if note else said)
     try:
         work.train([(trial, each) for trial in chosen for each in seeds[trial.number]])
     except RayTLError as error:
@@ -116,6 +124,20 @@ def in_order(store: StudyStore, rule: SelectionRule, found: list[Refit]) -> list
     assert choice is not None
     places = {item.trial.number: place for place, item in enumerate(choice.candidates)}
     return sorted(found, key=lambda each: places[each.stands.number])
+
+
+def reason_of(choice: Choice, refits: Sequence[Refit]) -> str:
+    """Why the champion is the champion: the choice, what became of each refit, and which of several it is.
+
+    Args:
+        choice: Among the ordinary trials.
+        refits: The best first; empty where none was asked for.
+    """
+    said = [choice.reason, *(each.reason for each in refits)]
+    if len(refits) > 1:
+        first, *others = (each.stands.number for each in refits)
+        said.append(f"Of these the rule of choice takes trial {first}, before {_listed(others)}.")
+    return " ".join(said)
 
 
 def stand_in(trial: TrialRecord, network: TrialRecord) -> TrialRecord:
@@ -189,20 +211,32 @@ class _Refitting:
 
     def begun(self, trial: TrialRecord) -> list[TrialRecord]:
         """The refits of a trial, in the order of their seeds; those that are not there yet begin."""
-        options = self._options
-        if options.combine == "soup" and is_closed_form(trial.config.method.name):
-            options = options.model_copy(update={"combine": "nearest"})  # see `_combined`
-        return [self._begun(trial.number, config) for config in refit_configs(trial.config, options)]
+        combination, _ = combination_of(trial.config, self._store.spec)
+        configs = refit_configs(trial.config, self._options.seeds, combination)
+        return [self._begun(trial.number, config) for config in configs]
+
+    def note(self, trial: TrialRecord) -> str:
+        """Why its networks won't become what the study asks for; empty if they will."""
+        return combination_of(trial.config, self._store.spec)[1]
 
     def train(self, refits: Sequence[tuple[TrialRecord, TrialRecord]]) -> None:
         """Train those that have not ended, all at once; each is given after the trial that it is a refit of."""
+        self._follow(
+            [
+                (trial, Job(f"refit-{each.number}-{time.time_ns()}", each.number, each.config, "refit"))
+                for trial, each in refits
+                if each.state is TrialState.RUNNING
+            ]
+        )
+
+    def _follow(self, jobs: Sequence[tuple[TrialRecord, Job]]) -> None:
+        """Submit jobs, and remember what they report until all have ended; each is given after its trial."""
         pending: dict[ray.ObjectRef, tuple[Job, TrialRecord]] = {}
-        for trial, each in refits:
-            if each.state is TrialState.RUNNING:
-                job = Job(f"refit-{each.number}-{time.time_ns()}", each.number, each.config, "refit")
-                ray.get(self._queue.submit.remote(job))
-                pending[self._queue.next_message.remote(job.key, each.last.epoch if each.last else 0)] = job, trial
-                self._watch(each)
+        for trial, job in jobs:
+            record = self._store.trial(job.number)
+            ray.get(self._queue.submit.remote(job))
+            pending[self._queue.next_message.remote(job.key, record.last.epoch if record.last else 0)] = job, trial
+            self._watch(record)
         while pending:
             ready, _ = ray.wait(list(pending), timeout=LOOK_EVERY_S)
             if self._slots.problem is not None:
@@ -218,13 +252,14 @@ class _Refitting:
         refits = [self._store.trial(number) for number in seeds]
         ended = [each for each in refits if each.at_full_fidelity]
         failures = [f"trial {each.number}: {each.error}" for each in refits if not each.at_full_fidelity]
-        as_before = partial(Refit, trial, tuple(seeds), self._options.combine)
+        combination, note = combination_of(trial.config, self._store.spec)
+        as_before = partial(Refit, trial, tuple(seeds), combination)
         said = f"Training trial {trial.number} again on all of the source, as {_listed(seeds)},"
         if not ended:
             return as_before(None, False, f"{said} failed, so it stays as it was: {'; '.join(failures)}", {})
-        failed = f" ({'; '.join(failures)})" if failures else ""
+        failed = "".join(f" ({'; '.join(notes)})" for notes in (failures, [note]) if any(notes))
         try:
-            network, how = self._combined(trial, ended)
+            network, how = self._combined(trial, ended, combination)
             evidence = evidence_of(self._store.folder)
             verdict = self.rule.compare(readable_trials(self._store)[0], evidence, trial, network)
             confirmation, problem = reevaluate(network, self._queue)
@@ -234,7 +269,9 @@ class _Refitting:
             why = verdict.reason if verdict.is_worse else problem
             said = f"{said} made it worse, so it stays as it was. {how[0].upper()}{how[1:]}: {why}{failed}."
             return as_before(network, False, said, {})
-        return as_before(network, True, f"{said} gave {how}, which is kept: {verdict.reason}{failed}.", confirmation)
+        return as_before(
+            network, True, f"{said} gave {how}, which takes its place: {verdict.reason}{failed}.", confirmation
+        )
 
     def _begun(self, of: int, config: TrialConfig, combines: tuple[int, ...] = ()) -> TrialRecord:
         known = (each for each in self._store.trials() if each.refit_of == of and each.combines == combines)
@@ -253,11 +290,11 @@ class _Refitting:
             self._store.finish(number, TrialState.COMPLETE)
         self._watch(self._store.trial(number))
 
-    def _combined(self, trial: TrialRecord, refits: Sequence[TrialRecord]) -> tuple[TrialRecord, str]:
+    def _combined(
+        self, trial: TrialRecord, refits: Sequence[TrialRecord], kind: Combination
+    ) -> tuple[TrialRecord, str]:
         """One network, and what it is in words; raises `RayTLError` if they can't be combined."""
-        kind, numbers = self._options.combine, tuple(each.number for each in refits)
-        if kind == "soup" and is_closed_form(trial.config.method.name):
-            kind = "nearest"  # numbers of a head that is solved for have no mean that is one
+        numbers = tuple(each.number for each in refits)
         if kind == "nearest" or len(refits) == 1:
             folder = self._store.folder
             best = nearest_to_mean({number: evidence_of(folder)(number).target for number in numbers})
@@ -266,15 +303,11 @@ class _Refitting:
         network = self._begun(trial.number, trial.config, numbers)
         if network.state is TrialState.RUNNING:
             job = Job(f"combine-{time.time_ns()}", network.number, network.config, "combine", numbers, kind)
-            ray.get(self._queue.submit.remote(job))
-            outcome: Outcome = ray.get(self._queue.next_message.remote(job.key, 0))
-            if outcome.result is not None:
-                self._remember(network.number, trial, EpochReport(**outcome.result))  # type: ignore[arg-type]
-            self._remember(network.number, trial, outcome)
+            self._follow([(trial, job)])
             network = self._store.trial(network.number)
         if not network.at_full_fidelity:
             raise RayTLError(f"trial {network.number}: {network.error}")
-        return network, f"trial {network.number}, their {kind}"
+        return network, f"trial {network.number}, {IN_WORDS[kind]}"
 
 
 def _listed(numbers: Sequence[int]) -> str:

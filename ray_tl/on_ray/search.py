@@ -19,7 +19,7 @@ from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.confirmation import Confirmation, evidence_of, readable_trials, reevaluate
 from ray_tl.on_ray.metrics import MetricsExporter
 from ray_tl.on_ray.placement import SlotShape, total_resources
-from ray_tl.on_ray.refit import Refit, refit, with_network
+from ray_tl.on_ray.refit import Refit, reason_of, refit, with_network
 from ray_tl.on_ray.room import SlotRoom, most_resources
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
@@ -65,7 +65,7 @@ class SearchResult:
     @property
     def reason(self) -> str:
         """Why the champion is the champion."""
-        return _reason(self.choice, self.refits)
+        return reason_of(self.choice, self.refits)
 
     def summary(self) -> dict[str, object]:
         """Plain values for `--json`."""
@@ -302,7 +302,7 @@ def _write_champion(
     candidates = [
         {"trial": item.trial.number, **{name: getattr(item, name) for name in shown}} for item in choice.candidates
     ]
-    content: dict[str, object] = {"trial": choice.champion.number, "reason": _reason(choice, refits)}
+    content: dict[str, object] = {"trial": choice.champion.number, "reason": reason_of(choice, refits)}
     content |= {"confirmed": confirmation, "candidates": candidates}
     if refits:
         first, *others = refits
@@ -312,7 +312,3 @@ def _write_champion(
     if findings is not None:
         content |= findings.content()
     store.write_json(CHAMPION_FILE, content)
-
-
-def _reason(choice: Choice, refits: Sequence[Refit]) -> str:
-    return " ".join([choice.reason, *(each.reason for each in refits)])

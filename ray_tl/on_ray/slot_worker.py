@@ -20,11 +20,12 @@ from ray_tl.on_ray.classification import failure_in_training
 from ray_tl.on_ray.trial_queue import Holder, Job, Outcome, SlotTask
 from ray_tl.selection import rule_of
 from ray_tl.training.data import TrialData
+from ray_tl.training.distillation import distil_trials
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from ray_tl.training.pulse import beats
 from ray_tl.training.refit import combine_trials
-from ray_tl.training.report import EpochReport
+from ray_tl.training.report import EpochReport, Report
 
 PATIENCE_S = 20.0
 HEARTBEAT_S = 2.0
@@ -128,25 +129,37 @@ def _done(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holde
     if job.kind == "evaluate":
         return _evaluate(job, data, task)
     if job.kind == "combine":
-        return _combine(job, data, task)
+        return _combine(job, data, queue, holder, task)
     return _train(job, data, queue, holder, task)
 
 
 def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> Outcome:
+    files, rule = TrialFiles(Path(task.folder), job.number), rule_of(task.spec)
+    train_trial(job.config, data, _reporter(job, queue, holder, task), files, rule)
+    return Outcome()
+
+
+def _combine(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> Outcome:
+    folder, rule, report = Path(task.folder), rule_of(task.spec), _reporter(job, queue, holder, task)
+    members, files = [TrialFiles(folder, number) for number in job.members], TrialFiles(folder, job.number)
+    if job.combination == "distilled":
+        distil_trials(members, job.config, data, report, files, rule)
+        return Outcome()
+    assert job.combination != "nearest", "of several networks one is chosen without a job"
+    combined = combine_trials(job.combination, members, job.config, data, files, rule)
+    if rank() == 0:
+        report(combined)
+    return Outcome()
+
+
+def _reporter(job: Job, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> Report:
     def told_to_stop(report: EpochReport) -> bool:
         log.info("%s trial %04d epoch %d/%d %s", task.study, job.number, report.epoch, job.config.epochs, report.scores)
         for finding in report.findings:
             log.warning("%s trial %04d epoch %d: %s", task.study, job.number, report.epoch, finding)
         return bool(ray.get(queue.report.remote(holder, job.key, report)))
 
-    train_trial(job.config, data, told_to_stop, TrialFiles(Path(task.folder), job.number), rule_of(task.spec))
-    return Outcome()
-
-
-def _combine(job: Job, data: TrialData, task: SlotTask) -> Outcome:
-    folder = Path(task.folder)
-    members, files = [TrialFiles(folder, number) for number in job.members], TrialFiles(folder, job.number)
-    return Outcome(result=asdict(combine_trials(job.combination, members, job.config, data, files, rule_of(task.spec))))
+    return told_to_stop
 
 
 def _evaluate(job: Job, data: TrialData, task: SlotTask) -> Outcome:

@@ -48,7 +48,7 @@ class Outcome:
 
     Attributes:
         failure: `None` if it ended well.
-        result: Of an evaluation or a combination: a path-free summary of plain values.
+        result: Of an evaluation: a path-free summary of plain values.
         is_withdrawn: The search broke off; the trial goes on when it is resumed.
     """
 

@@ -19,6 +19,7 @@ from ray_tl.models.backbones import build_backbone, dimensions, is_pretrained, r
 from ray_tl.models.fine_tuning import LR_MULTIPLIERS
 from ray_tl.models.freezing import stages_that_train
 from ray_tl.study.records import DataSource
+from ray_tl.training.averaging import AVERAGING, Averaging
 from ray_tl.training.batches import check_accumulation
 from ray_tl.training.building import check_class_balance, check_mixing
 from ray_tl.training.multi_task import MultiTaskContext
@@ -36,7 +37,8 @@ def configuration_problems(configs: Sequence[TrialConfig], data: DataSource) -> 
     spoken = {str((config.backbone, config.method)): config for config in configs}
     checks = [(_build_components, configs), (_require_mixable, mixed), (_fit_words, list(spoken.values()))]
     checks += [(_require_balanceable, balanced), (_fit_backbone, configs)]
-    return _problems((check, config, data) for check, each in checks for config in each)
+    found = _problems((check, config, data) for check, each in checks for config in each)
+    return found or _idle_averages(configs, data)
 
 
 def weight_problems(configs: Sequence[TrialConfig], data: DataSource) -> list[str]:
@@ -126,6 +128,31 @@ def _fit_backbone(config: TrialConfig, data: DataSource) -> None:
     sizes, _ = dimensions(config.backbone, expected_context(data.options))
     stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)
     LR_MULTIPLIERS.create(config.lr_multipliers.name, config.lr_multipliers.params).multipliers(len(sizes))
+
+
+def _idle_averages(configs: Sequence[TrialConfig], data: DataSource) -> list[str]:
+    """Averages of fine-tuned weights in a space in which none is fine-tuned.
+
+    Where it is with some of its trials alone, the others are as without an average, and say so.
+    """
+    trained = [config for config in configs if not is_closed_form(config.method.name)]
+    stated = [config for config in trained if _averaging(config).needs_fine_tuning]
+    useful = {config.averaging.name for config in stated if _fine_tunes(config, data)}
+    idle = {config.averaging.name: config for config in stated if config.averaging.name not in useful}
+    return [
+        f"averaging={name!r} has nothing to average: no stage of the backbone trains with freeze_depth="
+        f"{config.freeze_depth!r}; lower freeze_depth, or choose another averaging."
+        for name, config in idle.items()
+    ]
+
+
+def _fine_tunes(config: TrialConfig, data: DataSource) -> bool:
+    sizes, _ = dimensions(config.backbone, expected_context(data.options))
+    return len(stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name)) > 0
+
+
+def _averaging(config: TrialConfig) -> Averaging:
+    return AVERAGING.create(config.averaging.name, config.averaging.params)
 
 
 def _fit_words(config: TrialConfig, data: DataSource) -> None:

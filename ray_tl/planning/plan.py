@@ -285,6 +285,7 @@ def _corners(space: SearchSpace) -> Iterator[TrialConfig]:
         {"method", "mixing"},
         {"method", "class_balance"},
         {"batch_size", "accumulation"},
+        {"averaging", "freeze_depth"},
     ]
     together = [bound, *(pair for pair in pairs if pair <= space.trees.keys())]
     alone = ({field} for field in space.trees if not any(field in fields for fields in together))

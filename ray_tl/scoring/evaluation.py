@@ -23,7 +23,8 @@ from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.data import recorded_rows
 from ray_tl.training.files import TrialFiles
 
-CORRECTED = "its predictions are corrected to the class shares of the target."
+AS_PROMOTED = "as it is promoted: its predictions are corrected to the class shares of the target."
+AS_IT_WAS = "as it was; without --trial its predictions are corrected to the class shares of the target."
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,13 @@ def evaluate(
 ) -> Evaluation:
     """Score a trial of a study on true classes of its target, and put the champion's score into the ledger.
 
-    The data of the study are read again, as the search read them.
+    The data of the study are read again, as the search read them. The champion is scored as it is promoted, its
+    predictions corrected if the study found that they should be; a trial by number as it was, the champion's too.
 
     Args:
         store: The study, which no process may be searching now.
         labels: Place of the true classes: see `read_given`.
-        trial: Number; the champion by default.
+        trial: Number; by default the champion as it is promoted.
         on: `target` or `target_test`; by default, whichever the labels belong to.
         pair: The domains of the study, where they have been read already.
 
@@ -154,9 +156,6 @@ def evaluate(
     known = known_target(store.spec, labels, on, pair or _read_again(store))
     correction = None if champion is None else recorded_correction(store, champion)
     scores = _scores(store, trials.values(), known)
-    if champion in scores and correction is not None:
-        scores[champion] = scores[champion].corrected(correction)
-        known = replace(known, notes=(*known.notes, f"trial {champion} as it is promoted: {CORRECTED}"))
     if number not in scores:
         raise InvalidInput(
             f"trial={number} is {chosen.state} and left no predictions on {known.domain}; choose from "
@@ -165,12 +164,15 @@ def evaluate(
     found = _evaluation(store, chosen, scores, trials, known)
     if champion is None or champion not in scores:
         return found
-    best = replace(_evaluation(store, trials[champion], scores, trials, known), is_champion=True, expected=expected)
-    return _recorded(
-        store,
-        best if number == champion else found,
-        _row(store, best, _num_searched(trials.values())),
-    )
+    promoted = scores if correction is None else {**scores, champion: scores[champion].corrected(correction)}
+    best = replace(_evaluation(store, trials[champion], promoted, trials, known), is_champion=True, expected=expected)
+    is_champion = number == champion
+    if trial is None or (is_champion and correction is None):
+        found = best
+    if is_champion and correction is not None:
+        how = AS_PROMOTED if trial is None else AS_IT_WAS
+        found = replace(found, is_champion=True, notes=(*found.notes, f"trial {champion} {how}"))
+    return _recorded(store, found, _row(store, best, _num_searched(trials.values())))
 
 
 def _champion(store: StudyStore) -> tuple[int | None, Expected | None]:

@@ -105,15 +105,17 @@ class RefitOptions(BaseModel):
         top: So many of the best trials, of different families of methods, are trained again; the rule chooses among
             what comes of them.
         combine: What becomes of the k networks: `nearest`, the one that agrees most with the mean of their predictions
-            on the target; `soup`, the mean of their weights, which then begin alike; `ensemble`, the mean of their
-            predictions, k times as slow when served.
+            on the target; `soup`, the mean of their weights, which then begin alike; `distilled`, one network more of
+            the same configuration, trained to predict the mean of their predictions on source and target; `ensemble`,
+            the mean of their predictions, k times as slow when served. Heads that are solved for have no soup and learn
+            from no teacher, and networks that train from nothing have no soup either: `nearest` takes their place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seeds: Whole = Field(default=3, ge=1)
     top: Whole = Field(default=1, ge=1)
-    combine: Literal["nearest", "soup", "ensemble"] = "nearest"
+    combine: Literal["nearest", "soup", "distilled", "ensemble"] = "nearest"
 
 
 class SearchOptions(BaseModel):

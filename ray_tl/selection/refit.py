@@ -7,19 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_tl.config import TrialConfig
-from ray_tl.search_space import RefitOptions
 from ray_tl.selection.choice import Candidate, Choice
 from ray_tl.selection.families import family_of
 
-Combination = Literal["soup", "ensemble"]
+Combination = Literal["nearest", "soup", "distilled", "ensemble"]
 """What makes one network of several."""
 
 
-def refit_configs(config: TrialConfig, options: RefitOptions) -> list[TrialConfig]:
+def refit_configs(config: TrialConfig, num_seeds: int, combination: Combination) -> list[TrialConfig]:
     """A trial's configuration with k other seeds; for a soup they begin with the weights that the trial began with."""
     initial = config.seed if config.initial_seed is None else config.initial_seed
-    shared = initial if options.combine == "soup" else None
-    seeds = range(config.seed + 1, config.seed + 1 + options.seeds)
+    shared = initial if combination == "soup" else None
+    seeds = range(config.seed + 1, config.seed + 1 + num_seeds)
     return [config.model_copy(update={"seed": seed, "initial_seed": shared}) for seed in seeds]
 
 

@@ -23,8 +23,10 @@ class Averaging(Protocol):
     Attributes:
         num_epochs: So many of the best epochs are kept, to be averaged at the end.
         renews_statistics: Whether running statistics have to be taken anew for the averaged weights.
+        needs_fine_tuning: Whether it changes nothing where no stage of the backbone trains.
     """
 
+    needs_fine_tuning: bool = False
     num_epochs: int = 0
     renews_statistics: bool = False
 
@@ -169,11 +171,14 @@ class WiseFt(Averaging):
     between is often better under a shift than either end, and hardly worse on the source. Where the head has trained
     alone first (`unfreezing: probe_then_fine_tune`), the line begins at that probe; where it has not, an untrained head
     is no end of a line, and the backbone alone is mixed. Running statistics lie on the line too, as
-    the pretrained ones fit the probe: those of new batches fit neither end.
+    the pretrained ones fit the probe: those of new batches fit neither end. Where the head trains alone, there is no
+    line, and the trial is as without averaging.
 
     Args:
         alpha: Share of the fine-tuned weights, in (0, 1).
     """
+
+    needs_fine_tuning = True
 
     def __init__(self, *, alpha: float = 0.5) -> None:
         if not 0 < alpha < 1:

@@ -23,17 +23,16 @@ from ray_tl.training.regularisers import regulariser_of
 from ray_tl.training.task import AdaptationTask
 
 
-def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
-    """Network, method and loss weights on the device, their new parts initialised from the trial's seed."""
+def build_task(config: TrialConfig, data: TrialData, method: AdaptationMethod | None = None) -> AdaptationTask:
+    """Network, method and loss weights on the device, their new parts initialised from the trial's seed.
+
+    Args:
+        config: The whole trial.
+        data: Domains of the study.
+        method: In the place of the configuration's.
+    """
     model = build_model(config, data)
-    with torch.random.fork_rng(devices=[]):
-        seed_torch(derive_seed(config.seed, "method"))
-        num_source = len(data.pair.source) + sum(len(domain) for _, domain in joining(config, data.pair))
-        rows = num_source, len(data.pair.target), num_labelled(data.pair)
-        words = data.pair.source.classes, model.backbone.embed_texts
-        shares = target_shares(config, data.pair.source.classes)
-        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words, shares)
-        method = METHODS.create(config.method.name, config.method.params, context)
+    method = method or _method(config, data, model)
     check_mixing(config, method)
     check_class_balance(config, method)
     weights = LOSS_WEIGHTS.create(config.loss_weighting.name, config.loss_weighting.params)
@@ -46,6 +45,17 @@ def build_task(config: TrialConfig, data: TrialData) -> AdaptationTask:
     if regulariser is not None and regulariser.examines and stages_of(config, model):
         regulariser.examine(model, data.rows["source"], data.labels, data.device)
     return task
+
+
+def _method(config: TrialConfig, data: TrialData, model: TransferModel) -> AdaptationMethod:
+    with torch.random.fork_rng(devices=[]):
+        seed_torch(derive_seed(config.seed, "method"))
+        num_source = len(data.pair.source) + sum(len(domain) for _, domain in joining(config, data.pair))
+        rows = num_source, len(data.pair.target), num_labelled(data.pair)
+        words = data.pair.source.classes, model.backbone.embed_texts
+        shares = target_shares(config, data.pair.source.classes)
+        context = MethodContext(model.feature_dim, data.pair.num_classes, *rows, *words, shares)
+        return METHODS.create(config.method.name, config.method.params, context)
 
 
 def _auxiliary(config: TrialConfig, data: TrialData, model: TransferModel) -> Auxiliary | None:

@@ -30,7 +30,18 @@ def gather_evidence(model: Network, views: Sequence[Inputs], device: torch.devic
         device: Where the model is.
     """
     names = [name for name in views[0].rows if name in EVALUATED]
-    return {name: _mean_probabilities(model, views, name, device) for name in names}
+    return {name: mean_probabilities(model, views, name, device) for name in names}
+
+
+def mean_probabilities(
+    model: Network, views: Sequence[Inputs], domain: str, device: torch.device
+) -> NDArray[np.float32]:
+    """Softmax of a network for all rows of a domain, mean over views, [N, C]; arguments as for `gather_evidence`."""
+    each = [
+        predict_probabilities(model, view.rows[domain], view.start, device, domain_of(domain), view.change())
+        for view in views
+    ]
+    return each[0] if len(each) == 1 else np.mean(each, axis=0, dtype=np.float32)
 
 
 def scores_of(evidence: Evidence, data: TrialData, rule: SelectionRule) -> tuple[dict[str, float], list[float]]:
@@ -63,16 +74,6 @@ def source_recalls(evidence: Evidence, data: TrialData) -> list[float | None]:
     """Share of each class of the source hold-out that is recognised, [C]; `None` for a class that is not there."""
     found = recalls(evidence["source_holdout"], data.holdout_labels)
     return [None if np.isnan(value) else float(value) for value in found]
-
-
-def _mean_probabilities(
-    model: Network, views: Sequence[Inputs], domain: str, device: torch.device
-) -> NDArray[np.float32]:
-    each = [
-        predict_probabilities(model, view.rows[domain], view.start, device, domain_of(domain), view.change())
-        for view in views
-    ]
-    return each[0] if len(each) == 1 else np.mean(each, axis=0, dtype=np.float32)
 
 
 def _some_features(model: Network, inputs: Inputs, domain: str, device: torch.device, seed: int) -> Tensor:

@@ -19,7 +19,7 @@ from ray_tl.training.network import load_model
 from ray_tl.training.report import Report
 from ray_tl.training.run import TrialRun
 
-__all__ = ["Evaluation", "TrialRun", "evaluate_checkpoint", "train_trial"]
+__all__ = ["Evaluation", "TrialRun", "evaluate_checkpoint", "train_run", "train_trial"]
 
 
 def train_trial(config: TrialConfig, data: TrialData, report: Report, files: TrialFiles, rule: SelectionRule) -> bool:
@@ -49,20 +49,24 @@ def train_trial(config: TrialConfig, data: TrialData, report: Report, files: Tri
         StorageFailed: If the system refuses to write.
     """
     kind: type[TrialRun] | type[ClosedFormRun] = ClosedFormRun if is_closed_form(config.method.name) else TrialRun
-    run = kind(config, data, rule)
-    state = _shared_checkpoint(files)
+    return train_run(kind(config, data, rule), report, files)
+
+
+def train_run(run: TrialRun | ClosedFormRun, report: Report, files: TrialFiles) -> bool:
+    """As `train_trial`, of a trial that stands ready."""
+    state, epochs = _shared_checkpoint(files), run.config.epochs
     last = run.restore(state)
     known = [] if last is None or state is None else reports_of(state, last)
     with Beside(files, report, known) as beside:
-        if _told_to_stop(beside) or (last is not None and last.epoch == config.epochs):
-            return last is not None and last.epoch == config.epochs
-        for epoch in range(last.epoch if last else run.first_epoch, config.epochs):
+        if _told_to_stop(beside) or (last is not None and last.epoch == epochs):
+            return last is not None and last.epoch == epochs
+        for epoch in range(last.epoch if last else run.first_epoch, epochs):
             finished = run.epoch(epoch)
             if _told_to_stop(beside):
                 return False
             if rank() == 0:
                 beside.take(Left(finished, run.state(finished), run.evidence, run.final_evidence))
-            if finished.epoch == config.epochs:
+            if finished.epoch == epochs:
                 break
         _told_to_stop(beside)
     return True

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Literal
 
 from torch import nn
 
@@ -11,21 +12,58 @@ from ray_tl.collectives import rank
 from ray_tl.config import TrialConfig
 from ray_tl.data.augmentation import views_of
 from ray_tl.errors import InvalidInput, TrialFailed
+from ray_tl.models.backbones import dimensions, is_pretrained
 from ray_tl.models.ensemble import Ensemble, Network, members_of
+from ray_tl.models.freezing import stages_that_train
 from ray_tl.models.transfer_model import TransferModel, stages_of
 from ray_tl.selection import SelectionRule
 from ray_tl.selection.refit import Combination
+from ray_tl.study.records import StudySpec
 from ray_tl.training.averaging import KeptEpoch, mean_weights
 from ray_tl.training.data import Inputs, TrialData, prefix_key
 from ray_tl.training.examination import confidence_gap, gap_of_domains, gather_evidence, histogram_drift, scores_of
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.final_evidence import look_closer
-from ray_tl.training.network import NUM_MEMBERS, PREFIX, load_model
+from ray_tl.training.network import NUM_MEMBERS, PREFIX, expected_context, load_model
 from ray_tl.training.report import BEFORE, EpochReport
 
 
+def combination_of(config: TrialConfig, spec: StudySpec) -> tuple[Combination, str]:
+    """What becomes of the networks that a trial is trained again as, and why not what the study asks for.
+
+    Args:
+        config: Of the trial.
+        spec: Of a study that asks for refits.
+
+    Returns:
+        The combination, and a reason; the reason is empty where nothing stands against what was asked for.
+    """
+    assert spec.search.refit is not None
+    asked = spec.search.refit.combine
+    why = _why_not(asked, config, spec)
+    return (asked, "") if why is None else ("nearest", f"{why}, so the network nearest to their mean stands for them")
+
+
+def _why_not(asked: Combination, config: TrialConfig, spec: StudySpec) -> str | None:
+    if asked == "soup" and is_closed_form(config.method.name):
+        return f"heads of {config.method.name!r} are solved for and have no mean that is one"
+    if asked == "distilled" and is_closed_form(config.method.name):
+        return f"heads of {config.method.name!r} are solved for and learn from no teacher"
+    if asked == "soup" and _learns_from_nothing(config, spec):
+        return f"stages of {config.backbone.name!r} train without pretrained weights, and such networks have no mean"
+    return None
+
+
+def _learns_from_nothing(config: TrialConfig, spec: StudySpec) -> bool:
+    """Whether stages train that begin at random; of a person's own backbone nobody knows."""
+    if is_pretrained(config.backbone) or config.backbone.name in spec.backbones:
+        return False
+    sizes, _ = dimensions(config.backbone, expected_context(spec.data.options))
+    return bool(stages_that_train(config.freeze_depth, config.trained_stages, sizes, config.backbone.name))
+
+
 def combine_trials(
-    kind: Combination,
+    kind: Literal["soup", "ensemble"],
     members: Sequence[TrialFiles],
     config: TrialConfig,
     data: TrialData,

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_tl.adaptation import DomainOutputs
+from ray_tl.adaptation import AdaptationMethod, DomainOutputs
 from ray_tl.collectives import world_size
 from ray_tl.config import TrialConfig
 from ray_tl.errors import NotFinite
@@ -59,12 +59,15 @@ class TrialRun:
         config: The whole trial.
         data: Domains of the study.
         rule: Says what is looked at in each epoch, and what is maximised.
+        method: In the place of the configuration's.
     """
 
-    def __init__(self, config: TrialConfig, data: TrialData, rule: SelectionRule) -> None:
+    def __init__(
+        self, config: TrialConfig, data: TrialData, rule: SelectionRule, method: AdaptationMethod | None = None
+    ) -> None:
         self.config, self.data, self.rule = config, data, rule
         self.first_epoch = 0
-        self.task = build_task(config, data)
+        self.task = build_task(config, data, method)
         self._unfreezing = UNFREEZING.create(config.unfreezing.name, config.unfreezing.params)
         self._schedule = LR_SCHEDULES.create(config.lr_schedule.name, config.lr_schedule.params)
         self._choice = OPTIMIZERS.create(config.optimizer.name, config.optimizer.params)
@@ -123,7 +126,7 @@ class TrialRun:
         method, progress = self.task.method, (epoch + 1) / self.config.epochs
         found = findings(report, progress, method.aligns_features, method.idle_losses(progress))
         self._give_back(own)
-        return replace(report, findings=[*self._feed.notes(), *self._ending.notes, *found])
+        return replace(report, findings=[*self._feed.notes(), *self._idle_notes(), *self._ending.notes, *found])
 
     def state(self, report: EpochReport) -> State:
         """All that `restore` needs; randomness and schedules are functions of seed and progress.
@@ -157,6 +160,12 @@ class TrialRun:
         self._gap = report.gap
         self._gap_before = {name: value for name, value in report.health.items() if name.endswith(BEFORE)}
         return report
+
+    def _idle_notes(self) -> list[str]:
+        """What the configuration asks for and this trial has no use for."""
+        if not self._averaging.needs_fine_tuning or stages_of(self.config, self.task.model):
+            return []
+        return [f"averaging={self.config.averaging.name!r} is as none here: no stage of the backbone trains."]
 
     @property
     def _batches(self) -> PairedBatches:

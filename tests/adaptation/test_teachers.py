@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from ray_tl.adaptation import METHODS, Outputs, StepOutputs
-from ray_tl.adaptation.teachers import Teacher, consistency_loss, distillation_loss
+from ray_tl.adaptation.teachers import RecordedTeacher, Teacher, consistency_loss, distillation_loss
 from ray_tl.errors import InvalidInput
 from tests.numeric import numeric_gradient
 
@@ -257,3 +257,26 @@ def train_until(method, network, *steps):
     for progress in steps:
         change(network)
         method.after_step(network, progress)
+
+
+# Predictions that were recorded before.
+
+
+def seen(rows, logits):
+    return Outputs(logits, logits, None, torch.tensor(rows))
+
+
+def test_a_recorded_teacher_says_what_it_recorded_of_the_rows_of_a_step_in_both_domains():
+    source, target, *students = (torch.as_tensor(draw(seed, 5, 3)) for seed in range(4))
+    views = {"source": seen([4, 0, 2, 2, 1], students[0]), "target": seen([3, 3, 1, 0, 4], students[1])}
+    step = StepOutputs(views, torch.zeros(5, dtype=torch.int64), 0.5)
+    losses = RecordedTeacher(source, target, temperature=TEMPERATURE).losses(step)
+    expected = {
+        "task": distillation_reference(students[0].numpy(), source.numpy()[[4, 0, 2, 2, 1]]),
+        "consistency": distillation_reference(students[1].numpy(), target.numpy()[[3, 3, 1, 0, 4]]),
+    }
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_recorded_teacher_is_no_part_of_a_checkpoint():
+    assert RecordedTeacher(torch.zeros(5, 3), torch.zeros(4, 3)).state_dict() == {}

@@ -6,8 +6,9 @@
 FOLDER holds the pools and their evidence (run `selection.py` first); nothing is written there. Of each pool the default
 rule's champion is trained again with k seeds on source and hold-out together. Accuracy on the target, whose true
 classes are read here alone, to score: of the champion as it was, the mean over the seeds, the seed nearest to their
-mean prediction, their soup (which begin with equal weights: k more networks), their ensemble; and what the rule said of
-each. `kept` is the accuracy of what a search would have ended with.
+mean prediction, one more network that learned that mean (`distilled`), their soup (which begin with equal weights: k
+more networks), their ensemble; and what the rule said of each. `kept` is the accuracy of what a search would have ended
+with.
 """
 
 import argparse
@@ -25,13 +26,14 @@ from numpy.typing import NDArray
 from selection import RULE, Pool, load_pool, trials_of
 from selection_pools import BALANCES, PAIRS, load_domains
 
+from ray_tl.adaptation.closed_form import is_closed_form
 from ray_tl.config import TrialConfig
 from ray_tl.errors import InvalidInput
-from ray_tl.search_space import RefitOptions
 from ray_tl.selection import TrialEvidence
 from ray_tl.selection.refit import nearest_to_mean, refit_configs
 from ray_tl.study.records import EpochRecord, TrialRecord, TrialState
 from ray_tl.training.data import TrialData
+from ray_tl.training.distillation import distil_trials
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import train_trial
 from ray_tl.training.refit import combine_trials
@@ -61,13 +63,17 @@ def refit(pool: Pool, data: TrialData, num_seeds: int, folder: Path) -> Row:
     points = {"before": _accuracy(outputs[champion.number].target, truth)}
     networks = {}
     for combine in ("ensemble", "soup"):
-        configs = refit_configs(champion.config, RefitOptions(seeds=num_seeds, combine=combine))
+        configs = refit_configs(champion.config, num_seeds, combine)
         first = FIRST + 100 * len(networks)
         seeds = [_trained(each, data, folder, first + place, rule) for place, each in enumerate(configs)]
         target = {files.number: files.load_evidence()["target"] for files in seeds}
         if combine == "ensemble":
             points["seeds"] = float(np.mean([_accuracy(each, truth) for each in target.values()]))
             networks["nearest"] = next(files for files in seeds if files.number == nearest_to_mean(target))
+            networks["distilled"] = networks["nearest"]
+            if not is_closed_form(champion.config.method.name):
+                networks["distilled"] = TrialFiles(folder, first + 60)
+                distil_trials(seeds, champion.config, data, lambda report: False, networks["distilled"], rule)
         together = TrialFiles(folder, first + 50)
         try:
             if not together.checkpoint.is_file():

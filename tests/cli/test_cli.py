@@ -534,6 +534,23 @@ def test_options_of_a_check_are_those_of_a_search(run, sound, options, said):
     assert said in searched.err
 
 
+def test_what_the_doctor_finds_of_several_trials_is_one_line(run, tmp_path):
+    opened = StudyStore.create(tmp_path / "home" / "studies" / "office", spec())
+    for findings in (["small batches"], ["small batches", "losses oppose"], ["small batches"]):
+        number = opened.ask().number
+        opened.add_epoch(number, epoch(1).model_copy(update={"findings": findings}), 1)
+        opened.finish(number, TrialState.COMPLETE)
+    said = [line for line in run("status", "office").out.splitlines() if line.startswith("doctor")]
+    assert said == ["doctor: trials 0, 1, 2: small batches", "doctor: trial 1: losses oppose"]
+
+
+@pytest.mark.parametrize("stated", [",", "", "im,", "im,,bnm"])
+def test_validators_with_no_name_beside_a_comma_are_refused(run, study, stated):
+    ended = run("rescore", "office", "--validators", stated)
+    assert ended.code == 2
+    assert f"--validators={stated!r} must be NAME or NAME,NAME with a name on each side of a comma" in ended.err
+
+
 def test_a_study_that_was_interrupted_in_a_refit_says_how_to_go_on(run, study):
     config = study.ask().config
     study.begin_refit(0, config)

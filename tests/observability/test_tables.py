@@ -135,5 +135,7 @@ def test_refits_stand_with_their_trial_and_show_no_held_out_accuracy():
 
 
 def test_refits_are_no_trials_of_the_search():
-    trials = [trial(0), trial(1), trial(2, refit_of=1)]
-    assert "2/4 trials ended (3 complete, 1 of these refits)" in headline(spec(), trials, 0.0)
+    trials = [trial(0), trial(1, TrialState.PRUNED), trial(2, refit_of=1), trial(3, TrialState.RUNNING, refit_of=1)]
+    found = headline(spec(), trials, 0.0)
+    assert "2/4 trials ended (1 complete, 1 pruned), 2 refits (1 running, 1 complete), 0 s" in found
+    assert "2/4 trials ended (1 complete, 1 pruned), 1 refit (1 complete), 0 s" in headline(spec(), trials[:3], 0.0)

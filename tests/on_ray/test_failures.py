@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,14 +15,9 @@ from ray_tl import api
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.search import run_search
 from tests.on_ray.clusters import end_processes_of, head_node
-from tests.on_ray.searching import held_space, require_whole, squares, that_wait, wait_until
+from tests.on_ray.searching import held_space, require_whole, that_wait, wait_until
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
-    return squares(tmp_path)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from ray_tl.on_ray.refit import Refit, epoch_of_refit, in_order, stand_in
-from ray_tl.selection import ByAgreement
+from ray_tl.on_ray.refit import Refit, epoch_of_refit, in_order, reason_of, stand_in
+from ray_tl.selection import ByAgreement, Candidate, Choice
 from ray_tl.study.records import TrialState
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.report import EpochReport
@@ -66,3 +66,16 @@ def test_of_several_networks_the_one_that_the_rule_prefers_in_the_place_of_their
         for of, network in zip((2, 3), networks, strict=True)
     ]
     assert in_order(opened, ByAgreement(CONTEXT), found)[0].stands.number == first
+
+
+def kept(of, network, is_kept=True):
+    return Refit(member(of), (network,), "nearest", member(network, refit_of=of), is_kept, f"Trial {of} again.", {})
+
+
+@pytest.mark.parametrize(("second_is_kept", "behind"), [(True, 6), (False, 3)])
+def test_of_several_that_were_trained_again_it_is_said_which_is_the_champion(second_is_kept, behind):
+    choice = Choice((Candidate(member(2), 0.5, 0.5, None),), "Trial 2 is best.")
+    found = reason_of(choice, [kept(2, 5), kept(3, 6, second_is_kept)])
+    said = "Trial 2 is best. Trial 2 again. Trial 3 again. Of these the rule of choice takes trial 5, before trial"
+    assert found == f"{said} {behind}."
+    assert reason_of(choice, [kept(2, 5)]) == "Trial 2 is best. Trial 2 again."

@@ -24,14 +24,9 @@ from ray_tl.on_ray.placement import SlotShape
 from ray_tl.on_ray.search import _slots, run_search
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.trial_queue import Job
-from tests.on_ray.searching import SPACE, epochs_of, held_space, require_whole, squares, that_wait
+from tests.on_ray.searching import SPACE, held_space, require_whole, that_wait
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
-    return squares(tmp_path)
 
 
 @pytest.fixture
@@ -169,30 +164,3 @@ def test_search_survives_its_driver_and_then_a_rank_of_a_ddp_group(folders, tmp_
     assert by_two.cost_s == pytest.approx(2 * sum(epoch.seconds for epoch in by_two.epochs))
     _, alive = psutil.wait_procs(orphans, timeout=60)  # Ray's own agents take a minute or more to notice
     assert not alive
-
-
-def test_a_champion_is_trained_again_and_a_refit_that_was_killed_goes_on_on_two_ranks(folders, tmp_path):
-    source, target = map(str, folders)
-    search = {"num_trials": 2, "epochs": 12, "grace_epochs": 12, "refit": {"seeds": 2, "combine": "ensemble"}}
-    space = tmp_path / "space.yaml"
-    space.write_text(yaml.safe_dump({**SPACE, "search": search}))
-    first = Command(str(space), "--source", source, "--target", target, "--name", "again", "--home", str(tmp_path))
-    first.until("epoch", trial=2, epoch=3)
-    first.kill()
-    before = api.status("again", tmp_path)
-
-    second = Command("--resume", "again", "--home", str(tmp_path), "--workers-per-trial", "2")
-    last = list(second.events())[-1]
-    assert second.process.wait() == 0
-    after = api.status("again", tmp_path)
-    of = before.champion
-    assert [trial.refit_of for trial in after.trials] == [None, None, of, of, of]
-    assert [epochs_of(trial) for trial in after.trials[2:]] == [list(range(1, 13)), list(range(1, 13)), [12]]
-    assert after.trials[2].epochs[:3] == before.trials[2].epochs[:3]
-    assert after.trials[4].combines == (2, 3)
-    assert last["refit"] == after.refit
-    assert last["trials"] == after.num_trials == 2
-    assert after.champion == (4 if after.refit["kept"] else of)
-    promoted = api.promote("again", trial=4, home=tmp_path)
-    assert len(api.predict("again", [target], home=tmp_path)) == 80
-    assert json.loads((promoted.folder / "lineage.json").read_text())["source_metrics"] == {}

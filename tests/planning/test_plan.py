@@ -77,6 +77,22 @@ STAGED = {"choice": {"direct": None, "staged": {"share": {"uniform": [0.1, 0.4]}
 OTHER = {"choice": {"none": None, "auxiliary": None}}
 
 
+@pytest.mark.parametrize("averaging", ["wise_ft", {"choice": ["none", "wise_ft"]}])
+def test_an_average_of_fine_tuned_weights_where_none_are_is_refused(folders, tmp_path, averaging):
+    with pytest.raises(InvalidInput) as raised:
+        plan(folders, tmp_path, "mcc", averaging=averaging, freeze_depth={"choice": ["head_only", 3]})
+    (line,) = str(raised.value).splitlines()
+    said = "averaging='wise_ft' has nothing to average: no stage of the backbone trains with freeze_depth="
+    assert said in line
+    assert line.endswith("lower freeze_depth, or choose another averaging.")
+
+
+def test_it_is_sound_where_some_trials_fine_tune(folders, tmp_path):
+    depths = {"choice": ["head_only", "last_1"]}
+    planned = plan(folders, tmp_path, "mcc", averaging={"choice": ["none", "wise_ft"]}, freeze_depth=depths)
+    assert planned.store.spec.trees["freeze_depth"] == depths
+
+
 @pytest.fixture
 def further(tmp_path):
     """A domain between source and target without labels, and another task of two classes."""

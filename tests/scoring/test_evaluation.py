@@ -257,11 +257,13 @@ def test_domain_that_the_study_lacks_is_refused(evaluate, tmp_path):
         evaluate(on="source")
 
 
+EXPECTED = {"accuracy": 0.7, "low": 0.6, "high": 0.75}
+
+
 def test_an_expectation_of_the_search_is_compared_with_the_truth(evaluate, pets, tmp_path):
     write_sorted(tmp_path / "sorted", 200)
-    stated = {"accuracy": 0.7, "low": 0.6, "high": 0.75}
-    pets.write_json("champion.json", {"trial": 1, "reason": "", "candidates": [], "expected": stated})
-    assert evaluate().summary()["expected"] == {**stated, "is_inside": False}
+    pets.write_json("champion.json", {"trial": 1, "reason": "", "candidates": [], "expected": EXPECTED})
+    assert evaluate().summary()["expected"] == {**EXPECTED, "is_inside": False}
     assert evaluate(trial=2).expected is None
 
 
@@ -279,6 +281,29 @@ def test_the_champion_is_scored_as_it_is_promoted(evaluate, pets, tmp_path):
     assert (
         found.notes[-1] == "trial 1 as it is promoted: its predictions are corrected to the class shares of the target."
     )
+
+
+def test_by_its_number_the_champion_is_scored_as_it_was_and_the_ledger_keeps_it_as_promoted(evaluate, pets, tmp_path):
+    write_sorted(tmp_path / "sorted", 200)
+    pets.write_json("champion.json", {**corrected(1, [-9.0, 0.0, 9.0]), "expected": EXPECTED})
+    found = evaluate(trial=1)
+    assert (found.is_champion, found.score.accuracy.value, found.expected) == (True, 0.8, None)
+    assert found.accuracies == {0: 0.5, 1: 0.8, 2: 0.9}
+    said = "as it was; without --trial its predictions are corrected to the class shares of the target."
+    assert found.notes[-1] == f"trial 1 {said}"
+    assert [(row.champion_trial, row.champion) for row in api.ledger(tmp_path)] == [(1, 0.2)]
+
+
+def test_where_nothing_is_corrected_the_champion_by_its_number_is_the_champion(evaluate, tmp_path):
+    write_sorted(tmp_path / "sorted", 200)
+    assert evaluate(trial=1).summary() == evaluate().summary()
+
+
+def test_among_trials_by_number_the_champion_is_ranked_as_it_was(evaluate, pets, tmp_path):
+    write_sorted(tmp_path / "sorted", 200)
+    pets.write_json("champion.json", corrected(1, [-9.0, 0.0, 9.0]))
+    assert evaluate(trial=0).standing.rank == 3
+    assert evaluate(trial=0).accuracies == {0: 0.5, 1: 0.8, 2: 0.9}
 
 
 def test_a_correction_of_another_trial_is_not_the_champions(evaluate, pets, tmp_path):

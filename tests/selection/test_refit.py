@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ray_tl.config import Component, TrialConfig
-from ray_tl.search_space import RefitOptions, SearchOptions
+from ray_tl.search_space import SearchOptions
 from ray_tl.selection import ByAgreement, ByValidators, Candidate, Choice, TrialEvidence
 from ray_tl.selection.refit import nearest_to_mean, refit_configs, to_refit
 from tests.examples import BASELINE, epoch, trial
@@ -44,12 +44,12 @@ def verdict(share, rule=None, histogram=SHARES, noise=0.05):
 
 
 def test_refits_have_other_seeds_and_all_else_of_their_trial():
-    configs = refit_configs(TrialConfig(backbone="tiny_cnn", seed=5), RefitOptions(seeds=2))
+    configs = refit_configs(TrialConfig(backbone="tiny_cnn", seed=5), 2, "nearest")
     assert configs == [TrialConfig(backbone="tiny_cnn", seed=seed) for seed in (6, 7)]
 
 
 def test_networks_of_a_soup_begin_with_the_weights_of_their_trial():
-    configs = refit_configs(TrialConfig(backbone="tiny_cnn", seed=5), RefitOptions(seeds=2, combine="soup"))
+    configs = refit_configs(TrialConfig(backbone="tiny_cnn", seed=5), 2, "soup")
     assert [config.initial_seed for config in configs] == [5, 5]
 
 

@@ -106,6 +106,19 @@ def test_wise_ft_changes_nothing_while_the_head_is_probed():
     assert not wise._averaging.state_dict()
 
 
+def test_where_the_head_alone_trains_wise_ft_is_as_none_and_says_so():
+    plain, wise = run_of(freeze_depth="head_only"), run_of(freeze_depth="head_only", averaging="wise_ft")
+    told, report = plain.epoch(0), wise.epoch(0)
+    assert_close(wise.task.state_dict(), plain.task.state_dict(), rtol=0, atol=0)
+    note = "averaging='wise_ft' is as none here: no stage of the backbone trains."
+    assert note in report.findings
+    assert note not in told.findings
+
+
+def test_where_stages_train_wise_ft_says_nothing():
+    assert not any("averaging" in line for line in run_of(**PROBED, averaging="wise_ft").epoch(0).findings)
+
+
 def test_without_a_probe_wise_ft_leaves_the_head_as_it_was_trained():
     plain, wise = run_of(freeze_depth=0), run_of(freeze_depth=0, averaging="wise_ft")
     before = wise.task.model.backbone.state_dict(prefix="backbone.")

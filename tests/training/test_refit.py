@@ -11,7 +11,8 @@ from ray_tl.training.batches import PairedBatches
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from ray_tl.training.network import PREFIX, build_model, load_model
-from ray_tl.training.refit import combine_trials, soup
+from ray_tl.training.refit import combination_of, combine_trials, soup
+from tests.examples import spec
 from tests.training.tiny import RECORDED, RULE, Reports, tiny_config, tiny_data, tiny_pair
 
 BATCH_NORM = {"adaptor": "bottleneck"}
@@ -92,6 +93,32 @@ def test_an_ensemble_of_heads_that_are_solved_for_comes_back_too(data, tmp_path)
         train_trial(config.model_copy(update={"seed": one.number}), data, Reports(), one, RULE)
     combine_trials("ensemble", seeds, config, data, files, RULE)
     assert evaluate_checkpoint(config, data, files, RULE).agreement == 1
+
+
+@pytest.mark.parametrize("asked", ["nearest", "soup", "distilled", "ensemble"])
+def test_networks_with_a_head_of_their_own_on_equal_features_are_combined_as_asked(asked):
+    assert combination_of(tiny_config(freeze_depth="head_only"), spec(refit={"combine": asked})) == (asked, "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"), [("soup", "have no mean that is one"), ("distilled", "learn from no teacher")]
+)
+def test_heads_that_are_solved_for_are_combined_by_the_nearest_and_it_is_said_why(asked, why):
+    found, reason = combination_of(tiny_config(method={"knn": {"k": 3}}), spec(refit={"combine": asked}))
+    assert found == "nearest"
+    assert reason == f"heads of 'knn' are solved for and {why}, so the network nearest to their mean stands for them"
+
+
+@pytest.mark.parametrize("depth", ["everything", "last_1"])
+def test_no_soup_is_made_of_networks_that_train_from_nothing(depth):
+    found, reason = combination_of(tiny_config(freeze_depth=depth), spec(refit={"combine": "soup"}))
+    assert found == "nearest"
+    assert reason.startswith("stages of 'tiny_cnn' train without pretrained weights, and such networks have no mean")
+
+
+def test_a_soup_is_made_of_pretrained_networks_that_train():
+    config = tiny_config(backbone="resnet18", freeze_depth="everything")
+    assert combination_of(config, spec(refit={"combine": "soup"})) == ("soup", "")
 
 
 def test_heads_that_are_solved_for_make_no_soup(data, tmp_path):
