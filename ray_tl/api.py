@@ -20,7 +20,6 @@ from ray_tl.registry import did_you_mean
 from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_file, validated
 from ray_tl.strict_json import parse_json
 from ray_tl.study.correction import recorded_correction
-from ray_tl.study.damage import unreadable
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
 
@@ -564,7 +563,7 @@ def _champion(store: StudyStore) -> tuple[int | None, str, dict[int, float], dic
         merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
         return content["trial"], content["reason"], merits, content.get("refit")
     except (KeyError, TypeError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+        raise store.unreadable(CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 
 
 def _findings(store: StudyStore) -> dict[str, object]:
@@ -573,7 +572,7 @@ def _findings(store: StudyStore) -> dict[str, object]:
         finding_lines(content)
         return {name: content[name] for name in FINDINGS if name in content}
     except (KeyError, TypeError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+        raise store.unreadable(CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 
 
 def _row_of(name: str, home: Home) -> dict[str, object]:

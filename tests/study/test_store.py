@@ -14,6 +14,7 @@ import pytest
 from ray_tl.config import TrialConfig
 from ray_tl.errors import BrokenStudy, InvalidInput, StorageFailed, StudyBusy, UnknownName
 from ray_tl.search_space import RefitOptions
+from ray_tl.study.folder import FolderBackend
 from ray_tl.study.records import Advice, TrialState
 from ray_tl.study.store import StudyStore, find_study, list_studies
 from tests.examples import BASELINE, epoch, spec, store, trial
@@ -176,12 +177,12 @@ def test_search_is_seen_where_nothing_can_be_written(tmp_path, only_readable):
 def test_folder_may_be_called_anything(tmp_path, name):
     opened = StudyStore.create(tmp_path / name / "office", spec())
     opened.ask()
-    assert StudyStore(tmp_path / name / "office", "ro").trials() == opened.trials()
+    assert StudyStore(FolderBackend(tmp_path / name / "office", "ro")).trials() == opened.trials()
 
 
 def test_database_that_another_process_locks_is_busy(tmp_path, monkeypatch):
     store(tmp_path)
-    monkeypatch.setattr("ray_tl.study.store.LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("ray_tl.study.folder.LOCK_TIMEOUT_S", 0.1)
     with closing(sqlite3.connect(tmp_path / "office" / "study.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StudyBusy, match="database is locked: another process is writing to it; wait for it"):
@@ -206,11 +207,12 @@ def test_what_is_advised_comes_after_the_prepared_and_counts_for_the_sampler(tmp
     assert [trial.params for trial in optuna_view(opened.folder)][:3] == [{}, {"method": "coral"}, {"method": "mcc"}]
 
 
-def test_what_is_advised_is_asked_once_even_if_a_search_dies_on_the_way(tmp_path, monkeypatch):
+@pytest.mark.parametrize("point", ["ray_tl.study.sampling.StudySampler.draw", "ray_tl.study.statements.insert_trial"])
+def test_what_is_advised_is_asked_once_even_if_a_search_dies_on_the_way(tmp_path, monkeypatch, point):
     opened = advised_store(tmp_path)
     opened.ask()
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.study.Study, "ask", killed)
+        patch.setattr(point, killed)
         with pytest.raises(KeyboardInterrupt):
             opened.ask()
     again = StudyStore(opened.folder)
@@ -224,7 +226,7 @@ def advised_store(root: Path) -> StudyStore:
     return StudyStore.create(root / "office", spec().model_copy(update=changes))
 
 
-def killed(study: optuna.Study) -> None:
+def killed(*arguments: object) -> None:
     raise KeyboardInterrupt
 
 
