@@ -12,7 +12,7 @@ from ray_tl.config import TrialConfig
 from ray_tl.data.summary import BALANCE_FIELD, DataSummary
 from ray_tl.errors import InvalidInput, RayTLError, all_at_once, storage_failure
 from ray_tl.files import require_writable
-from ray_tl.home import models_folder, studies_folder
+from ray_tl.home import models_folder, storage_address, studies_folder
 from ray_tl.observability.examination import Examination, examined
 from ray_tl.observability.findings import FINDINGS, finding_lines
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
@@ -21,7 +21,8 @@ from ray_tl.search_space import DataOptions, Middle, SearchFile, load_search_fil
 from ray_tl.strict_json import parse_json
 from ray_tl.study.correction import recorded_correction
 from ray_tl.study.records import DataSource, StudySpec, TrialRecord, TrialState
-from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
+from ray_tl.study.store import CHAMPION_FILE, StudyStore
+from ray_tl.study.studies import Studies, find_study, studies_at
 
 if TYPE_CHECKING:
     from ray_tl.on_ray.search import SearchResult
@@ -132,6 +133,7 @@ def search(
     target_labelled: str | None = None,
     intermediate: Sequence[str] = (),
     auxiliary: str | None = None,
+    storage: str | None = None,
 ) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
@@ -149,6 +151,8 @@ def search(
             which the champion is chosen: see `data.target_labels_for`.
         intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
         auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
+        storage: Address of a PostgreSQL database that keeps the study, `postgresql://user@host/database`; by default
+            `$RAY_TL_STORAGE`, else the study is kept in its folder. Checkpoints and evidence are in the folder anyway.
 
     Raises:
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
@@ -157,7 +161,9 @@ def search(
     from ray_tl.on_ray.search import run_search
 
     where, further = cluster or ClusterConfig(), (target_labelled, intermediate, auxiliary)
-    plan = plan_search(space, source, target, target_test, name, settings, home, *further, cluster=where)
+    plan = plan_search(
+        space, source, target, target_test, name, settings, home, *further, cluster=where, storage=storage
+    )
     return run_search(plan, where, watch)
 
 
@@ -167,11 +173,12 @@ def resume(
     cluster: ClusterConfig | None = None,
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
+    storage: str | None = None,
 ) -> "SearchResult":
     """Go on with a study where it was; nothing is lost and nothing runs twice."""
     from ray_tl.on_ray.search import run_search
 
-    return run_search(plan_resumption(study, settings, home), cluster or ClusterConfig(), watch)
+    return run_search(plan_resumption(study, settings, home, storage), cluster or ClusterConfig(), watch)
 
 
 def plan_search(
@@ -186,12 +193,15 @@ def plan_search(
     intermediate: Sequence[str] = (),
     auxiliary: str | None = None,
     cluster: ClusterConfig | None = None,
+    storage: str | None = None,
 ) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`.
 
     Whether the memory suffices is checked for a Ray that is to be started here, if `cluster` is given.
     """
     require_writable(studies_folder(home))
+    studies = _studies(home, storage)
+    studies.names()  # a database that can't be reached is noticed before the data are read
 
     from ray_tl.on_ray.search import room_of
     from ray_tl.planning import plan_search
@@ -204,7 +214,7 @@ def plan_search(
     further = {"intermediate": tuple(intermediate), "auxiliary": auxiliary}
     data = DataSource.model_validate({**names, **further, "options": file.data})
     room = None if cluster is None else room_of(cluster)
-    return plan_search(file, data, name, studies_folder(home), room=room)
+    return plan_search(file, data, name, studies, room=room)
 
 
 def check_data(
@@ -232,28 +242,31 @@ def check_data(
     return DataCheck(data, problems, BALANCE_FIELD in file.trial)
 
 
-def plan_resumption(study: str, settings: Mapping[str, object] | None = None, home: Home = None) -> "Plan":
+def plan_resumption(
+    study: str, settings: Mapping[str, object] | None = None, home: Home = None, storage: str | None = None
+) -> "Plan":
     """Open a study to go on with it; of its settings only the number of trials and the time may change."""
     from ray_tl.planning import plan_resumption
 
-    return plan_resumption(study, studies_folder(home), _given(settings or {}))
+    return plan_resumption(study, _studies(home, storage), _given(settings or {}))
 
 
-def studies(home: Home = None) -> list[dict[str, object]]:
+def studies(home: Home = None, storage: str | None = None) -> list[dict[str, object]]:
     """All studies, the newest first: name, number of trials, state, champion, creation time.
 
     One that can't be read has the state `broken`, and says why in `error`; the others are listed all the same.
     """
-    return [_row_of(name, home) for name in list_studies(studies_folder(home))]
+    found = _studies(home, storage)
+    return [_row_of(name, found) for name in found.names()]
 
 
-def status(study: str, home: Home = None, trial: int | None = None) -> StudyStatus:
+def status(study: str, home: Home = None, trial: int | None = None, storage: str | None = None) -> StudyStatus:
     """How a study stands, with the examination of its champion, or of a trial.
 
     Raises:
         UnknownName: If there is no such study or trial.
     """
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = _opened(study, home, storage)
     found = _status(store)
     number = found.champion if trial is None else trial
     if number is None:
@@ -261,9 +274,9 @@ def status(study: str, home: Home = None, trial: int | None = None) -> StudyStat
     return replace(found, examination=examined(store.trial(number), store.spec.classes))
 
 
-def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[StudyStatus]:
+def watch(study: str, interval_s: float = 2.0, home: Home = None, storage: str | None = None) -> Iterator[StudyStatus]:
     """Its status whenever it has changed, until no process searches it."""
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = _opened(study, home, storage)
     seen = None
     while True:
         now = _status(store)
@@ -276,7 +289,12 @@ def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[St
 
 
 def evaluate(
-    study: str, labels: str, trial: int | None = None, on: str | None = None, home: Home = None
+    study: str,
+    labels: str,
+    trial: int | None = None,
+    on: str | None = None,
+    home: Home = None,
+    storage: str | None = None,
 ) -> "Evaluation":
     """Score a finished search on true classes of its target, and put its champion's score into the ledger.
 
@@ -286,6 +304,7 @@ def evaluate(
         trial: Another trial than the champion.
         on: `target` or `target_test`; by default, whichever the labels belong to.
         home: Folder of studies and models.
+        storage: As for `search`.
 
     Raises:
         UnknownName: If there is no such study or trial.
@@ -294,7 +313,7 @@ def evaluate(
     """
     from ray_tl.scoring import evaluate
 
-    return evaluate(StudyStore.open_for_reading(find_study(studies_folder(home), study)), labels, trial, on)
+    return evaluate(_opened(study, home, storage), labels, trial, on)
 
 
 def rescore(
@@ -303,6 +322,7 @@ def rescore(
     selection: str | None = None,
     home: Home = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    storage: str | None = None,
 ) -> "Rescoring":
     """Score the trials of a study by any validators, from what they left; nothing of it is changed, and nothing runs.
 
@@ -312,6 +332,7 @@ def rescore(
         selection: Another rule of choice, as in a search-space file: `validators: {names: [ensv]}`.
         home: Folder of studies and models.
         progress: Called after each trial with how many are scored, and of how many.
+        storage: As for `search`.
 
     Raises:
         UnknownName: If there is no such study, validator or rule.
@@ -319,18 +340,20 @@ def rescore(
     """
     from ray_tl.rescoring import rescore
 
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = _opened(study, home, storage)
     return rescore(store, validators, selection, progress)
 
 
-def ledger(home: Home = None) -> "list[LedgerRow]":
+def ledger(home: Home = None, storage: str | None = None) -> "list[LedgerRow]":
     """How good the choices of past searches turned out to be: one row for each study that was scored."""
     from ray_tl.scoring import read_ledger
 
-    return read_ledger(studies_folder(home))
+    return read_ledger(_studies(home, storage))
 
 
-def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> "PromotedVersion":
+def promote(
+    study: str, name: str | None = None, trial: int | None = None, home: Home = None, storage: str | None = None
+) -> "PromotedVersion":
     """Package the champion of a study, or another finished trial, as a new version of a model.
 
     The champion is packaged as it was found best, with the correction of its predictions, a trial by number as it was.
@@ -341,7 +364,7 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     """
     from ray_tl.promotion.promote import promote_trial
 
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = _opened(study, home, storage)
     number = _champion(store)[0] if trial is None else trial
     if number is None:
         raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
@@ -461,6 +484,7 @@ def plan(
     trial: int | None = None,
     num_classes: int = 10,
     home: Home = None,
+    storage: str | None = None,
 ) -> "LayerPlan":
     """Which layer of a trial trains, how fast, and from when on; nothing runs and no weights are read.
 
@@ -470,6 +494,7 @@ def plan(
         trial: Number in the study.
         num_classes: For the size of the head, where `config` is given.
         home: Folder of studies and models.
+        storage: As for `search`.
 
     Raises:
         InvalidInput: If it is not one of the two, or a configuration is not sound.
@@ -482,7 +507,7 @@ def plan(
     if (config is None) == (study is None) or (study is None) != (trial is None):
         raise InvalidInput("a plan is of CONFIG, or of --study NAME with --trial N; give one of the two.")
     if study is not None and trial is not None:
-        store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+        store = _opened(study, home, storage)
         spec = store.spec
         register_user_backbones(spec.backbones)
         return plan_of(store.trial(trial).config, len(spec.classes), spec.data.options)
@@ -575,9 +600,17 @@ def _findings(store: StudyStore) -> dict[str, object]:
         raise store.unreadable(CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 
 
-def _row_of(name: str, home: Home) -> dict[str, object]:
+def _studies(home: Home, storage: str | None) -> Studies:
+    return studies_at(studies_folder(home), storage_address(storage))
+
+
+def _opened(study: str, home: Home, storage: str | None) -> StudyStore:
+    return StudyStore.open_for_reading(find_study(_studies(home, storage), study))
+
+
+def _row_of(name: str, studies: Studies) -> dict[str, object]:
     try:
-        return _study_row(status(name, home))
+        return _study_row(_status(StudyStore.open_for_reading(find_study(studies, name))))
     except (RayTLError, OSError) as error:
         failure = storage_failure(error) if isinstance(error, OSError) else error
         unknown = dict.fromkeys(("trials", "state", "champion", "created"))

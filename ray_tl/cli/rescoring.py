@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from ray_tl.cli.options import Home, Json, Study
+from ray_tl.cli.options import Home, Json, Storage, Study
 from ray_tl.cli.output import Output
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def rescore(
         typer.Option(help="Also say what this rule of choice would take, written as search.selection in a file."),
     ] = None,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     r"""Score the trials of a search by other label-free validators, from the evidence that they left.
@@ -55,7 +56,7 @@ def rescore(
     output = Output(as_json)
     names = [name.strip() for each in validators or () for name in each.split(",") if name.strip()]
     with _progress() as progress:
-        found = api.rescore(study, names, selection, home, progress)
+        found = api.rescore(study, names, selection, home, progress, storage)
     show_rescoring(found, output)
 
 

@@ -195,6 +195,7 @@ def warm_up_epochs(config: TrialConfig) -> int:
 def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:
     """Run Tune until the study has all its trials; returns early, with the store whole, on Ctrl-C."""
     scheduler = StudyASHA(store.spec, store.trials()) if pruning else None
+    study = store.spec.name  # Tune pickles with every trial what names it, and the store can't be pickled
     tuner = tune.Tuner(
         tune.with_resources(ClientTrial, tune.PlacementGroupFactory([CLIENT_RESOURCES])),
         tune_config=tune.TuneConfig(
@@ -205,7 +206,7 @@ def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_cl
             reuse_actors=True,
             search_alg=searcher,
             scheduler=scheduler,
-            trial_name_creator=lambda trial: f"{store.spec.name}-{trial.config['number']:04d}",
+            trial_name_creator=lambda trial: f"{study}-{trial.config['number']:04d}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(name="tune", storage_path=log_folder, verbose=0),

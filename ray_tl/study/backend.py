@@ -25,6 +25,9 @@ class Backend(Protocol):
     @property
     def engine(self) -> sql.Engine: ...
 
+    def for_reading(self) -> "Backend":
+        """The same study to look at; it may be where nothing can be written."""
+
     def create(self, name: str, spec: bytes) -> None:
         """An empty study; if it can't be made, nothing of it stays.
 

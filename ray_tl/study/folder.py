@@ -5,7 +5,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -34,18 +34,14 @@ class FolderBackend:
     def __init__(self, folder: Path, mode: Mode = "rw") -> None:
         self.folder, self._mode = folder, mode
 
-    @classmethod
-    def for_reading(cls, folder: Path) -> "FolderBackend":
-        """A study to look at, which may be where nothing can be written.
-
-        Where it can be written, SQLite may finish what a killed search has left half-written.
-        """
-        may_write = all(os.access(path, os.W_OK) for path in (folder, folder / DATABASE))
-        return cls(folder, "rw" if may_write else "ro")
+    def for_reading(self) -> "FolderBackend":
+        """Where it can be written, SQLite may finish what a killed search has left half-written."""
+        may_write = all(os.access(path, os.W_OK) for path in (self.folder, self.folder / DATABASE))
+        return FolderBackend(self.folder, "rw" if may_write else "ro")
 
     @cached_property
     def engine(self) -> sql.Engine:
-        return sql.create_engine(f"sqlite:///{DATABASE}", creator=lambda: self._connect(self._mode))
+        return self._engine(self._mode)
 
     def create(self, name: str, spec: bytes) -> None:
         if (self.folder / SPEC_FILE).exists():
@@ -56,7 +52,10 @@ class FolderBackend:
         with removed_on_failure(*(path for path in (self.folder,) if not path.exists())):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.using():
-                tables.create_study(f"sqlite:///{DATABASE}", {"creator": lambda: self._connect("rwc")}, name)
+                tables.make_tables(self._engine("rwc"))
+                with self.engine.begin() as connection:
+                    if not connection.scalar(sql.select(tables.studies.c.study_id)):  # left by a killed process
+                        tables.insert_study(connection, name)
             self.write_file(SPEC_FILE, spec)
 
     def require_database(self) -> None:
@@ -103,10 +102,11 @@ class FolderBackend:
     def broken(self, what: str) -> BrokenStudy:
         return broken_study(self.folder, what)
 
-    def _connect(self, mode: Mode) -> sqlite3.Connection:
+    def _engine(self, mode: Mode) -> sql.Engine:
         """The database in a mode of SQLite: `rwc` makes it, `rw` does not, `ro` leaves it as it is."""
         address = f"{(self.folder / DATABASE).absolute().as_uri()}?mode={mode}"
-        return sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_S, check_same_thread=False)
+        connect = partial(sqlite3.connect, address, uri=True, timeout=LOCK_TIMEOUT_S, check_same_thread=False)
+        return sql.create_engine(f"sqlite:///{DATABASE}", creator=connect)
 
 
 def _locked(file: TextIO, kind: int) -> bool:

@@ -1,7 +1,6 @@
 """The durable memory of a search, which `optuna-dashboard` reads too."""
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from ray_tl.config import TrialConfig
 from ray_tl.errors import BrokenStudy, InvalidInput, UnknownName, all_at_once
-from ray_tl.registry import Scalar, did_you_mean
+from ray_tl.registry import Scalar
 from ray_tl.search_space import SearchOptions, explain, validated
 from ray_tl.study import statements, tables
 from ray_tl.study.backend import CHAMPION_FILE, SPEC_FILE, Backend
@@ -23,16 +22,16 @@ from ray_tl.study.damage import reading, unreadable
 from ray_tl.study.folder import FolderBackend
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 from ray_tl.study.statements import as_json
+from ray_tl.study.studies import check_name
 from ray_tl.study.trial_rows import TrialRow, TrialRows
 
 if TYPE_CHECKING:
     from ray_tl.study.sampling import StudySampler
 
-__all__ = ["CHAMPION_FILE", "StudyStore", "check_name", "find_study", "list_studies"]
+__all__ = ["CHAMPION_FILE", "StudyStore"]
 
 FORMAT = 1
 CHANGEABLE = {"num_trials", "time_budget_s", "refit"}  # of the search options, in a study that has begun
-NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -42,7 +41,7 @@ def _up_to_date(method: Callable[Concatenate["StudyStore", P], R]) -> Callable[C
 
     @wraps(method)
     def wrapped(store: "StudyStore", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with store._mutex, store._backend.using():
+        with store._mutex, store.backend.using():
             store._refresh()
             return method(store, *args, **kwargs)
 
@@ -67,15 +66,15 @@ class StudyStore:
     """
 
     def __init__(self, study: Backend | Path) -> None:
-        self._backend = FolderBackend(study) if isinstance(study, Path) else study
-        self.folder = self._backend.folder
-        self.spec = _read_spec(self._backend)
-        self._backend.require_database()
+        self.backend = _backend(study)
+        self.folder = self.backend.folder
+        self.spec = _read_spec(self.backend)
+        self.backend.require_database()
         self._mutex = RLock()
         self._held: sql.Connection | None = None
         self._is_current = False
         self._sampler: StudySampler | None = None
-        with self._reading(), self._backend.using(), self._backend.engine.connect() as connection:
+        with self._reading(), self.backend.using(), self.backend.engine.connect() as connection:
             self._study_id = tables.study_id(connection, self.spec.name)
             self._rows = TrialRows(self._study_id)
             self._rows.refresh(connection)
@@ -84,7 +83,7 @@ class StudyStore:
     @classmethod
     def open_for_reading(cls, study: Backend | Path) -> "StudyStore":
         """A study to look at, which may be where nothing can be written; errors as of the class."""
-        return cls(FolderBackend.for_reading(study) if isinstance(study, Path) else study)
+        return cls(_backend(study).for_reading())
 
     @classmethod
     def create(cls, study: Backend | Path, spec: StudySpec) -> "StudyStore":
@@ -95,7 +94,7 @@ class StudyStore:
             StorageFailed: If the system refuses to write it; nothing of it stays then.
         """
         check_name("study", spec.name)
-        backend = FolderBackend(study) if isinstance(study, Path) else study
+        backend = _backend(study)
         backend.create(spec.name, _as_bytes(spec))
         return cls(backend)
 
@@ -106,7 +105,7 @@ class StudyStore:
         Raises:
             StudyBusy: If another process holds it.
         """
-        with self._backend.held(self.spec.name, self._study_id) as connection:
+        with self.backend.held(self.spec.name, self._study_id) as connection:
             self._held, self._is_current = connection, False
             try:
                 yield
@@ -116,7 +115,7 @@ class StudyStore:
 
     def is_searched(self) -> bool:
         """Whether a process holds the study now."""
-        return self._backend.is_held(self._study_id)
+        return self.backend.is_held(self._study_id)
 
     @_up_to_date
     def trials(self) -> list[TrialRecord]:
@@ -136,7 +135,7 @@ class StudyStore:
             )
         search = validated(SearchOptions, {**self.spec.search.model_dump(), **settings}, "settings")
         self.spec = self.spec.model_copy(update={"search": search})
-        self._backend.write_file(SPEC_FILE, _as_bytes(self.spec))
+        self.backend.write_file(SPEC_FILE, _as_bytes(self.spec))
 
     @_up_to_date
     def reconcile(self) -> list[TrialRecord]:
@@ -220,11 +219,11 @@ class StudyStore:
     def seconds(self) -> float:
         """From the study's creation to the last change of a trial."""
         created = datetime.fromisoformat(self.spec.created_at).timestamp()
-        return max(0.0, self._backend.changed_at(self._study_id) - created)
+        return max(0.0, self.backend.changed_at(self._study_id) - created)
 
     def write_json(self, name: str, content: object) -> None:
         """Replace a small file of the study in one step."""
-        self._backend.write_file(name, json.dumps(content, indent=2).encode())
+        self.backend.write_file(name, json.dumps(content, indent=2).encode())
 
     def read_json(self, name: str) -> dict[str, object] | None:
         """What `write_json` wrote; `None` if nothing.
@@ -232,7 +231,7 @@ class StudyStore:
         Raises:
             BrokenStudy: If it is not that any more.
         """
-        found = self._backend.read_file(name)
+        found = self.backend.read_file(name)
         if found is None:
             return None
         try:
@@ -245,7 +244,7 @@ class StudyStore:
 
     def unreadable(self, name: str, why: str) -> BrokenStudy:
         """An error for a small file that is not what was written."""
-        return unreadable(self._backend.place_of(name), self.spec.name, why)
+        return unreadable(self.backend.place_of(name), self.spec.name, why)
 
     def _refresh(self) -> None:
         """Read what others may have written; while this process holds the study, there are no others."""
@@ -258,7 +257,7 @@ class StudyStore:
     @contextmanager
     def _connected(self) -> Iterator[sql.Connection]:
         if self._held is None:
-            with self._backend.engine.connect() as connection:
+            with self.backend.engine.connect() as connection:
                 yield connection
             return
         try:
@@ -271,7 +270,7 @@ class StudyStore:
         """A transaction; if it fails, what was written is not known."""
         self._is_current = False
         if self._held is None:
-            with self._backend.engine.begin() as connection:
+            with self.backend.engine.begin() as connection:
                 yield connection
         else:
             with self._held.begin():
@@ -280,7 +279,7 @@ class StudyStore:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with reading(self._backend.broken, self._backend.place_of("")):
+        with reading(self.backend.broken, self.backend.place_of("")):
             yield
 
     def _begin(
@@ -334,37 +333,8 @@ class StudyStore:
             return row.record()
 
 
-def check_name(what: str, name: str) -> None:
-    """Raise `InvalidInput` unless `name` can be a file name everywhere."""
-    if not NAME_RULE.fullmatch(name):
-        raise InvalidInput(
-            f"{what}={name!r} must start with a letter or digit and hold at most 64 of A-Z a-z 0-9 . _ -; rename it."
-        )
-
-
-def find_study(root: Path, name: str) -> Path:
-    """Folder of a study.
-
-    Raises:
-        UnknownName: If there is none; the message lists those that there are.
-    """
-    check_name("study", name)
-    if not (root / name / SPEC_FILE).is_file():
-        raise UnknownName(f"study={name!r} is not in {root}{did_you_mean(name, list_studies(root))}")
-    return root / name
-
-
-def list_studies(root: Path) -> list[str]:
-    """Names of all studies, the newest first."""
-    specs: Sequence[Path] = sorted(root.glob(f"*/{SPEC_FILE}"), key=_changed_at, reverse=True)
-    return [spec.parent.name for spec in specs]
-
-
-def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # a link to nowhere, or a study that was removed just now
-        return 0.0
+def _backend(study: Backend | Path) -> Backend:
+    return FolderBackend(study) if isinstance(study, Path) else study
 
 
 def _as_bytes(spec: StudySpec) -> bytes:

@@ -1,6 +1,6 @@
 """Optuna's tables, as far as they are read and written here without Optuna: `optuna-dashboard` reads the same ones.
 
-Optuna makes them, in `create_tables`, and checks their version there. Its own storage commits each parameter and each
+Optuna makes them, in `make_tables`, and checks their version there. Its own storage commits each parameter and each
 attribute by itself, and reads all trials of a study to change one; here a change is one transaction of few statements.
 """
 
@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import sqlalchemy as sql
 
@@ -39,6 +38,13 @@ def _of_trial(name: str, key: str, *columns: sql.Column) -> sql.Table:
 
 
 studies = _table("studies", "study_id", sql.Column("study_name", sql.String))
+study_directions = _table(
+    "study_directions",
+    "study_direction_id",
+    sql.Column("study_id", sql.Integer),
+    sql.Column("direction", sql.Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")),
+    sql.Column("objective", sql.Integer),
+)
 study_attributes = _table(
     "study_user_attributes",
     "study_user_attribute_id",
@@ -103,22 +109,28 @@ class Drawn:
     distributions: Mapping[str, str] = field(default_factory=dict)
 
 
-def create_study(address: str, arguments: dict[str, Any], name: str) -> None:
-    """Make the tables where they are missing, and in them an empty study of this name unless there is one.
+def make_tables(engine: sql.Engine) -> None:
+    """Let Optuna make the tables where they are missing.
 
-    Args:
-        address: As SQLAlchemy takes it.
-        arguments: Of SQLAlchemy's `create_engine`.
-        name: Of the study.
+    Raises:
+        RuntimeError: If there are those of another version of Optuna.
     """
     import optuna  # readers do without it
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(address, arguments)
-    try:
-        optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-    finally:
-        storage.engine.dispose()
+    optuna.storages.RDBStorage(str(engine.url), {"pool": engine.pool})
+
+
+def insert_study(connection: sql.Connection, name: str) -> int:
+    """An empty study whose objective is maximised; gives its key.
+
+    Raises:
+        IntegrityError: Of SQLAlchemy, if its name is taken.
+    """
+    added = connection.execute(sql.insert(studies).values(study_name=name)).inserted_primary_key[0]  # type: ignore[index]
+    direction = {"study_id": added, "direction": "MAXIMIZE", "objective": 0}
+    connection.execute(sql.insert(study_directions).values(direction))
+    return int(added)
 
 
 def study_id(connection: sql.Connection, name: str) -> int:

@@ -20,9 +20,9 @@ def statements_of(opened: StudyStore) -> Iterator[list[str]]:
     def notice(connection, cursor, statement, *rest):
         seen.append(statement)
 
-    sql.event.listen(opened._backend.engine, "before_cursor_execute", notice)
+    sql.event.listen(opened.backend.engine, "before_cursor_execute", notice)
     yield seen
-    sql.event.remove(opened._backend.engine, "before_cursor_execute", notice)
+    sql.event.remove(opened.backend.engine, "before_cursor_execute", notice)
 
 
 def whole_trial(opened: StudyStore) -> None:
@@ -91,10 +91,10 @@ def test_a_trial_whose_writing_fails_half_way_is_not_there(tmp_path, table):
             raise KeyboardInterrupt
 
     with opened.exclusive():
-        sql.event.listen(opened._backend.engine, "before_cursor_execute", refuse)
+        sql.event.listen(opened.backend.engine, "before_cursor_execute", refuse)
         with pytest.raises(KeyboardInterrupt):
             opened.ask()
-        sql.event.remove(opened._backend.engine, "before_cursor_execute", refuse)
+        sql.event.remove(opened.backend.engine, "before_cursor_execute", refuse)
         assert (opened.trials(), opened.num_asked()) == ([], 0)
         assert opened.ask().number == 0
     assert [trial.number for trial in StudyStore(tmp_path / "office").trials()] == [0]
