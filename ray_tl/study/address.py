@@ -60,7 +60,7 @@ class Address:
         return message
 
     def __str__(self) -> str:
-        query = {key: HIDDEN if key in _SECRETS else value for key, value in self.url.query.items()}
+        query = {key: value for key, value in self.url.query.items() if key not in _SECRETS}
         shown = self.url.set(drivername="postgresql", query=query)
         return shown.render_as_string(hide_password=True)
 

@@ -1,6 +1,6 @@
 """What the driver of a search pays in the study store for a trial, and whether that grows with their number.
 
-    python tests/benchmarks/store_scale.py [--trials 2000] [--space image_folders] [--json]
+    python tests/benchmarks/store_scale.py [--trials 2000] [--space image_folders] [--storage ADDRESS] [--json]
 
 Trials of a real search space are asked for, report three epochs and end, eight at a time, with the calls that a search
 makes: before each trial they are counted, after each change the trial is read again. Objectives are random; one trial
@@ -30,6 +30,7 @@ from ray_tl.home import shipped_file
 from ray_tl.search_space import load_search_file
 from ray_tl.study.records import DataSource, EpochRecord, StudySpec, TrialState
 from ray_tl.study.store import StudyStore
+from ray_tl.study.studies import studies_at
 
 EPOCHS, SLOTS, WINDOW = 3, 8, 50
 CALLS = ("count", "ask", "add_epoch", "finish", "trial")
@@ -115,9 +116,11 @@ def a_spec(space_name: str, num_trials: int) -> StudySpec:
     )
 
 
-def measure(space_name: str, num_trials: int, folder: Path) -> dict[str, object]:
+def measure(space_name: str, num_trials: int, folder: Path, address: str | None = None) -> dict[str, object]:
     """Run the driver; windows, growth, memory, and the size of the database."""
-    store = StudyStore.create(folder / "scale", a_spec(space_name, num_trials))
+    name = f"scale-{time.strftime('%Y%m%d-%H%M%S')}"
+    spec = a_spec(space_name, num_trials).model_copy(update={"name": name})
+    store = StudyStore.create(studies_at(folder, address).backend(name), spec)
     before_mib = peak_mib()
     driver = Driver(store, seed=0)
     with store.exclusive():
@@ -153,10 +156,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--space", default="image_folders", help="of search_spaces/")
     parser.add_argument("--folder", help="of the file system to measure; default: the system's temporary one")
+    parser.add_argument("--storage", help="of a PostgreSQL database; default: SQLite")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        found = measure(arguments.space, arguments.trials, Path(folder))
+        found = measure(arguments.space, arguments.trials, Path(folder), arguments.storage)
     print(json.dumps(found)) if arguments.json else show(found)
 
 
