@@ -19,9 +19,9 @@ from ray_tl.study.backend import SPEC_FILE
 from ray_tl.study.server_damage import using_server
 
 LOCK_CLASS = 0x7261795F  # "ray_", so that nobody else's advisory locks in the same database are ours
-CONNECT_TIMEOUT_S = 10
+CONNECT_TIMEOUT_S = 5  # for each of the addresses of a host, of which there are often two
 FORGET_AFTER_S = 60  # a server takes so long to notice that the machine of a search is gone
-_KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 class DatabaseStudies:
@@ -45,7 +45,14 @@ class DatabaseStudies:
     @cached_property
     def engine(self) -> sql.Engine:
         who = f"ray-tl on {socket.gethostname()[:30]}, process {os.getpid()}"
-        arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": who, "options": _KEEPALIVE}
+        server_side = " ".join(f"-c tcp_{name}={value}" for name, value in _ALIVE.items())
+        arguments = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": who,
+            "options": server_side,  # it frees the lock of a machine that is gone
+            "tcp_user_timeout": 1000 * FORGET_AFTER_S,  # and here nobody waits for a server that is gone
+            **_ALIVE,
+        }
         return sql.create_engine(self.address.url, connect_args=arguments, pool_pre_ping=True)
 
     def using(self) -> AbstractContextManager[None]:
@@ -162,7 +169,12 @@ class DatabaseBackend:
         lock = sql.func.pg_advisory_xact_lock(LOCK_CLASS, 0)
         with self.engine.begin() as connection:
             connection.execute(sql.select(lock))
-            tables.make_tables(self.engine)
+            try:
+                tables.make_tables(self.engine)
+            except RuntimeError as error:
+                raise InvalidInput(
+                    f"{self._studies.address} has tables of another version of Optuna: {error}"
+                ) from error
 
 
 def _key(name: str) -> str:

@@ -31,6 +31,8 @@ from ray_tl.search_space import SearchSpace
 from ray_tl.study.records import StudySpec, TrialRecord, TrialState
 from ray_tl.study.tables import STATES, Drawn, Params
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 GOOD, OTHERS = 25, 225
 LEARNED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.INFEASIBLE)
 _STUDY = "seen"

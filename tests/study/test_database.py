@@ -151,6 +151,15 @@ def test_nothing_of_a_study_is_in_its_folder(studies, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tables_of_another_optuna_are_not_written_to(studies):
+    store(studies)
+    with studies.engine.begin() as connection:
+        connection.execute(sql.text("UPDATE alembic_version SET version_num = 'v1.3.0.a'"))
+    with pytest.raises(InvalidInput, match=r"has tables of another version of Optuna: .*optuna storage upgrade"):
+        StudyStore.create(studies.backend("other"), spec(name="other"))
+    assert studies.names() == ["office"]
+
+
 # who holds a study
 
 

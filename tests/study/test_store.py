@@ -254,6 +254,16 @@ def test_trial_killed_before_it_had_a_configuration_is_closed_and_not_counted(st
     assert [seen.state.name for seen in optuna_study(opened).trials] == ["FAIL"]
 
 
+def test_trial_that_an_older_version_left_waiting_is_closed_and_what_it_was_for_is_asked(studies):
+    opened = advised_store(studies)
+    opened.ask()
+    optuna_study(opened).enqueue_trial({"method": "coral"}, {"advised": 0})
+    assert [trial.number for trial in opened.reconcile()] == [0]
+    asked = opened.ask()
+    assert (asked.number, asked.config.method.name, asked.is_advised) == (2, "coral", True)
+    assert [seen.state.name for seen in optuna_study(opened).trials] == ["RUNNING", "FAIL", "RUNNING"]
+
+
 def test_baseline_killed_before_it_had_a_configuration_is_asked_again(studies):
     opened = store(studies)
     half = optuna_study(opened).ask()
