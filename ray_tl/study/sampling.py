@@ -27,8 +27,8 @@ from optuna.trial import TrialState as OptunaState
 
 from ray_tl.config import TrialConfig
 from ray_tl.registry import Scalar
-from ray_tl.search_space import SearchSpace
-from ray_tl.study.records import StudySpec, TrialRecord, TrialState
+from ray_tl.search_space import SearchOptions, SearchSpace
+from ray_tl.study.records import TrialRecord, TrialState
 from ray_tl.study.tables import STATES, Drawn, Params
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -71,17 +71,17 @@ class StudySampler:
     """TPE for conditional spaces, over a window of the trials of a study.
 
     Args:
-        spec: Of the study.
+        space: Of the study.
+        search: Likewise.
         num_trials: That it has already: a resumed search must not draw the numbers of its beginning again.
     """
 
-    def __init__(self, spec: StudySpec, num_trials: int) -> None:
-        search = spec.search
-        self._space = SearchSpace(spec.trees, search.epochs, search.seed, search.min_steps)
+    def __init__(self, space: SearchSpace, search: SearchOptions, num_trials: int) -> None:
+        self._space = space
         self._window = Window()
         self._seen: dict[int, FrozenTrial] = {}
         self._storage = _Seen()
-        self._tpe = _tpe(spec, num_trials)
+        self._tpe = _tpe(search, num_trials)
         optuna.create_study(storage=self._storage, study_name=_STUDY, direction="maximize", sampler=self._tpe)
 
     def learn(self, trial: TrialRecord) -> None:
@@ -184,12 +184,12 @@ def _only_value(distribution: BaseDistribution) -> object:
     return distribution.low
 
 
-def _tpe(spec: StudySpec, num_trials: int) -> optuna.samplers.BaseSampler:
+def _tpe(search: SearchOptions, num_trials: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`, on purpose
         return optuna.samplers.TPESampler(
-            seed=(spec.search.seed + 1_000_003 * num_trials) % 2**32,
-            n_startup_trials=max(5, spec.search.num_trials // 3),
+            seed=(search.seed + 1_000_003 * num_trials) % 2**32,
+            n_startup_trials=max(5, search.num_trials // 3),
             multivariate=True,
             group=True,
             constant_liar=True,

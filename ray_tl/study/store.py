@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ray_tl.config import TrialConfig
 from ray_tl.errors import BrokenStudy, InvalidInput, UnknownName, all_at_once
 from ray_tl.registry import Scalar
-from ray_tl.search_space import SearchOptions, explain, validated
+from ray_tl.search_space import SearchOptions, SearchSpace, explain, validated
 from ray_tl.study import statements, tables
 from ray_tl.study.backend import CHAMPION_FILE, SPEC_FILE, Backend
 from ray_tl.study.damage import reading, unreadable
@@ -69,6 +69,8 @@ class StudyStore:
         self.backend = _backend(study)
         self.folder = self.backend.folder
         self.spec = _read_spec(self.backend)
+        search = self.spec.search
+        self.space = SearchSpace(self.spec.trees, search.epochs, search.seed, search.min_steps)
         self.backend.require_database()
         self._mutex = RLock()
         self._held: sql.Connection | None = None
@@ -295,7 +297,7 @@ class StudyStore:
         if self._sampler is None:
             from ray_tl.study.sampling import StudySampler  # it takes Optuna, which readers do without
 
-            self._sampler = StudySampler(self.spec, num_trials=self._num_at_opening)
+            self._sampler = StudySampler(self.space, self.spec.search, num_trials=self._num_at_opening)
         for row in self._rows.news():
             self._sampler.learn(self._record(row))
         running = [trial for trial in self._running() if trial.refit_of is None]
