@@ -16,8 +16,7 @@ from ray_tl.registry import did_you_mean
 from ray_tl.search_space import SearchFile, load_search_file, validated
 from ray_tl.study.correction import recorded_correction
 from ray_tl.study.records import DataSource, TrialRecord
-from ray_tl.study.store import StudyStore, find_study, list_studies
-from ray_tl.study_status import Home, StudyStatus, champion_of, status, studies, watch
+from ray_tl.study_status import Home, StudyStatus, champion_of, opened, status, studies, studies_of, study_names, watch
 
 if TYPE_CHECKING:
     from ray_tl.on_ray.search import SearchResult
@@ -48,6 +47,7 @@ __all__ = [
     "serve",
     "status",
     "studies",
+    "study_names",
     "watch",
 ]
 
@@ -92,6 +92,7 @@ def search(
     target_labelled: str | None = None,
     intermediate: Sequence[str] = (),
     auxiliary: str | None = None,
+    storage: str | None = None,
 ) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
@@ -109,6 +110,8 @@ def search(
             which the champion is chosen: see `data.target_labels_for`.
         intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
         auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
+        storage: Address of a PostgreSQL database that keeps the study, `postgresql://user@host/database`; by default
+            `$RAY_TL_STORAGE`, else the study is kept in its folder. Checkpoints and evidence are in the folder anyway.
 
     Raises:
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
@@ -117,7 +120,9 @@ def search(
     from ray_tl.on_ray.search import run_search
 
     where, further = cluster or ClusterConfig(), (target_labelled, intermediate, auxiliary)
-    plan = plan_search(space, source, target, target_test, name, settings, home, *further, cluster=where)
+    plan = plan_search(
+        space, source, target, target_test, name, settings, home, *further, cluster=where, storage=storage
+    )
     return run_search(plan, where, watch)
 
 
@@ -127,11 +132,12 @@ def resume(
     cluster: ClusterConfig | None = None,
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
+    storage: str | None = None,
 ) -> "SearchResult":
     """Go on with a study where it was; nothing is lost and nothing runs twice."""
     from ray_tl.on_ray.search import run_search
 
-    return run_search(plan_resumption(study, settings, home), cluster or ClusterConfig(), watch)
+    return run_search(plan_resumption(study, settings, home, storage), cluster or ClusterConfig(), watch)
 
 
 def plan_search(
@@ -146,12 +152,15 @@ def plan_search(
     intermediate: Sequence[str] = (),
     auxiliary: str | None = None,
     cluster: ClusterConfig | None = None,
+    storage: str | None = None,
 ) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`.
 
     Whether the memory suffices is checked for a Ray that is to be started here, if `cluster` is given.
     """
     require_writable(studies_folder(home))
+    studies = studies_of(home, storage)
+    studies.names()  # a database that can't be reached is noticed before the data are read
 
     from ray_tl.on_ray.search import room_of
     from ray_tl.planning import plan_search
@@ -164,7 +173,7 @@ def plan_search(
     further = {"intermediate": tuple(intermediate), "auxiliary": auxiliary}
     data = DataSource.model_validate({**names, **further, "options": file.data})
     room = None if cluster is None else room_of(cluster)
-    return plan_search(file, data, name, studies_folder(home), room=room)
+    return plan_search(file, data, name, studies, room=room)
 
 
 def check_data(
@@ -192,20 +201,22 @@ def check_data(
     return DataCheck(data, problems, BALANCE_FIELD in file.trial)
 
 
-def plan_resumption(study: str, settings: Mapping[str, object] | None = None, home: Home = None) -> "Plan":
+def plan_resumption(
+    study: str, settings: Mapping[str, object] | None = None, home: Home = None, storage: str | None = None
+) -> "Plan":
     """Open a study to go on with it; of its settings only the number of trials and the time may change."""
     from ray_tl.planning import plan_resumption
 
-    return plan_resumption(study, studies_folder(home), _given(settings or {}))
-
-
-def study_names(home: Home = None) -> list[str]:
-    """Names of all studies, the newest first."""
-    return list_studies(studies_folder(home))
+    return plan_resumption(study, studies_of(home, storage), _given(settings or {}))
 
 
 def evaluate(
-    study: str, labels: str, trial: int | None = None, on: str | None = None, home: Home = None
+    study: str,
+    labels: str,
+    trial: int | None = None,
+    on: str | None = None,
+    home: Home = None,
+    storage: str | None = None,
 ) -> "Evaluation":
     """Score a finished search on true classes of its target, and put its champion's score into the ledger.
 
@@ -215,6 +226,7 @@ def evaluate(
         trial: A trial as it was, by number; by default the champion as it is promoted.
         on: `target` or `target_test`; by default, whichever the labels belong to.
         home: Folder of studies and models.
+        storage: As for `search`.
 
     Raises:
         UnknownName: If there is no such study or trial.
@@ -223,7 +235,7 @@ def evaluate(
     """
     from ray_tl.scoring import evaluate
 
-    return evaluate(StudyStore.open_for_reading(find_study(studies_folder(home), study)), labels, trial, on)
+    return evaluate(opened(study, home, storage), labels, trial, on)
 
 
 def rescore(
@@ -232,6 +244,7 @@ def rescore(
     selection: str | None = None,
     home: Home = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    storage: str | None = None,
 ) -> "Rescoring":
     """Score the trials of a study by any validators, from what they left; nothing of it is changed, and nothing runs.
 
@@ -241,6 +254,7 @@ def rescore(
         selection: Another rule of choice, as in a search-space file: `validators: {names: [ensv]}`.
         home: Folder of studies and models.
         progress: Called after each trial with how many are scored, and of how many.
+        storage: As for `search`.
 
     Raises:
         UnknownName: If there is no such study, validator or rule.
@@ -248,18 +262,20 @@ def rescore(
     """
     from ray_tl.rescoring import rescore
 
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = opened(study, home, storage)
     return rescore(store, validators, selection, progress)
 
 
-def ledger(home: Home = None) -> "list[LedgerRow]":
+def ledger(home: Home = None, storage: str | None = None) -> "list[LedgerRow]":
     """How good the choices of past searches turned out to be: one row for each study that was scored."""
     from ray_tl.scoring import read_ledger
 
-    return read_ledger(studies_folder(home))
+    return read_ledger(studies_of(home, storage))
 
 
-def promote(study: str, name: str | None = None, trial: int | None = None, home: Home = None) -> "PromotedVersion":
+def promote(
+    study: str, name: str | None = None, trial: int | None = None, home: Home = None, storage: str | None = None
+) -> "PromotedVersion":
     """Package the champion of a study, or another finished trial, as a new version of a model.
 
     The champion is packaged as it was found best, with the correction of its predictions, a trial by number as it was.
@@ -270,7 +286,7 @@ def promote(study: str, name: str | None = None, trial: int | None = None, home:
     """
     from ray_tl.promotion.promote import promote_trial
 
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = opened(study, home, storage)
     number = champion_of(store) if trial is None else trial
     if number is None:
         raise InvalidInput(f"study={study!r} has no champion yet; finish it with: ray-tl search --resume {study}")
@@ -390,6 +406,7 @@ def plan(
     trial: int | None = None,
     num_classes: int = 10,
     home: Home = None,
+    storage: str | None = None,
 ) -> "LayerPlan":
     """Which layer of a trial trains, how fast, and from when on; nothing runs and no weights are read.
 
@@ -399,6 +416,7 @@ def plan(
         trial: Number in the study.
         num_classes: For the size of the head, where `config` is given.
         home: Folder of studies and models.
+        storage: As for `search`.
 
     Raises:
         InvalidInput: If it is not one of the two, or a configuration is not sound.
@@ -409,7 +427,7 @@ def plan(
     if (config is None) == (study is None) or (study is None) != (trial is None):
         raise InvalidInput("a plan is of CONFIG, or of --study NAME with --trial N; give one of the two.")
     if study is not None and trial is not None:
-        return plan_of_trial(StudyStore.open_for_reading(find_study(studies_folder(home), study)), trial)
+        return plan_of_trial(opened(study, home, storage), trial)
     assert config is not None
     return plan_of_file(config, num_classes)
 

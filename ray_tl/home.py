@@ -14,6 +14,11 @@ def studies_folder(home: Path | str | None = None) -> Path:
     return home_folder(home) / "studies"
 
 
+def storage_address(storage: str | None = None) -> str | None:
+    """The given address of a database of studies, else `$RAY_TL_STORAGE`; `None` if studies are kept in folders."""
+    return storage or os.environ.get("RAY_TL_STORAGE") or None
+
+
 def models_folder(home: Path | str | None = None) -> Path:
     return home_folder(home) / "models"
 

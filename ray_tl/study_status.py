@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ray_tl.errors import RayTLError, storage_failure
-from ray_tl.home import studies_folder
+from ray_tl.home import storage_address, studies_folder
 from ray_tl.observability.examination import Examination, examined
 from ray_tl.observability.findings import FINDINGS, finding_lines
-from ray_tl.study.damage import unreadable
 from ray_tl.study.records import StudySpec, TrialRecord, TrialState
-from ray_tl.study.store import CHAMPION_FILE, StudyStore, find_study, list_studies
+from ray_tl.study.store import CHAMPION_FILE, StudyStore
+from ray_tl.study.studies import Studies, find_study, studies_at
 
 Home = Path | str | None
 
@@ -76,21 +76,27 @@ class StudyStatus:
         }
 
 
-def studies(home: Home = None) -> list[dict[str, object]]:
+def studies(home: Home = None, storage: str | None = None) -> list[dict[str, object]]:
     """All studies, the newest first: name, number of trials, state, champion, creation time.
 
     One that can't be read has the state `broken`, and says why in `error`; the others are listed all the same.
     """
-    return [_row_of(name, home) for name in list_studies(studies_folder(home))]
+    found = studies_of(home, storage)
+    return [_row_of(name, found) for name in found.names()]
 
 
-def status(study: str, home: Home = None, trial: int | None = None) -> StudyStatus:
+def study_names(home: Home = None, storage: str | None = None) -> list[str]:
+    """Names of all studies, the newest first."""
+    return studies_of(home, storage).names()
+
+
+def status(study: str, home: Home = None, trial: int | None = None, storage: str | None = None) -> StudyStatus:
     """How a study stands, with the examination of its champion, or of a trial.
 
     Raises:
         UnknownName: If there is no such study or trial.
     """
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = opened(study, home, storage)
     found = _status(store)
     number = found.champion if trial is None else trial
     if number is None:
@@ -98,9 +104,9 @@ def status(study: str, home: Home = None, trial: int | None = None) -> StudyStat
     return replace(found, examination=examined(store.trial(number), store.spec.classes))
 
 
-def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[StudyStatus]:
+def watch(study: str, interval_s: float = 2.0, home: Home = None, storage: str | None = None) -> Iterator[StudyStatus]:
     """Its status whenever it has changed, until no process searches it."""
-    store = StudyStore.open_for_reading(find_study(studies_folder(home), study))
+    store = opened(study, home, storage)
     seen = None
     while True:
         now = _status(store)
@@ -115,6 +121,16 @@ def watch(study: str, interval_s: float = 2.0, home: Home = None) -> Iterator[St
 def champion_of(store: StudyStore) -> int | None:
     """Number of the champion; `None` until the search has ended."""
     return _recorded(store)[0]
+
+
+def studies_of(home: Home = None, storage: str | None = None) -> Studies:
+    """Where studies are: below a folder, or in a database."""
+    return studies_at(studies_folder(home), storage_address(storage))
+
+
+def opened(study: str, home: Home = None, storage: str | None = None) -> StudyStore:
+    """A study to look at."""
+    return StudyStore.open_for_reading(find_study(studies_of(home, storage), study))
 
 
 def _status(store: StudyStore) -> StudyStatus:
@@ -141,7 +157,7 @@ def _recorded(store: StudyStore) -> tuple[int | None, str, dict[int, float], dic
         merits = {item["trial"]: item["merit"] for item in content["candidates"] if item["rejected"] is None}
         return content["trial"], content["reason"], merits, content.get("refit")
     except (KeyError, TypeError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+        raise store.unreadable(CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 
 
 def _findings(store: StudyStore) -> dict[str, object]:
@@ -150,12 +166,12 @@ def _findings(store: StudyStore) -> dict[str, object]:
         finding_lines(content)
         return {name: content[name] for name in FINDINGS if name in content}
     except (KeyError, TypeError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+        raise store.unreadable(CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 
 
-def _row_of(name: str, home: Home) -> dict[str, object]:
+def _row_of(name: str, studies: Studies) -> dict[str, object]:
     try:
-        return _study_row(status(name, home))
+        return _study_row(_status(StudyStore.open_for_reading(find_study(studies, name))))
     except (RayTLError, OSError) as error:
         failure = storage_failure(error) if isinstance(error, OSError) else error
         unknown = dict.fromkeys(("trials", "state", "champion", "created"))

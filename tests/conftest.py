@@ -1,12 +1,16 @@
 """The order of the tests; a folder for every test that starts Ray, its name short enough for sockets; odd disks."""
 
+import secrets
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import Server, programs
 
 LONGEST_FIRST = ("test_quickstart.py", "test_readme.py", "test_search.py")
 
@@ -54,3 +58,22 @@ def only_readable() -> Iterator[Callable[[Path], None]]:
     yield freeze
     for folder in frozen:
         subprocess.run(["chattr", "-R", "-i", folder], capture_output=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server."""
+    if programs() is None or find_spec("psycopg") is None:
+        pytest.skip("needs PostgreSQL (Debian: postgresql) and psycopg")
+    server = Server.started()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def database(postgres: Server) -> Iterator[str]:
+    """Address of an empty database."""
+    name = f"t{secrets.token_hex(6)}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    yield postgres.address(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")

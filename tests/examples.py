@@ -7,6 +7,7 @@ from ray_tl.config import Component, TrialConfig
 from ray_tl.search_space import SearchOptions
 from ray_tl.study.records import DataSource, EpochRecord, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
+from ray_tl.study.studies import Studies
 
 TREES: dict[str, object] = {
     "backbone": {"tiny_cnn": {"width": 4}},
@@ -31,8 +32,10 @@ def spec(name: str = "office", first: Sequence[TrialConfig] = (BASELINE,), **sea
     )
 
 
-def store(root: Path, **settings: object) -> StudyStore:
-    return StudyStore.create(root / "office", spec(**settings))
+def store(root: Path | Studies, **settings: object) -> StudyStore:
+    """A study called `office`, in a folder of this name below `root` or in other `Studies`."""
+    place = root / "office" if isinstance(root, Path) else root.backend("office")
+    return StudyStore.create(place, spec(**settings))
 
 
 def epoch(number: int, objective: float = 0.5, source_accuracy: float = 0.9) -> EpochRecord:

@@ -20,6 +20,7 @@ from ray_tl.cli.options import (
     Source,
     SplitBy,
     SplitByTime,
+    Storage,
     Study,
     Target,
     TargetClasses,
@@ -135,6 +136,7 @@ def search(
     max_slots: Annotated[int | None, typer.Option(min=1, help="Trials at the same time, at most.")] = None,
     dashboard: Annotated[bool, typer.Option(help="Ray dashboard of a local Ray.")] = True,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Search on your own data, or go on with a search that was interrupted.
@@ -158,7 +160,7 @@ def search(
     stated |= {"--intermediate": intermediate or None, "--auxiliary": auxiliary}
     _check_search_arguments(stated, resume)
     if resume_or_start:
-        resume = _begun(name, resume, home)
+        resume = _begun(name, resume, home, storage)
     settings = {
         "num_trials": trials,
         "epochs": epochs,
@@ -183,12 +185,12 @@ def search(
     }
     where = api.cluster_config(cluster, resources)
     if resume is not None:
-        plan = api.plan_resumption(resume, settings, home)
+        plan = api.plan_resumption(resume, settings, home, storage)
     else:
         names = str(source), str(target), target_test, name
         further = target_labelled, intermediate or (), auxiliary
         with output.working("checking the search, and looking at its data ..."):
-            plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where)
+            plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where, storage=storage)
     from ray_tl.cli.live import run_with_progress
 
     run_with_progress(plan, where, output, pruning, dashboard)
@@ -199,6 +201,7 @@ def status(
     study: Annotated[str | None, typer.Argument(help="Name of a study; without one, all are listed.")] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="Examine this trial instead of the champion.")] = None,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """How a study stands: its trials, the best so far, the champion."""
@@ -207,9 +210,9 @@ def status(
 
     output = Output(as_json)
     if study is None:
-        views.show_studies(api.studies(home), output)
+        views.show_studies(api.studies(home, storage), output)
     else:
-        views.show_status(api.status(study, home, trial), output)
+        views.show_status(api.status(study, home, trial, storage), output)
 
 
 @app.command()
@@ -217,13 +220,14 @@ def watch(
     study: Study,
     interval_s: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 2.0,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Follow a search that runs elsewhere, until it ends; Ctrl-C ends the watching alone."""
     from ray_tl import api
     from ray_tl.cli import views
 
-    views.follow(api.watch(study, interval_s, home), Output(as_json))
+    views.follow(api.watch(study, interval_s, home, storage), Output(as_json))
 
 
 @app.command()
@@ -238,6 +242,7 @@ def promote(
     ] = None,
     grafana_token: Annotated[str | None, typer.Option(envvar="GRAFANA_TOKEN", help="Service account token.")] = None,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Package the champion as a new version of a model: weights, preprocessing, labels, lineage, checksums."""
@@ -245,7 +250,7 @@ def promote(
     from ray_tl.cli import views
 
     output = Output(as_json)
-    version = api.promote(study, name=name, trial=trial, home=home)
+    version = api.promote(study, name=name, trial=trial, home=home, storage=storage)
     plain = {"model": version.name, "version": version.version, "folder": str(version.folder)}
     output.emit({**plain, "notes": list(version.notes)})
     output.say(f"promoted {version.name} {version.version} in {version.folder}")
@@ -345,6 +350,7 @@ def plan(
     trial: Annotated[int | None, typer.Option(min=0, help="Number of a trial of the study.")] = None,
     classes: Annotated[int, typer.Option(min=2, help="Of the task; the size of the head alone depends on it.")] = 10,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Which layer trains, how fast, and from when on: the layer plan of a trial, before it runs.
@@ -367,7 +373,7 @@ def plan(
     from ray_tl import api
     from ray_tl.cli import views
 
-    views.show_plan(api.plan(config, study, trial, classes, home), Output(as_json))
+    views.show_plan(api.plan(config, study, trial, classes, home, storage), Output(as_json))
 
 
 @app.command()
@@ -445,13 +451,13 @@ def dashboards_push(
     views.push_dashboards(Output(as_json), url, token, user, password, dry_run, check)
 
 
-def _begun(name: str | None, resume: str | None, home: Path | None) -> str | None:
+def _begun(name: str | None, resume: str | None, home: Path | None, storage: str | None) -> str | None:
     """The study of that name if it is there."""
     from ray_tl import api
 
     if name is None or resume is not None:
         raise InvalidInput("--resume-or-start goes with --name STUDY, and not with --resume; give the study's name.")
-    return name if name in api.study_names(home) else None
+    return name if name in api.study_names(home, storage) else None
 
 
 def parse_gpus(stated: str) -> float | str:

@@ -10,6 +10,14 @@ Home = Annotated[
     Path | None,
     typer.Option(help="Folder of studies and models; default $RAY_TL_HOME, else ~/.ray_tl. On a cluster: shared."),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_TL_STORAGE",
+        help="PostgreSQL database that keeps the studies, postgresql://user@host/database; default: their folders.",
+        metavar="ADDRESS",
+    ),
+]
 Study = Annotated[str, typer.Argument(help="Name of a study; see them all with: ray-tl status", metavar="STUDY")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")]
 Source = Annotated[

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from ray_tl.cli.options import Home, Json, Study
+from ray_tl.cli.options import Home, Json, Storage, Study
 from ray_tl.cli.output import Output
 from ray_tl.errors import InvalidInput
 
@@ -33,6 +33,7 @@ def rescore(
         typer.Option(help="Also say what this rule of choice would take, written as search.selection in a file."),
     ] = None,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     r"""Score the trials of a search by other label-free validators, from the evidence that they left.
@@ -56,7 +57,7 @@ def rescore(
     output = Output(as_json)
     names = [name for each in validators or () for name in _names(each)]
     with _progress() as progress:
-        found = api.rescore(study, names, selection, home, progress)
+        found = api.rescore(study, names, selection, home, progress, storage)
     show_rescoring(found, output)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ray_tl.cli.options import Home, Json, Study
+from ray_tl.cli.options import Home, Json, Storage, Study
 from ray_tl.cli.output import Output
 
 
@@ -25,6 +25,7 @@ def evaluate(
         typer.Option(help="Which domain the labels are of; default: where they fit.", metavar="target|target_test"),
     ] = None,
     home: Home = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Score a finished search on true target labels: was the champion a good choice?
@@ -47,11 +48,11 @@ def evaluate(
 
     output = Output(as_json)
     with output.working("reading the data and the labels ..."):
-        found = api.evaluate(study, labels, trial, on, home)
+        found = api.evaluate(study, labels, trial, on, home, storage)
     show_evaluation(found, output)
 
 
-def ledger(home: Home = None, as_json: Json = False) -> None:
+def ledger(home: Home = None, storage: Storage = None, as_json: Json = False) -> None:
     """How good the choices of past searches were: a row for each study that was scored.
 
     Score one with ray-tl evaluate. Regret: by how many points of accuracy the
@@ -61,4 +62,4 @@ def ledger(home: Home = None, as_json: Json = False) -> None:
     from ray_tl import api
     from ray_tl.cli.scoring_views import show_ledger
 
-    show_ledger(api.ledger(home), Output(as_json))
+    show_ledger(api.ledger(home, storage), Output(as_json))

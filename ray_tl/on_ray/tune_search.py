@@ -281,7 +281,7 @@ def warm_up_epochs(config: TrialConfig) -> int:
 def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_clients: int, log_folder: str) -> None:
     """Run Tune until the study has all its trials; returns early, with the store whole, on Ctrl-C."""
     scheduler = StudyASHA(store.spec, store.trials()) if pruning else None
-    name = store.spec.name  # alone: Tune pickles the function below with every trial
+    study = store.spec.name  # Tune pickles with every trial what names it, and the store can't be pickled
     here = tune.PlacementGroupFactory([CLIENT_RESOURCES], bundle_label_selector=[on_this_node()])
     tuner = tune.Tuner(
         tune.with_resources(ClientTrial, here),
@@ -293,7 +293,7 @@ def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_cl
             reuse_actors=True,
             search_alg=searcher,
             scheduler=scheduler,
-            trial_name_creator=lambda trial: f"{name}-{trial.config['number']:04d}",
+            trial_name_creator=lambda trial: f"{study}-{trial.config['number']:04d}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(name="tune", storage_path=log_folder, verbose=0),

@@ -36,8 +36,10 @@ from ray_tl.search_space.target_classes import target_class_problems
 from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
 from ray_tl.selection.fixed_space import FixedSpace
 from ray_tl.selection.prior import stated_shares
+from ray_tl.study.backend import SPEC_FILE
 from ray_tl.study.records import DataSource, StudySpec
-from ray_tl.study.store import StudyStore, check_name, find_study
+from ray_tl.study.store import StudyStore
+from ray_tl.study.studies import Studies, check_name, find_study, studies_at
 from ray_tl.training.data import TrialData, num_recorded, recorded_rows
 from ray_tl.training.files import CHOICE_LABELS_FILE
 from ray_tl.training.network import expected_context
@@ -59,7 +61,7 @@ def plan_search(
     file: SearchFile,
     data: DataSource,
     name: str,
-    root: Path,
+    studies: Studies | Path,
     first: Sequence[TrialConfig] | None = None,
     room: Room | None = None,
 ) -> Plan:
@@ -69,7 +71,7 @@ def plan_search(
         file: The search-space file.
         data: Where the domains come from.
         name: Of the new study.
-        root: Folder of all studies.
+        studies: All there are, or the folder of their folders.
         first: Configurations to run before the sampler is asked, instead of the source-only baseline alone.
         room: Memory for training; `None` if it is not known here.
 
@@ -78,8 +80,10 @@ def plan_search(
             nothing is written then.
     """
     check_name("study", name)
-    if (root / name).exists():
-        raise InvalidInput(f"study={name!r} exists already in {root}; resume it with --resume {name}, or rename.")
+    studies = studies_at(studies) if isinstance(studies, Path) else studies
+    backend = studies.backend(name)
+    if backend.folder.exists() or backend.read_file(SPEC_FILE) is not None:
+        raise InvalidInput(f"study={name!r} exists already in {studies}; resume it with --resume {name}, or rename.")
     register_user_backbones(file.backbones)
     space = _sound_space(file)
     corners = list(_corners(space))
@@ -113,23 +117,23 @@ def plan_search(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     rule_of(spec)  # it may need what these data don't give
-    store = StudyStore.create(root / name, spec)
+    store = StudyStore.create(backend, spec)
     _keep_choice_labels(store, pair)
     return Plan(store, _with_neighbours(store, pair, reference))
 
 
-def plan_resumption(name: str, root: Path, settings: Mapping[str, object]) -> Plan:
+def plan_resumption(name: str, studies: Studies | Path, settings: Mapping[str, object]) -> Plan:
     """Open a study that was begun before.
 
     Args:
         name: Of the study.
-        root: Folder of all studies.
+        studies: All there are, or the folder of their folders.
         settings: New values for `num_trials` or `time_budget_s`.
 
     Raises:
         InvalidInput: If its data have changed since, or a setting can't change.
     """
-    store = StudyStore(find_study(root, name))
+    store = StudyStore(find_study(studies, name))
     register_user_backbones(store.spec.backbones)
     pair = load_places(store.spec.data, store.spec.search.seed).pair
     if pair.fingerprint() != store.spec.data_fingerprint:

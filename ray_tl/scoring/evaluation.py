@@ -17,7 +17,7 @@ from ray_tl.scoring.records import Expected, LedgerRow, record
 from ray_tl.selection.correction import with_correction
 from ray_tl.selection.oracle import PairedDifference, Rows, Score, compare, hits, score, true_labels
 from ray_tl.study.correction import recorded_correction
-from ray_tl.study.damage import broken_study, unreadable
+from ray_tl.study.damage import broken_study
 from ray_tl.study.records import TrialRecord
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 from ray_tl.training.data import recorded_rows
@@ -183,7 +183,7 @@ def _champion(store: StudyStore) -> tuple[int | None, Expected | None]:
         stated = content.get("expected")
         return int(content["trial"]), None if stated is None else Expected.of(stated)
     except (KeyError, TypeError, ValueError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+        raise store.unreadable(CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
 
 
 def _read_again(store: StudyStore) -> DomainPair:

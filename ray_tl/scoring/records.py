@@ -5,12 +5,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from ray_tl.errors import BrokenStudy
-from ray_tl.study.store import StudyStore, list_studies
+from ray_tl.study.backend import Backend
+from ray_tl.study.store import StudyStore
+from ray_tl.study.studies import Studies
 
 FILE = "evaluation.json"
 PREFERRED = ("target_test", "target")
@@ -115,27 +116,21 @@ class Totals:
 def record(store: StudyStore, row: LedgerRow) -> None:
     """Put a row into the ledger, instead of an earlier one of the same study and domain."""
     kept: dict[str, LedgerRow] = {}
-    if (store.folder / FILE).is_file():
-        with suppress(BrokenStudy):  # it is replaced
-            kept = _read(store.folder)
+    with suppress(BrokenStudy):  # it is replaced
+        kept = _read(store.backend, store.spec.name)
     rows = {**kept, row.domain: row}
     store.write_json(FILE, {domain: asdict(each) for domain, each in rows.items()})
 
 
-def read_ledger(root: Path) -> list[LedgerRow]:
+def read_ledger(studies: Studies) -> list[LedgerRow]:
     """One row a study, the newest study first: of `target_test` where that was scored, else of `target`.
 
     A record that can't be read is logged and left out.
-
-    Args:
-        root: Folder of all studies.
     """
     rows = []
-    for name in list_studies(root):
-        if not (root / name / FILE).is_file():
-            continue
+    for name in studies.names():
         try:
-            found = _read(root / name)
+            found = _read(studies.backend(name), name)
         except (ValueError, OSError) as error:
             _log.warning("%s", error)
             continue
@@ -160,12 +155,12 @@ def totals(rows: Sequence[LedgerRow]) -> Totals:
 _ROWS = TypeAdapter(dict[str, LedgerRow])
 
 
-def _read(folder: Path) -> dict[str, LedgerRow]:
-    """Rows by domain; raises `BrokenStudy` if the file is not what was written."""
-    path = folder / FILE
+def _read(backend: Backend, study: str) -> dict[str, LedgerRow]:
+    """Rows by domain, none of a study that was not scored; raises `BrokenStudy` if they are not what was written."""
+    content = backend.read_file(FILE)
     try:
-        return _ROWS.validate_python(json.loads(path.read_bytes()))
+        return {} if content is None else _ROWS.validate_python(json.loads(content))
     except (ValueError, ValidationError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        remedy = f"remove it, and score again: ray-tl evaluate {folder.name} --labels ..."
-        raise BrokenStudy(f"{path} is not what was written ({reason}); {remedy}") from error
+        remedy = f"remove it, and score again: ray-tl evaluate {study} --labels ..."
+        raise BrokenStudy(f"{backend.place_of(FILE)} is not what was written ({reason}); {remedy}") from error

@@ -2,7 +2,6 @@
 
 import math
 
-from ray_tl.study.damage import unreadable
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 
 
@@ -20,5 +19,5 @@ def recorded_correction(store: StudyStore, trial: int) -> tuple[float, ...] | No
         if len(found) != len(store.spec.classes) or not all(map(math.isfinite, found)):
             raise ValueError(f"prior.correction={list(found)} is no number for each class")
     except (KeyError, TypeError, ValueError) as error:
-        raise unreadable(store.folder / CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
+        raise store.unreadable(CHAMPION_FILE, f"{type(error).__name__}: {error}") from error
     return found

@@ -3,11 +3,10 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_tl.errors import BrokenStudy, RayTLError, StudyBusy, storage_failure
@@ -27,22 +26,27 @@ def broken_study(folder: Path, what: str) -> BrokenStudy:
     return BrokenStudy(f"{what.removesuffix('.')}; restore it from a copy, or remove {folder} and search again.")
 
 
-def unreadable(path: Path, why: str) -> BrokenStudy:
+def unreadable(place: Path | str, study: str, why: str) -> BrokenStudy:
     """Of a small file that a search writes at its end."""
-    anew = f"ray-tl search --resume {path.parent.name}"
-    return BrokenStudy(f"{path} is not what was written ({why}); remove it, and choose a champion again with: {anew}")
+    anew = f"ray-tl search --resume {study}"
+    return BrokenStudy(f"{place} is not what was written ({why}); remove it, and choose a champion again with: {anew}")
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Whatever goes wrong in the block, in which what is stored is only read, is a fault of what is stored."""
+def reading(broken: Callable[[str], BrokenStudy], study: str) -> Iterator[None]:
+    """Whatever goes wrong in the block, in which what is stored is only read, is a fault of what is stored.
+
+    Args:
+        broken: Makes the error of a description.
+        study: Where the study is, for people.
+    """
     try:
         yield
     except RayTLError:
         raise
     except (LookupError, ValueError, TypeError, AssertionError, RuntimeError) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise broken_study(folder, f"the database of {folder} is not what was written ({said})") from error
+        raise broken(f"the database of {study} is not what was written ({said})") from error
 
 
 @contextmanager
@@ -56,7 +60,9 @@ def using_database(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+    except Exception as error:  # Optuna, that not all import, has errors of its own for those of a database
+        if not isinstance(_cause(error), sqlite3.Error | SQLAlchemyError):
+            raise
         raise _ours(path, _cause(error)) from error
 
 

@@ -188,7 +188,19 @@ class TrialRecord:
         return self.state is TrialState.COMPLETE and last is not None and last.epoch == self.config.epochs
 
     @property
+    def violated(self) -> str | None:
+        """What its configuration violated, by the name under which the sampler learns it."""
+        return violated_constraint(self.state, self.failure)
+
+    @property
     def is_trained_but_open(self) -> bool:
         """Whether its last epoch is stored, but not that it has ended."""
         last = self.last
         return self.state is TrialState.RUNNING and last is not None and last.epoch == self.config.epochs
+
+
+def violated_constraint(state: TrialState, failure: FailureKind | None) -> str | None:
+    """The constraint that a trial that has ended so violated: `memory`, or a kind of failure; `None` if none."""
+    if state is TrialState.INFEASIBLE or (failure is not None and failure.is_of_memory):
+        return "memory"
+    return failure.value if failure is not None and failure.speaks_of_configuration else None

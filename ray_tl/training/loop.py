@@ -56,7 +56,7 @@ def train_run(run: TrialRun | ClosedFormRun, report: Report, files: TrialFiles) 
     """As `train_trial`, of a trial that stands ready."""
     state, epochs = _shared_checkpoint(files), run.config.epochs
     last = run.restore(state)
-    known = [] if last is None or state is None else reports_of(state, last)
+    known = [] if last is None or state is None or rank() != 0 else reports_of(state, last)
     with Beside(files, report, known) as beside:
         if _told_to_stop(beside) or (last is not None and last.epoch == epochs):
             return last is not None and last.epoch == epochs

@@ -235,7 +235,7 @@ def test_a_single_report_at_the_last_epoch_makes_a_complete_trial(tmp_path):
     search.on_trial_complete("a", result(EPOCHS, 0.75))
     assert opened.trial(0).state is TrialState.COMPLETE
     assert opened.trial(0).at_full_fidelity
-    assert opened._study.trials[0].value == 0.75
+    assert opened.trial(0).last.objective == 0.75
 
 
 def test_grace_can_not_outlast_the_trials():

@@ -4,6 +4,7 @@ import pytest
 
 from ray_tl.scoring import LedgerRow, totals
 from ray_tl.scoring.records import Expected, read_ledger
+from ray_tl.study.studies import studies_at
 
 ROW = LedgerRow(
     study="office",
@@ -43,4 +44,4 @@ def test_rows_that_do_not_say_something_do_not_count_for_it():
 
 
 def test_a_home_without_studies_has_an_empty_ledger(tmp_path):
-    assert read_ledger(tmp_path / "studies") == []
+    assert read_ledger(studies_at(tmp_path / "studies")) == []
