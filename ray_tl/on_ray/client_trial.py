@@ -1,10 +1,12 @@
 """A Tune trial that trains nothing. Its process imports no torch, so it starts quickly."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 
 from ray_tl.on_ray.trial_queue import Outcome
 from ray_tl.selection import rule_of
@@ -31,7 +33,10 @@ class ClientTrial(tune.Trainable):
 
     def step(self) -> Result:
         """One epoch, or the outcome of a trial that could not go on."""
-        message = ray.get(self._queue.next_message.remote(self._key, self._epoch))
+        try:
+            message = ray.get(self._queue.next_message.remote(self._key, self._epoch))
+        except RayActorError:
+            return _ended(Outcome(is_withdrawn=True))  # the queue is gone
         if isinstance(message, Outcome):
             return _ended(message)
         self._epoch = message.epoch
@@ -57,7 +62,8 @@ class ClientTrial(tune.Trainable):
         self._key, self._epoch, self._epochs = config["key"], config["known"], config["epochs"]
 
     def _stop(self) -> None:
-        ray.get(self._queue.stop.remote(self._key))
+        with suppress(RayActorError):
+            ray.get(self._queue.stop.remote(self._key))
 
 
 def _ended(outcome: Outcome) -> Result:

@@ -1,14 +1,16 @@
 """A Ray Train run without the helper processes that a slot has no use for, which can be ended from outside."""
 
 import ray
+from ray.train import Result
 from ray.train.torch import TorchTrainer
 
 from ray_tl.on_ray.trial_queue import Holder
 
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 except ImportError:  # a later Ray: who ends the run has to wait for it
-    ControllerCallback = object
+    ControllerCallback = FixedScalingPolicy = object
 
 # Each is a process of its own, which imports Ray Train before the first worker may begin. A slot reads no Ray Datasets,
 # and its placement group goes with the job that it belongs to: there is one job a search.
@@ -30,10 +32,28 @@ class LeanTorchTrainer(TorchTrainer):
         self._enrolment = _Enrolment(queue, holder)
         super().__init__(**settings)
 
+    def _initialize_and_run_controller(self, **settings: object) -> Result:
+        if type(settings.get("scaling_policy")) is FixedScalingPolicy:
+            settings["scaling_policy"] = _SilentPolicy(self.scaling_config)
+        return super()._initialize_and_run_controller(**settings)
+
     def _create_default_callbacks(self) -> list:
         callbacks = super()._create_default_callbacks()
         kept = [callback for callback in callbacks if type(callback).__name__ not in UNUSED_CALLBACKS]
         return [*kept, self._enrolment]
+
+
+class _SilentPolicy(FixedScalingPolicy):
+    """Workers of a fixed number, for which the autoscaler is asked by the search as a whole and not by each slot.
+
+    Ray knows the last request only, and a slot's would take the place of the search's.
+    """
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        """Ask for nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Ask for nothing."""
 
 
 class _Enrolment(ControllerCallback):

@@ -14,6 +14,7 @@ from ray_tl.on_ray.shares import Allowance, Demand, cluster_shares
 ANSWER_S = 30.0
 LOOK_EVERY_S = 1.0
 SAY_EVERY_S = 30.0
+OWN_ROOM_S = 60.0  # workers that were ended a moment ago leave theirs late
 
 
 class SlotRoom:
@@ -48,14 +49,15 @@ class SlotRoom:
             NoResources: If there is none on a Ray that nobody else uses, or that can't become large enough; or none
                 came in time.
         """
-        deadline, said_at = time.monotonic() + self._wait_s, float("-inf")
+        limit_s = self._wait_s if self._is_shared else OWN_ROOM_S
+        began, said_at = time.monotonic(), float("-inf")
         while self.slots(0, self._max_slots) == 0:
-            if not self._is_shared or not self._may_come():
+            if not self._may_come():
                 raise NoResources(self._no_room("ask for fewer workers or processors, or for a larger cluster"))
             now = time.monotonic()
-            if now > deadline:
-                raise NoResources(self._no_room(f"waited for {self._wait_s:g} s (wait_for_room_s)"))
-            if now - said_at > SAY_EVERY_S:
+            if now - began > limit_s:
+                raise NoResources(self._no_room(f"it has been so for {limit_s:g} s (wait_for_room_s)"))
+            if self._is_shared and now - said_at > SAY_EVERY_S:
                 self._say(self._waiting())
                 said_at = now
             time.sleep(LOOK_EVERY_S)

@@ -21,6 +21,7 @@ from ray_tl.study.failures import RETRIES, Failure, FailureKind
 LOOK_EVERY_S = 1.0
 CLOSING_S = 30.0
 KILLING_S = 20.0
+ABORTING_S = 10.0
 ANSWER_S = 60.0
 LONGEST_PAUSE_S = 30.0
 SlotWatcher = Callable[[int, QueueStatus, Counter[int]], None]
@@ -109,6 +110,7 @@ class SlotPool:
         self._room.leave()
         try:
             ray.get(self._queue.close.remote(), timeout=ANSWER_S)
+            self._learn_controllers()
             _join(self._slots, patience_s)
         except (RayActorError, GetTimeoutError):
             log.warning("the trial queue does not answer; its slots are ended")
@@ -138,6 +140,7 @@ class SlotPool:
         self._failed_starts = 0 if any(slot.holder in status.up for slot in self._slots) else self._failed_starts
         for slot in [slot for slot in self._slots if not slot.is_alive()]:
             self._bury(slot, was_up=slot.holder in status.up)
+        self._learn_controllers()
         for holder, failure in ray.get(self._queue.overdue.remote(), timeout=ANSWER_S):
             self._end_overdue(holder, failure)
         starting = sum(slot.holder not in status.up for slot in self._slots)
@@ -147,6 +150,12 @@ class SlotPool:
         surplus = max(0, len(self) - allowed)
         ray.get(self._queue.retire.remote(surplus), timeout=ANSWER_S)
         self._watch(len(self), status, Counter(self.restarts))
+
+    def _learn_controllers(self) -> None:
+        """While the queue can say it: slots must be ended without it too."""
+        controllers = ray.get(self._queue.controllers.remote(), timeout=ANSWER_S)
+        for slot in self._slots:
+            slot.controller = controllers.get(slot.holder, slot.controller)
 
     def _admit(self, allowed: int) -> None:
         """Have so many slots."""
@@ -209,6 +218,7 @@ class _Slot(threading.Thread):
         self._queue, self._task, self._shape = queue, task, shape
         self.error: BaseException | None = None
         self._killed_for: Failure | None = None
+        self.controller: ray.actor.ActorHandle | None = None
 
     @property
     def failure(self) -> Failure:
@@ -239,12 +249,10 @@ class _Slot(threading.Thread):
     def kill(self, failure: Failure | None = None) -> None:
         """End its run and its workers from outside."""
         self._killed_for = self._killed_for or failure
-        try:
-            controllers = ray.get(self._queue.controllers.remote(), timeout=ANSWER_S)
-        except (RayActorError, GetTimeoutError):
-            return
-        if self.holder in controllers:
-            ray.kill(controllers[self.holder])
+        if self.controller is not None:
+            # To abort gives back its placement group, which outlives a controller that is merely killed.
+            ray.wait([self.controller.abort.remote()], timeout=ABORTING_S)
+            ray.kill(self.controller)
 
 
 def _join(slots: Sequence[_Slot], patience_s: float) -> None:

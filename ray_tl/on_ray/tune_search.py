@@ -146,9 +146,8 @@ class StudySearcher(Searcher):
 
     def _take_back(self, trial: TrialRecord, is_lost: bool) -> None:
         """A trial whose client is gone, or that was sent home: it goes on with another client, or when resumed."""
-        if is_lost:
-            self._slots.require_queue()
-            self._lost_clients[trial.number] += 1
+        self._slots.require_queue()
+        self._lost_clients[trial.number] += is_lost
         if self._lost_clients[trial.number] > MAX_LOST_CLIENTS:
             self._end(trial, TrialState.FAILED, f"its Tune client was lost {MAX_LOST_CLIENTS + 1} times.")
         else:

@@ -105,4 +105,5 @@ def require_whole(trials: list[TrialRecord], num_trials: int) -> None:
 
 def _alive(folder: Path) -> list[psutil.Process]:
     pids = [int(path.name.removeprefix("waits-")) for path in sorted(folder.glob("waits-*"))]
-    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    return [process for process in found if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)]
