@@ -13,6 +13,7 @@ from ray.train import FailureConfig, RunConfig
 
 from ray_tl.errors import NoResources, RayTLError
 from ray_tl.on_ray.classification import failure_of_slot, is_lack_of_room
+from ray_tl.on_ray.head import HeadWatch
 from ray_tl.on_ray.placement import SlotShape, dead_nodes
 from ray_tl.on_ray.room import SlotRoom
 from ray_tl.on_ray.trial_queue import Holder, QueueStatus, SlotTask
@@ -67,6 +68,7 @@ class SlotPool:
         self._problem: Exception | None = None
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="slot-keeper", daemon=True)
+        self._head = HeadWatch(self._say_that_the_head_is_gone)
         self._most = 0
 
     def __len__(self) -> int:
@@ -91,6 +93,7 @@ class SlotPool:
         self._room.wait_for_one()
         self._admit(self._room.slots(0, self.max_slots))
         self._keeper.start()
+        self._head.start()
 
     def require_queue(self) -> None:
         """Find out at once whether the queue is still there; if it is not, that is the problem."""
@@ -105,8 +108,10 @@ class SlotPool:
         A thread that would still ask Ray for something after `ray.shutdown()` would end this process without a word.
         """
         self._ended.set()
-        if self._keeper.is_alive():
-            self._keeper.join()
+        self._head.end()
+        for thread in (self._keeper, self._head):
+            if thread.is_alive():
+                thread.join()
         self._room.leave()
         try:
             ray.get(self._queue.close.remote(), timeout=ANSWER_S)
@@ -199,11 +204,18 @@ class SlotPool:
             slot.kill(failure)
         ray.get(self._queue.lost.remote(holder, failure), timeout=ANSWER_S)
 
+    def _say_that_the_head_is_gone(self) -> None:
+        self._say(
+            "the head of the cluster is gone, and Ray ends this process within a minute; nothing that was trained is "
+            f"lost. When the cluster is back, go on with: ray-tl search --resume {self._task.study}"
+        )
+
     def _fail(self, problem: Exception) -> None:
         """Remember why the search can't go on, and send its clients home."""
-        if self._problem is None:
-            self._problem = problem
-            self._queue.close.remote()
+        if self._problem is not None:
+            return
+        self._problem = problem
+        self._queue.close.remote()
 
 
 class _Slot(threading.Thread):
