@@ -14,6 +14,7 @@ from ray_tl.on_ray.shares import Allowance, Demand, cluster_shares
 ANSWER_S = 30.0
 LOOK_EVERY_S = 1.0
 SAY_EVERY_S = 30.0
+AUTOSCALER_S = 15.0  # one that has just started has not reported yet
 OWN_ROOM_S = 60.0  # workers that were ended a moment ago leave theirs late
 
 
@@ -52,9 +53,9 @@ class SlotRoom:
         limit_s = self._wait_s if self._is_shared else OWN_ROOM_S
         began, said_at = time.monotonic(), float("-inf")
         while self.slots(0, self._max_slots) == 0:
-            if not self._may_come():
-                raise NoResources(self._no_room("ask for fewer workers or processors, or for a larger cluster"))
             now = time.monotonic()
+            if not self._may_come() and now - began >= (AUTOSCALER_S if self._is_shared else 0):
+                raise NoResources(self._no_room("ask for fewer workers or processors, or for a larger cluster"))
             if now - began > limit_s:
                 raise NoResources(self._no_room(f"it has been so for {limit_s:g} s (wait_for_room_s)"))
             if self._is_shared and now - said_at > SAY_EVERY_S:
@@ -98,11 +99,11 @@ class SlotRoom:
         if self._shape.fits(total_resources()) > 0:
             return True
         most = most_resources()
-        return most is not None and self._shape.fits([most]) > 0
+        return has_autoscaler() if most is None else self._shape.fits([most]) > 0
 
     def _waiting(self) -> str:
         others = f"; searches {', '.join(self._others)} share it" if self._others else ""
-        grows = ", and asked the autoscaler for more" if most_resources() is not None else ""
+        grows = ", and asked the autoscaler for more" if has_autoscaler() else ""
         return f"waiting for room: {self._need()}{others}{grows}"
 
     def _no_room(self, remedy: str) -> str:
@@ -117,11 +118,19 @@ class SlotRoom:
 
 
 def most_resources() -> dict[str, float] | None:
-    """What a cluster may grow to; `None` if no autoscaler has said so."""
+    """What a cluster may grow to; `None` if no autoscaler has said so, as older ones never do."""
     from ray._private.state import state
 
     found = state.get_max_resources_from_cluster_config()
     return None if found is None else {name: float(value) for name, value in found.items()}
+
+
+def has_autoscaler() -> bool:
+    """Whether one has reported on this cluster."""
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return _internal_kv_get(DEBUG_AUTOSCALING_STATUS) is not None or most_resources() is not None
 
 
 def _sum(nodes: list[Resources]) -> dict[str, float]:
