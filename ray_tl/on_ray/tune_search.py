@@ -295,7 +295,13 @@ def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_cl
             trial_name_creator=lambda trial: f"{study}-{trial.config['number']:04d}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=log_folder, verbose=0),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=log_folder,
+            verbose=0,
+            # There is nothing to save; and while Tune saves, it starts a process for the next trial instead of reusing.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
     )
     with own_interrupts():
         tuner.fit()
