@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 HEAD = "ray.head.default"
+AUTHENTICATION = "RAY_AUTH_MODE"
 # What Ray's own `AutoscalingCluster` writes for its provider of nodes that are processes of this machine; that class
 # itself ends every Ray of the machine when it starts, and lacks its template in the wheel.
 EMPTY: dict[str, object] = {
@@ -65,13 +66,27 @@ def autoscaling_cluster(workers: Mapping[str, object], idle_s: float = 15) -> It
     file.write_text(json.dumps(config))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=0"]
     command += [f"--autoscaling-config={file}", f"--temp-dir={folder}", "--include-dashboard=false"]
-    fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
+    fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     try:
-        subprocess.run(command, check=True, env={**os.environ, **fast}, stdout=subprocess.DEVNULL, timeout=120)
-        yield f"{own_address()}:{port}"
+        with without_tokens():
+            subprocess.run(command, check=True, env={**os.environ, **fast}, stdout=subprocess.DEVNULL, timeout=120)
+            yield f"{own_address()}:{port}"
     finally:
         end_processes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def without_tokens() -> Iterator[None]:
+    """A Ray that was started here before leaves word in the environment that every cluster wants its token."""
+    before = os.environ.get(AUTHENTICATION)
+    os.environ[AUTHENTICATION] = "disabled"
+    try:
+        yield
+    finally:
+        os.environ.pop(AUTHENTICATION)
+        if before is not None:
+            os.environ[AUTHENTICATION] = before
 
 
 def end_processes_of(folder: Path) -> None:
@@ -107,9 +122,9 @@ def head_node(num_cpus: int) -> Iterator[tuple[str, Path]]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}"]
     command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--include-dashboard=false"]
     try:
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, timeout=120)
-        yield f"{own_address()}:{port}", folder
+        with without_tokens():
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
+            yield f"{own_address()}:{port}", folder
     finally:
         end_processes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
