@@ -84,7 +84,7 @@ def _failure_of_worker(error: BaseException, dead_nodes: Collection[str]) -> Fai
         return Failure(FailureKind.OUT_OF_SHARED_MEMORY, "Ray ended its worker because its node ran out of memory.")
     message = f"{type(cause).__name__}: {_first_line(text)}"
     if isinstance(cause, ray.exceptions.RayActorError):
-        return Failure(FailureKind.WORKER_DIED, f"its worker died ({_first_line(text)})")
+        return Failure(FailureKind.WORKER_DIED, f"its worker died ({_first_line(text).rstrip('.')}).")
     if isinstance(cause, torch.OutOfMemoryError | MemoryError):
         return Failure(FailureKind.OUT_OF_MEMORY, message)
     if isinstance(cause, TrainingFailedError):

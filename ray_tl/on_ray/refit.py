@@ -280,7 +280,7 @@ class _Refitting:
 
     def _remember(self, number: int, trial: TrialRecord, message: Message) -> None:
         if isinstance(message, Outcome) and message.is_withdrawn:
-            raise self._slots.problem or RayTLError("the search broke off")
+            raise self._slots.problem or RayTLError("the search was interrupted")
         if isinstance(message, EpochReport):
             self._store.add_epoch(number, epoch_of_refit(message, trial, self.rule), self._num_workers)
         elif message.failure is not None:

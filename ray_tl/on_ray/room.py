@@ -1,5 +1,6 @@
 """How many slots a search may have: of what is free, of what others leave, and of what the cluster can grow to."""
 
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,12 +23,12 @@ class SlotRoom:
     """Room for the slots of one search.
 
     Args:
-        search: Name, unique on the cluster.
+        search: Name, for users.
         shape: What one slot takes.
         max_slots: That the search would use.
         is_shared: Whether the cluster was there before the search: then others may use it, and it may grow.
         wait_s: For room, at most.
-        say: Called with a line for people while there is none.
+        say: Called with a line for users while there is none.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SlotRoom:
         say: Callable[[str], None],
     ) -> None:
         self._search, self._shape, self._max_slots = search, shape, max_slots
+        self._key = secrets.token_hex(8)
         self._is_shared, self._wait_s, self._say = is_shared, wait_s, say
         self._others: tuple[str, ...] = ()
 
@@ -80,15 +82,15 @@ class SlotRoom:
     def leave(self) -> None:
         """Give back what was asked of the autoscaler."""
         if self._is_shared:
-            with suppress(RayActorError, GetTimeoutError):  # who is silent is forgotten
-                ray.get(cluster_shares().leave.remote(self._search), timeout=ANSWER_S)
+            with suppress(RayActorError, GetTimeoutError):  # it forgets searches that fall silent
+                ray.get(cluster_shares().leave.remote(self._key), timeout=ANSWER_S)
 
     def _allowance(self, held: int, room: int, wanted: int) -> Allowance:
         shape = self._shape
         share = min(1.0, shape.share_of(_sum(total_resources())))
-        demand = Demand(wanted, held, room, share, (shape.bundle,) * (wanted * shape.workers))
+        demand = Demand(self._search, wanted, held, room, share, (shape.bundle,) * (wanted * shape.workers))
         try:
-            allowance: Allowance = ray.get(cluster_shares().renew.remote(self._search, demand), timeout=ANSWER_S)
+            allowance: Allowance = ray.get(cluster_shares().renew.remote(self._key, demand), timeout=ANSWER_S)
         except (RayActorError, GetTimeoutError):  # its node is gone; the next look starts another
             return Allowance(wanted, ())
         self._others = allowance.others

@@ -24,7 +24,7 @@ from ray_tl.on_ray.room import SlotRoom, most_resources
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.slots import CLOSING_S, QueueLost, SlotPool
-from ray_tl.on_ray.trial_queue import Job, Limits, SlotTask, start_queue
+from ray_tl.on_ray.trial_queue import Limits, QueueHandle, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
 from ray_tl.selection import Choice
@@ -125,7 +125,7 @@ def run_search(
         for lost_queues in count(1):
             try:
                 return _searched(plan, cluster, shape, url, started, watch, say, pruning)
-            except (QueueLost, RayActorError) as error:
+            except (QueueLost, RayActorError) as error:  # confirmation and refits ask the queue themselves
                 if lost_queues > MAX_LOST_QUEUES:
                     raise RayTLError(f"the trial queue was lost {lost_queues} times: {error}") from error
                 say("the trial queue was lost; the search goes on with a new one")
@@ -153,14 +153,14 @@ def _searched(
         searcher = StudySearcher(store, queue, slots, shape.workers, deadline, watchers)
         run_trials(store, searcher, pruning, slots.max_slots + 1, str(store.folder / "ray"))
         _require_finished(store, slots, searcher)
-        found, confirmation = _confirmed(store, queue.handle, say)
+        found, confirmation = _confirmed(store, queue.actor, say)
         _write_champion(store, found.choice, confirmation)
 
         def changed(trial: TrialRecord) -> None:
             for watcher in watchers:
                 watcher(trial)
 
-        refits = refit(store, queue.handle, slots, found, shape.workers, changed, say)
+        refits = refit(store, queue.actor, slots, found, shape.workers, changed, say)
         restarts, num_slots = slots.restarts, len(slots)
     findings = _findings(store, found, refits)
     _write_champion(store, found.choice, confirmation, refits, findings)
@@ -184,7 +184,9 @@ def _require_finished(store: StudyStore, slots: SlotPool, searcher: StudySearche
     if slots.problem is not None:
         raise slots.problem
     if searcher.stopped is not None:
-        raise TrialFailed(f"study {name!r} stopped: {searcher.stopped} Mend that, and go on with: --resume {name}")
+        raise TrialFailed(
+            f"study {name!r} stopped: {searcher.stopped} Fix that, and resume with: ray-tl search --resume {name}"
+        )
     if not searcher.has_finished():
         raise KeyboardInterrupt
     others = [trial for trial in store.trials() if not trial.is_baseline and trial.refit_of is None]
@@ -223,31 +225,20 @@ def shape_on(cluster: ClusterConfig) -> SlotShape:
     return SlotShape(cluster.workers_per_trial, cluster.cpus_per_worker, gpus)
 
 
-@dataclass(frozen=True)
-class _Queue:
-    """The trial queue, as the search sees it."""
-
-    name: str
-    handle: ray.actor.ActorHandle
-
-    def submit(self, job: Job) -> None:
-        ray.get(self.handle.submit.remote(job))
-
-
 @contextmanager
 def _slots(
     plan: Plan, cluster: ClusterConfig, shape: SlotShape, say: Say
-) -> Iterator[tuple[_Queue, SlotPool, SearchMetrics]]:
+) -> Iterator[tuple[QueueHandle, SlotPool, SearchMetrics]]:
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
     threads, shares = max(1, int(cluster.cpus_per_worker)), 0 < shape.gpus_per_worker < 1
     task = SlotTask(spec.name, folder, spec, threads, spec.backbones, shares)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     limits = Limits(cluster.lease_s, cluster.hang_s, spec.search.trial_time_limit_s)
-    queue = _Queue(*start_queue(spec, ray.put(plan.pair.for_trials()), limits))
+    queue = start_queue(spec, ray.put(plan.pair.for_trials()), limits)
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
     room = SlotRoom(spec.name, shape, max_slots, cluster.address is not None, cluster.wait_for_room_s, say)
-    slots = SlotPool(queue.handle, task, shape, max_slots, room, metrics.slots_changed, say)
+    slots = SlotPool(queue.actor, task, shape, max_slots, room, metrics.slots_changed, say)
     patience_s = 0.0
     try:
         slots.start()
@@ -256,7 +247,7 @@ def _slots(
     finally:
         metrics.close()
         slots.close(patience_s)
-        ray.kill(queue.handle)
+        ray.kill(queue.actor)
 
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Guided, Confirmation]:

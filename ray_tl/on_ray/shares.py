@@ -20,6 +20,7 @@ class Demand:
     """What a search has and would like to have.
 
     Attributes:
+        search: Name, for users; another search may have the same.
         wanted: Slots, at most.
         held: Slots that it has now.
         room: Further slots that would find room now.
@@ -27,6 +28,7 @@ class Demand:
         bundles: What the workers of all wanted slots take, one for each.
     """
 
+    search: str
     wanted: int
     held: int
     room: int
@@ -98,18 +100,17 @@ class Shares:
         self._asked: list[dict[str, float]] = []
         self._idle_since = clock()
 
-    async def renew(self, search: str, demand: Demand) -> Allowance:
-        """Say what a search has and wants, at least every 20 s; gives what it may have."""
-        self._demands[search], self._seen[search] = demand, self._clock()
+    async def renew(self, key: str, demand: Demand) -> Allowance:
+        """Say what a search has and wants, at least every 20 s, under a key of its own; gives what it may have."""
+        self._demands[key], self._seen[key] = demand, self._clock()
         self._forget_the_silent()
-        names = list(self._demands)
-        slots = dict(zip(names, allowances(list(self._demands.values())), strict=True))
-        return Allowance(slots[search], tuple(name for name in names if name != search))
+        slots = dict(zip(self._demands, allowances(list(self._demands.values())), strict=True))
+        return Allowance(slots[key], tuple(each.search for other, each in self._demands.items() if other != key))
 
-    async def leave(self, search: str) -> None:
+    async def leave(self, key: str) -> None:
         """A search has ended."""
-        self._demands.pop(search, None)
-        self._seen.pop(search, None)
+        self._demands.pop(key, None)
+        self._seen.pop(key, None)
         self._request()
 
     async def look_after(self) -> None:
@@ -122,8 +123,8 @@ class Shares:
         ray.actor.exit_actor()
 
     def _forget_the_silent(self) -> None:
-        for search in [name for name, seen in self._seen.items() if self._clock() - seen > SILENCE_S]:
-            del self._demands[search], self._seen[search]
+        for key in [key for key, seen in self._seen.items() if self._clock() - seen > SILENCE_S]:
+            del self._demands[key], self._seen[key]
         self._request()
 
     def _request(self) -> None:

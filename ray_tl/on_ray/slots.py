@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -25,7 +25,7 @@ KILLING_S = 20.0
 ABORTING_S = 10.0
 ANSWER_S = 60.0
 LONGEST_PAUSE_S = 30.0
-SlotWatcher = Callable[[int, QueueStatus, Counter[int]], None]
+SlotWatcher = Callable[[int, QueueStatus, Mapping[int, int]], None]
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +46,7 @@ class SlotPool:
         max_slots: Never more than so many.
         room: Says how many slots this search may have.
         watch: Called every second with the number of slots, the state of the queue, and how often each slot came back.
-        say: Called with a line for people when something changes.
+        say: Called with a line for users when something changes.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class SlotPool:
         self._room, self._watch, self._say = room, watch, say
         self._slots: list[_Slot] = []
         self._starts: Counter[int] = Counter()
+        self._losses: Counter[int] = Counter()
         self._failed_starts = 0
         self._not_before = 0.0
         self._problem: Exception | None = None
@@ -81,8 +82,8 @@ class SlotPool:
 
     @property
     def restarts(self) -> dict[int, int]:
-        """How often each slot came back after it had ended."""
-        return {slot: count - 1 for slot, count in sorted(self._starts.items()) if count > 1}
+        """How often each slot was lost; one that others needed was not."""
+        return dict(sorted(self._losses.items()))
 
     def start(self) -> None:
         """Start the first slots, waiting for room if there will be some.
@@ -152,9 +153,8 @@ class SlotPool:
         allowed = self._room.slots(len(self), self.max_slots, starting)
         if allowed > len(self) and time.monotonic() >= self._not_before:
             self._admit(allowed)
-        surplus = max(0, len(self) - allowed)
-        ray.get(self._queue.retire.remote(surplus), timeout=ANSWER_S)
-        self._watch(len(self), status, Counter(self.restarts))
+        ray.get(self._queue.keep.remote([slot.holder for slot in self._slots], allowed), timeout=ANSWER_S)
+        self._watch(len(self), status, self.restarts)
 
     def _learn_controllers(self) -> None:
         """While the queue can say it: slots must be ended without it too."""
@@ -182,9 +182,10 @@ class SlotPool:
             log.info("slot %d has ended", slot.holder.slot)
             return
         failure = slot.failure
+        self._losses[slot.holder.slot] += 1
         ray.get(self._queue.lost.remote(slot.holder, failure), timeout=ANSWER_S)
         log.warning("slot %d was lost: %s", slot.holder.slot, failure.message)
-        self._say(f"slot {slot.holder.slot} was lost ({failure.message.rstrip('.')}); it is started again")
+        self._say(f"slot {slot.holder.slot} was lost: {failure.message} It is started again where there is room.")
         is_of_cluster = failure.kind in (FailureKind.NODE_LOST, FailureKind.PREEMPTED)
         if not was_up and not is_of_cluster and not is_lack_of_room(slot.error):
             self._count_failed_start(failure)

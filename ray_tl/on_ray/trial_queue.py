@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,7 +49,7 @@ class Outcome:
     Attributes:
         failure: `None` if it ended well.
         result: Of an evaluation: a path-free summary of plain values.
-        is_withdrawn: The search broke off; the trial goes on when it is resumed.
+        is_withdrawn: The search was interrupted; the trial goes on when the search is resumed.
     """
 
     failure: Failure | None = None
@@ -160,6 +160,23 @@ class QueueStatus:
     busy: dict[int, int]
 
 
+@dataclass(frozen=True)
+class QueueHandle:
+    """The queue of a search as its driver holds it.
+
+    Attributes:
+        name: By which clients find it.
+        actor: The queue.
+    """
+
+    name: str
+    actor: ray.actor.ActorHandle
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; one that is known goes on where it is."""
+        ray.get(self.actor.submit.remote(job))
+
+
 class TrialQueue:
     """Leases jobs to slots and hands reports to clients; an async actor, so that everyone may wait inside it.
 
@@ -184,6 +201,7 @@ class TrialQueue:
         self._up: set[Holder] = set()
         self._controllers: dict[Holder, ray.actor.ActorHandle] = {}
         self._retiring = 0
+        self._retired: set[Holder] = set()
         self._closed = False
 
     async def data(self) -> list:
@@ -212,6 +230,7 @@ class TrialQueue:
         while not self._closed:
             if self._retiring > 0:
                 self._retiring -= 1
+                self._retired.add(holder)
                 return "closed"
             if (first := self._first_waiting()) is not None:
                 now = self._clock()
@@ -295,9 +314,13 @@ class TrialQueue:
             await _notify(entry)
             self._forget_if_unused(entry)
 
-    async def retire(self, count: int) -> None:
-        """So many slots end when they next ask for a job."""
-        self._retiring = count
+    async def keep(self, slots: Collection[Holder], allowed: int) -> None:
+        """Of these slots so many stay; the others end when they next ask for a job.
+
+        Those that have been told so already count as gone, though it takes them a while to end.
+        """
+        self._retired &= set(slots)
+        self._retiring = max(0, len(slots) - len(self._retired) - allowed)
         self._arrived.set()
 
     async def close(self) -> None:
@@ -403,8 +426,8 @@ async def _until(entry: _Entry, holds: Callable[[], bool], limit_s: float | None
         log.info("trial %d: nothing was decided for %g s", entry.job.number, limit_s)
 
 
-def start_queue(spec: StudySpec, data: ray.ObjectRef, limits: Limits) -> tuple[str, ray.actor.ActorHandle]:
-    """The queue of a search, on the node of this process, and its name, by which it is found in the Ray dashboard."""
+def start_queue(spec: StudySpec, data: ray.ObjectRef, limits: Limits) -> QueueHandle:
+    """The queue of a search, on the node of this process; by its name it is found in the Ray dashboard."""
     name = f"ray_tl:{spec.name}:queue:{secrets.token_hex(3)}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, label_selector=on_this_node())(TrialQueue)
-    return name, actor.options(name=name).remote([data], spec, limits)
+    return QueueHandle(name, actor.options(name=name).remote([data], spec, limits))

@@ -48,7 +48,7 @@ class Slots(Protocol):
 
 
 class Submission(Protocol):
-    """Where trials are submitted."""
+    """What a search needs to know of its queue; see `QueueHandle`."""
 
     @property
     def name(self) -> str:

@@ -55,7 +55,7 @@ def _why_not(asked: Combination, config: TrialConfig, spec: StudySpec) -> str | 
 
 
 def _learns_from_nothing(config: TrialConfig, spec: StudySpec) -> bool:
-    """Whether stages train that begin at random; of a person's own backbone nobody knows."""
+    """Whether stages train that begin at random; of users' own backbones that is not known."""
     if is_pretrained(config.backbone) or config.backbone.name in spec.backbones:
         return False
     sizes, _ = dimensions(config.backbone, expected_context(spec.data.options))

@@ -71,17 +71,6 @@ class Watch:
             self.moments.append(Moment(len(self.moments) + 1, time.process_time(), wall, memory))
 
 
-@dataclass(frozen=True)
-class Submission:
-    """The queue, as the searcher sees it."""
-
-    name: str
-    handle: ray.actor.ActorHandle
-
-    def submit(self, job: Job) -> None:
-        ray.get(self.handle.submit.remote(job))
-
-
 class AllThere:
     """Slots that never fail."""
 
@@ -147,13 +136,13 @@ def study_of(trials: int, folder: Path) -> StudyStore:
 
 def searched(store: StudyStore, nodes: int) -> tuple[list[Moment], float]:
     """Run all trials; gives a moment for each, and the bytes that Tune keeps of one."""
-    name, queue = start_queue(store.spec, ray.put(None), Limits())
+    queue = start_queue(store.spec, ray.put(None), Limits())
     for slot in range(nodes):
-        work_nothing.remote(queue, slot)
+        work_nothing.remote(queue.actor, slot)
     watch, log = Watch(), store.folder / "ray"
-    searcher = StudySearcher(store, Submission(name, queue), AllThere(nodes), 1, None, [watch])
+    searcher = StudySearcher(store, queue, AllThere(nodes), 1, None, [watch])
     run_trials(store, searcher, True, nodes + 1, str(log))
-    ray.get(queue.close.remote())
+    ray.get(queue.actor.close.remote())
     state = max(log.rglob("experiment_state-*.json"), key=lambda path: path.stat().st_mtime)
     return watch.moments, state.stat().st_size / len(watch.moments)
 

@@ -40,10 +40,17 @@ class Held(torch.nn.Flatten):
         world_size = dist.get_world_size() if dist.is_initialized() else 1
         if self.training and not x.is_meta and world_size == self.world_size:
             self.steps += 1
-            while self.steps == 3 and not (self.folder / "go").exists():
+            while self.steps == 3 and not self.may_go():
                 (self.folder / f"waits-{os.getpid()}").touch()
                 time.sleep(0.05)
         return super().forward(x)
+
+    def may_go(self):
+        once = self.folder / f"go-{os.getpid()}"
+        if once.exists():
+            once.unlink()
+            return True
+        return (self.folder / "go").exists()
 
 def build(folder, world_size):
     stem = torch.nn.Sequential(Held(folder, world_size), torch.nn.Linear(3 * 16 * 16, 8))
@@ -66,7 +73,10 @@ def squares(folder: Path) -> tuple[Path, Path]:
 
 
 def held_space(folder: Path, world_size: int, **search: object) -> Path:
-    """A space whose trials, where so many ranks train, stand still in the middle until there is a file `go`."""
+    """A space whose trials, where so many ranks train, stand still in the middle until there is a file `go`.
+
+    A file `go-PID` lets the trial go on that stands still in that process, and no further one.
+    """
     (folder / "held.py").write_text(HELD)
     backbone = {"held": {"folder": str(folder), "world_size": world_size}}
     trial = {**SPACE["trial"], "backbone": backbone, "freeze_depth": 0}

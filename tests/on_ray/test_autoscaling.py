@@ -1,7 +1,6 @@
 """Searches on a cluster that grows for them, and on one that they share."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
+import json
 
 import pytest
 import ray
@@ -37,20 +36,24 @@ def test_search_grows_a_cluster_without_workers_and_lets_it_shrink(folders, tmp_
 
 def test_second_search_gets_a_slot_of_the_first_between_trials(folders, tmp_path):
     source, target = map(str, folders)
-    held = held_space(tmp_path, 1, num_trials=4, epochs=4, grace_epochs=4, refit=None)
+    held = held_space(tmp_path, 1, num_trials=3, epochs=4, grace_epochs=4, refit=None)
     plain = tmp_path / "plain.yaml"
     plain.write_text(yaml.safe_dump({**SPACE, "search": {"num_trials": 2, "epochs": 4, "refit": None}}))
     where = ["--source", source, "--target", target, "--home", str(tmp_path)]
-    with head_node(num_cpus=2) as (address, _), ThreadPoolExecutor(2) as pool:
+    with head_node(num_cpus=2) as (address, _):
         first = search(str(held), *where, "--name", "first", "--address", address)
-        that_wait(tmp_path, 2, lambda: first.poll() is None)
+        slots = that_wait(tmp_path, 2, lambda: first.poll() is None)
         second = search(str(plain), *where, "--name", "second", "--address", address)
-        outputs = [pool.submit(each.communicate, timeout=400) for each in (first, second)]
-        time.sleep(20)
+        assert second.stderr is not None
+        waiting = next(line for line in second.stderr if "waiting for room" in line)
+        for slot in slots:
+            (tmp_path / f"go-{slot.pid}").touch()
+        second.communicate(timeout=300)
+        assert (second.returncode, first.poll()) == (0, None)  # the third trial of the first stands still
         (tmp_path / "go").touch()
-        waited = [output.result()[1] for output in outputs]
-        assert (first.returncode, second.returncode) == (0, 0), waited
-    assert "waiting for room" in waited[1]
-    assert "searches first share it" in waited[1]
-    require_whole(api.status("first", tmp_path).trials, 4)
+        output, _ = first.communicate(timeout=300)
+        assert first.returncode == 0
+    assert "searches first share it" in waiting
+    assert json.loads(output.splitlines()[-1])["slot_restarts"] == 0
+    require_whole(api.status("first", tmp_path).trials, 3)
     require_whole(api.status("second", tmp_path).trials, 2)

@@ -63,7 +63,7 @@ def test_slots_in_the_middle_of_an_epoch_are_gone_when_a_search_breaks_off(folde
         with suppress(KeyboardInterrupt), _slots(plan, cluster, SlotShape(), print) as (queue, _, _):
             queue.submit(Job("job", 0, plan.store.spec.first[0]))
             deadline = time.monotonic() + 120
-            while not ray.get(queue.handle.status.remote()).busy:
+            while not ray.get(queue.actor.status.remote()).busy:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             raise KeyboardInterrupt

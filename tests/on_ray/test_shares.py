@@ -22,7 +22,7 @@ def test_fair_shares_are_max_min_fair(wants, total, expected):
 
 
 def demand(wanted: int, held: int, room: int, share: float = 0.125) -> Demand:
-    return Demand(wanted, held, room, share, ({"CPU": 1.0},) * wanted)
+    return Demand("a search", wanted, held, room, share, ({"CPU": 1.0},) * wanted)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_what_all_searches_want_is_asked_for_together_and_given_back_at_the_end(
         shares = Shares(asked.append, Clock())
         await shares.renew("a", demand(2, 0, 4))
         await shares.renew("a", demand(2, 1, 3))
-        assert (await shares.renew("b", demand(1, 0, 2))).others == ("a",)
+        assert (await shares.renew("b", demand(1, 0, 2))).others == ("a search",)
         await shares.leave("a")
         await shares.leave("b")
         assert [len(bundles) for bundles in asked] == [2, 3, 1, 0]

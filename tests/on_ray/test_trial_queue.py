@@ -345,11 +345,24 @@ def test_as_many_slots_retire_as_are_told_to_and_not_in_the_middle_of_a_job():
         await queue.next_job(FIRST, SOON)
         waiting = asyncio.create_task(queue.next_job(SECOND, SOON))
         await settled()
-        await queue.retire(1)
+        await queue.keep([FIRST, SECOND], 1)
         assert await waiting == "closed"
         assert (await queue.status()).busy == {0: 0}
         await queue.end(FIRST, "job-0", Outcome())
         assert await queue.next_job(FIRST, NOW) == "idle"
+
+    run(main())
+
+
+def test_slot_that_was_told_to_end_is_not_counted_twice_while_it_ends():
+    async def main():
+        queue = await queue_of()
+        await queue.keep([FIRST, SECOND], 1)
+        assert await queue.next_job(FIRST, NOW) == "closed"
+        await queue.keep([FIRST, SECOND], 1)  # it has not ended yet
+        assert await queue.next_job(SECOND, NOW) == "idle"
+        await queue.keep([SECOND, Holder(0, 2)], 1)
+        assert await queue.next_job(SECOND, NOW) == "closed"
 
     run(main())
 
