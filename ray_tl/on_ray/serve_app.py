@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,7 +121,7 @@ def deploy(
             )
         _run_candidate(app, _model_application(bundle, name, num_replicas, num_cpus), previous, timeout_s)
     except BaseException:
-        _stop_if_empty()
+        _stop_serve_without()
         raise
     reads = bundle.spec.preprocessing.modality
     live = LiveVersion(name, bundle.version, app, bundle.spec.classes, max_body_bytes, reads)
@@ -139,15 +139,19 @@ def undeploy(name: str, timeout_s: float = TIMEOUT_S) -> None:
         timeout_s: For the router's answer.
     """
     live = _live_app(timeout_s)
-    if live is not None and _model_of(live) == name:
-        serve.delete(ROUTER_APP)
-        serve.delete(live)
-    _stop_if_empty()
+    if live is None or _model_of(live) != name:
+        return
+    own = {ROUTER_APP, live}
+    if serve.status().applications.keys() > own:
+        for app in own:
+            serve.delete(app)
+    else:
+        _stop_serve_without(own)
 
 
-def _stop_if_empty() -> None:
-    """End a Serve without applications."""
-    if not serve.status().applications:
+def _stop_serve_without(own: Collection[str] = ()) -> None:
+    """End Serve if it has no other applications than these."""
+    if serve.status().applications.keys() <= set(own):
         with redirect_stdout(sys.stderr):  # Ray prints the end of Serve's controller as a failed task
             serve.shutdown()
 
