@@ -3,8 +3,8 @@
     python tests/benchmarks/scale.py [--trials 2000] [--nodes 16] [--window 100] [--json]
 
 Ray, Tune, the trial queue, its clients, the searcher with TPE, ASHA and the study's database are the real ones. Slots
-are actors that train nothing: but for their first trial, they answer every epoch at once with random scores. So all that is left is
-what `ray_tl` and Tune do beside training.
+are actors that train nothing: but for their first trial, they answer every epoch at once with random scores. So all
+that is left is what `ray_tl` and Tune do beside training.
 
 Reported are processor time of the driver for a trial, in windows of `--window` trials, its growth by a straight line
 through the windows (milliseconds a trial for every 1,000 trials), the driver's memory, what Tune keeps on disk for a
