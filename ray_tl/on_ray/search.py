@@ -1,12 +1,12 @@
 """One search, from files to a champion."""
 
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 
 import ray
@@ -23,7 +23,7 @@ from ray_tl.on_ray.refit import Refit, reason_of, refit, with_network
 from ray_tl.on_ray.room import SlotRoom, most_resources
 from ray_tl.on_ray.search_metrics import SearchMetrics
 from ray_tl.on_ray.session import ray_session
-from ray_tl.on_ray.slots import CLOSING_S, QueueLost, SlotPool
+from ray_tl.on_ray.slots import CLOSING_S, LONGEST_PAUSE_S, QueueLost, SlotPool
 from ray_tl.on_ray.trial_queue import Limits, QueueHandle, SlotTask, start_queue
 from ray_tl.on_ray.tune_search import StudySearcher, Watcher, run_trials
 from ray_tl.planning import Plan, Room
@@ -33,8 +33,9 @@ from ray_tl.study.records import TrialRecord, TrialState
 from ray_tl.study.store import CHAMPION_FILE, StudyStore
 
 MAX_SLOTS = 64
-MAX_LOST_QUEUES = 10
+MAX_LOST_QUEUES = 6
 Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,18 @@ def run_search(
     started = time.monotonic()
     with plan.store.exclusive(), ray_session(cluster, dashboard) as url:
         shape = shape_on(cluster)
-        for lost_queues in count(1):
+        lost_queues, num_epochs = 0, -1
+        while True:
             try:
                 return _searched(plan, cluster, shape, url, started, watch, say, pruning)
             except (QueueLost, RayActorError) as error:  # confirmation and refits ask the queue themselves
+                before, num_epochs = num_epochs, sum(len(trial.epochs) for trial in plan.store.trials())
+                lost_queues = 1 if num_epochs > before else lost_queues + 1
                 if lost_queues > MAX_LOST_QUEUES:
-                    raise RayTLError(f"the trial queue was lost {lost_queues} times: {error}") from error
+                    raise RayTLError(f"the trial queue was lost {lost_queues} times in a row: {error}") from error
+                log.warning("the trial queue was lost: %s", error)
                 say("the trial queue was lost; the search goes on with a new one")
-    raise AssertionError
+                time.sleep(min(2.0 ** (lost_queues - 1), LONGEST_PAUSE_S))
 
 
 def _searched(

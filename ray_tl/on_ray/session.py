@@ -26,7 +26,6 @@ ENVIRONMENT = {
 # Below the processes of Ray itself, which must answer in time; at Ray's own 15 a compiler on the same cores would stop
 # a search altogether.
 WORKER_NICENESS = 5
-AUTHENTICATION = "RAY_AUTH_MODE"
 
 
 @contextmanager
@@ -45,7 +44,6 @@ def ray_session(cluster: ClusterConfig, dashboard: bool = True) -> Iterator[str 
         return
     environment = {**ENVIRONMENT, **cluster.env}
     os.environ.update(environment)
-    mode = os.environ.get(AUTHENTICATION)
     try:
         _start(cluster, environment, dashboard)
     except Exception as error:  # a start that takes too long is a bare one
@@ -57,14 +55,6 @@ def ray_session(cluster: ClusterConfig, dashboard: bool = True) -> Iterator[str 
     finally:
         with redirect_stdout(sys.stderr):  # Ray's last words are no output of the command
             ray.shutdown()
-        _restore(AUTHENTICATION, mode)
-
-
-def _restore(name: str, value: str | None) -> None:
-    """A local Ray turns tokens on for this whole process, and so for clusters that it joins later."""
-    os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
 
 
 def _not_started(cluster: ClusterConfig, error: Exception) -> str:

@@ -101,7 +101,7 @@ class SlotPool:
         try:
             ray.get(self._queue.status.remote(), timeout=ANSWER_S)
         except (RayActorError, GetTimeoutError) as error:
-            self._fail(QueueLost(f"the trial queue is gone ({type(error).__name__})"))
+            self._fail(QueueLost(f"the trial queue is gone ({_in_one_line(error)})"))
 
     def close(self, patience_s: float) -> None:
         """Tell every slot to end by itself, wait for it so long, and then end it.
@@ -130,7 +130,7 @@ class SlotPool:
             try:
                 self._look()
             except RayActorError as error:
-                self._fail(QueueLost(f"the trial queue is gone ({_first_line(error)})"))
+                self._fail(QueueLost(f"the trial queue is gone ({_in_one_line(error)})"))
             except GetTimeoutError:
                 log.warning("the trial queue has not answered for %g s", ANSWER_S)
             except RayTLError as error:
@@ -275,5 +275,6 @@ def _join(slots: Sequence[_Slot], patience_s: float) -> None:
         slot.join(max(0.0, deadline - time.monotonic()))
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _in_one_line(error: BaseException) -> str:
+    """Ray says why an actor died in the lines after the first."""
+    return " ".join(str(error).split()) or type(error).__name__
