@@ -100,6 +100,8 @@ class SlotRoom:
         """Whether room for one slot may appear: somebody else ends, or the cluster grows."""
         if self._shape.fits(total_resources()) > 0:
             return True
+        if not self._is_shared:
+            return False
         most = most_resources()
         return has_autoscaler() if most is None else self._shape.fits([most]) > 0
 

@@ -72,7 +72,7 @@ def test_slots_in_the_middle_of_an_epoch_are_gone_when_a_search_breaks_off(folde
 
 def test_search_without_a_free_processor_ends_at_once_and_says_why(folders, space, tmp_path):
     plan = api.plan_search(space, *map(str, folders), name="full", home=tmp_path)
-    with pytest.raises(NoResources, match=r"workers_per_trial=3 needs 3 x .*has CPU 2"):
+    with pytest.raises(NoResources, match=r"workers_per_trial=3 needs 3 x .*has CPU 2, .*; ask for fewer"):
         run_search(plan, ClusterConfig(num_cpus=2, workers_per_trial=3), dashboard=False)
     assert not ray.is_initialized()
 
