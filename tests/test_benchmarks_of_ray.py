@@ -23,8 +23,9 @@ def test_the_store_is_measured():
 
 @pytest.mark.ray
 def test_the_driver_is_measured():
-    found = figures("scale.py", "--trials", "5", "--nodes", "1", "--window", "1")
-    assert found["trials"] == 5
+    found = figures("scale.py", "--trials", "40", "--nodes", "1", "--window", "10")
+    assert found["trials"] == 40
+    assert found["tune_bytes_a_trial"] < 2000
     assert 0 < found["processor_ms_a_trial"] < 1e3 * found["wall_s"]
 
 

@@ -21,6 +21,7 @@ from ray_tl.models.fine_tuning import UNFREEZING
 from ray_tl.on_ray.client_trial import ClientTrial, Result
 from ray_tl.on_ray.placement import on_this_node
 from ray_tl.on_ray.trial_queue import Job
+from ray_tl.on_ray.tune_memory import ForgetEnded
 from ray_tl.study.failures import FailureKind
 from ray_tl.study.records import EpochRecord, StudySpec, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
@@ -299,6 +300,7 @@ def run_trials(store: StudyStore, searcher: StudySearcher, pruning: bool, max_cl
             name="tune",
             storage_path=log_folder,
             verbose=0,
+            callbacks=[ForgetEnded()],
             # There is nothing to save; and while Tune saves, it starts a process for the next trial instead of reusing.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
