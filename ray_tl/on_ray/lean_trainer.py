@@ -1,9 +1,10 @@
-"""A Ray Train run without the helper processes that a slot has no use for, which can be ended from outside."""
+"""A Ray Train run without what a slot has no use for, which can be ended from outside; nothing here imports torch."""
 
 import ray
 from ray.train import Result
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from ray_tl.on_ray.torch_group import TorchGroup
 from ray_tl.on_ray.trial_queue import Holder
 
 try:
@@ -17,20 +18,22 @@ except ImportError:  # a later Ray: who ends the run has to wait for it
 UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
-class LeanTorchTrainer(TorchTrainer):
+class LeanTrainer(DataParallelTrainer):
     """A `TorchTrainer` without the two helper actors for datasets and for orphaned placement groups.
 
-    The hooks are not public API of Ray: where a later Ray has them no more, this is a plain `TorchTrainer`.
+    Its controller does not import torch. The hooks are not public API of Ray: where a later Ray has them no more, this
+    is a plain trainer.
 
     Args:
         queue: Told of the run's controller as soon as that works: to kill it ends the run and its workers.
         holder: The slot, in this start of it.
-        settings: Of `TorchTrainer`.
+        group: Of the workers.
+        settings: Of `DataParallelTrainer`.
     """
 
-    def __init__(self, queue: ray.actor.ActorHandle, holder: Holder, **settings: object) -> None:
+    def __init__(self, queue: ray.actor.ActorHandle, holder: Holder, group: TorchGroup, **settings: object) -> None:
         self._enrolment = _Enrolment(queue, holder)
-        super().__init__(**settings)
+        super().__init__(backend_config=group, **settings)
 
     def _initialize_and_run_controller(self, **settings: object) -> Result:
         if type(settings.get("scaling_policy")) is FixedScalingPolicy:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
-from ray.train import ScalingConfig
 
 NODE_LABEL = "ray.io/node-id"
 Resources = Mapping[str, float]
@@ -42,11 +41,6 @@ class SlotShape:
         """The larger of a slot's shares of a cluster's processors and of its GPUs."""
         shares = [need * self.workers / total[name] for name, need in self.bundle.items() if total.get(name)]
         return max(shares, default=1.0)
-
-    def scaling(self) -> ScalingConfig:
-        return ScalingConfig(
-            num_workers=self.workers, use_gpu=self.gpus_per_worker > 0, resources_per_worker=self.bundle
-        )
 
     def _workers_on(self, free: Resources) -> int:
         counts = [_floor(free.get("CPU", 0.0) / self.cpus_per_worker)]

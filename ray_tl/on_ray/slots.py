@@ -9,13 +9,15 @@ from pathlib import Path
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.train import FailureConfig, RunConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from ray_tl.errors import NoResources, RayTLError
 from ray_tl.on_ray.classification import failure_of_slot, is_lack_of_room
 from ray_tl.on_ray.head import HeadWatch
+from ray_tl.on_ray.lean_trainer import LeanTrainer
 from ray_tl.on_ray.placement import SlotShape, dead_nodes
 from ray_tl.on_ray.room import SlotRoom
+from ray_tl.on_ray.torch_group import TorchGroup
 from ray_tl.on_ray.trial_queue import Holder, QueueStatus, SlotTask
 from ray_tl.study.failures import RETRIES, Failure, FailureKind
 
@@ -70,10 +72,15 @@ class SlotPool:
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="slot-keeper", daemon=True)
         self._head = HeadWatch(self._say_that_the_head_is_gone)
-        self._most = 0
+        self._most, self._num_up = 0, 0
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    @property
+    def num_up(self) -> int:
+        """Slots whose workers have asked for a job."""
+        return self._num_up
 
     @property
     def problem(self) -> Exception | None:
@@ -143,7 +150,8 @@ class SlotPool:
 
     def _look(self) -> None:
         status: QueueStatus = ray.get(self._queue.status.remote(), timeout=ANSWER_S)
-        self._failed_starts = 0 if any(slot.holder in status.up for slot in self._slots) else self._failed_starts
+        self._num_up = sum(slot.holder in status.up for slot in self._slots)
+        self._failed_starts = 0 if self._num_up else self._failed_starts
         for slot in [slot for slot in self._slots if not slot.is_alive()]:
             self._bury(slot, was_up=slot.holder in status.up)
         self._learn_controllers()
@@ -240,16 +248,19 @@ class _Slot(threading.Thread):
         return self._killed_for or failure_of_slot(self.error, dead_nodes())
 
     def run(self) -> None:
-        from ray_tl.on_ray.lean_trainer import LeanTorchTrainer  # imports torch
-        from ray_tl.on_ray.slot_worker import work
+        from ray_tl.on_ray.slot_worker import work  # imports torch
 
+        uses_gpus = self._shape.gpus_per_worker > 0
         try:
-            LeanTorchTrainer(
+            LeanTrainer(
                 self._queue,
                 self.holder,
+                TorchGroup("nccl" if uses_gpus else "gloo"),
                 train_loop_per_worker=work,
                 train_loop_config={"holder": self.holder, "queue": self._queue, "task": self._task},
-                scaling_config=self._shape.scaling(),
+                scaling_config=ScalingConfig(
+                    num_workers=self._shape.workers, use_gpu=uses_gpus, resources_per_worker=self._shape.bundle
+                ),
                 run_config=RunConfig(
                     name=f"{self._task.study}-slot-{self.holder.slot}",
                     storage_path=str(Path(self._task.folder) / "ray"),

@@ -7,18 +7,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import ray
 
 from ray_tl.config import TrialConfig, UserFunction
 from ray_tl.on_ray.placement import on_this_node
-from ray_tl.selection.refit import Combination
 from ray_tl.study.failures import RETRIES, Failure, FailureKind
 from ray_tl.study.records import StudySpec
 from ray_tl.training.report import EpochReport
 
+if TYPE_CHECKING:  # the queue's process starts a second earlier without
+    from ray_tl.selection.refit import Combination
+
 DECISION_S = 10.0
+CLIENT_START_S = 60.0
+LOOK_EVERY_S = 0.05
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +43,7 @@ class Job:
     config: TrialConfig
     kind: Literal["train", "refit", "combine", "evaluate"] = "train"
     members: tuple[int, ...] = ()
-    combination: Combination = "ensemble"
+    combination: "Combination" = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ class _Entry:
     seconds: float = 0.0
     decided: int = 0
     stopped: bool = False
+    awaits_client: bool = False
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
@@ -162,7 +167,7 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class QueueHandle:
-    """The queue of a search as its driver holds it.
+    """The queue of a search as its driver holds it, for trials whose clients are processes of their own.
 
     Attributes:
         name: By which clients find it.
@@ -174,7 +179,7 @@ class QueueHandle:
 
     def submit(self, job: Job) -> None:
         """Queue a job; one that is known goes on where it is."""
-        ray.get(self.actor.submit.remote(job))
+        ray.get(self.actor.submit.remote(job, awaits_client=True))
 
 
 class TrialQueue:
@@ -211,11 +216,17 @@ class TrialQueue:
         """What clients need to know of the study, so that it is not sent with every trial."""
         return self._spec
 
-    async def submit(self, job: Job) -> None:
-        """Put a job at the end of the queue, unless it is known."""
+    async def submit(self, job: Job, awaits_client: bool = False) -> None:
+        """Put a job at the end of the queue, unless it is known.
+
+        Args:
+            job: What to do.
+            awaits_client: Whether the process that will ask for its messages is still to start.
+        """
         if job.key not in self._entries:
             self._entries[job.key] = _Entry(job)
             self._enqueue(job.key)
+        self._entries[job.key].awaits_client = awaits_client
 
     async def next_job(self, holder: Holder, patience_s: float) -> Job | Literal["idle", "closed"]:
         """The next job for a slot.
@@ -296,15 +307,28 @@ class TrialQueue:
     async def next_message(self, key: str, after: int) -> Message:
         """The first report of a job after that of epoch `after`, or its outcome.
 
-        To ask is to have decided on everything up to `after`.
+        To ask is to have decided on everything up to `after`. A message that may end a trial waits for clients that
+        are starting: Tune would give the client of the ended trial to one whose own is starting, and end that process.
+        Where trials are shorter than the start of a process, it would start one for every trial.
         """
         entry = self._entries[key]
+        entry.awaits_client = False
         entry.decided = max(entry.decided, after)
         await _notify(entry)
         await _until(entry, lambda: entry.after(after) is not None, None)
         message = entry.after(after)
         assert message is not None
+        await self._may_be_told(message)
         return message
+
+    async def _may_be_told(self, message: Message) -> None:
+        """Wait until no client is starting, if the message may end its trial."""
+        limit = self._clock() + CLIENT_START_S
+        while any(entry.awaits_client and not entry.is_over for entry in self._entries.values()):
+            ends = isinstance(message, Outcome) or message.epoch >= self._spec.search.grace_epochs
+            if not ends or self._closed or self._clock() > limit:
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def stop(self, key: str) -> None:
         """Stop a job at its next report, or before it starts; nobody will ask for it again."""

@@ -41,7 +41,10 @@ class Slots(Protocol):
         """Why the search can't go on."""
         ...
 
-    def __len__(self) -> int: ...
+    @property
+    def num_up(self) -> int:
+        """How many of them have asked for a job."""
+        ...
 
     def require_queue(self) -> None:
         """Find out at once whether the queue is still there."""
@@ -67,7 +70,8 @@ class StudySearcher(Searcher):
     Args:
         store: Held exclusively by this process.
         queue: Where trials are submitted, and the name by which clients find it.
-        slots: So many trials run at a time, and one more waits.
+        slots: As many trials as are up run at a time, and one more waits: a client is a process, and should not take
+            time from slots that start.
         num_workers: Of each trial, for the cost.
         deadline: `time.monotonic()` after which no new trial is asked for; `None` for never.
         watchers: Called with the stored trial whenever it has changed.
@@ -95,7 +99,7 @@ class StudySearcher(Searcher):
         """The next trial; `FINISHED` when the study has all it wants, `None` while there is no room."""
         if self.stopped is not None or self._slots.problem is not None:
             return Searcher.FINISHED
-        if len(self._live) > len(self._slots):
+        if len(self._live) > self._slots.num_up:
             return None
         trial = self._next()
         if trial is None:

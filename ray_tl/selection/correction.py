@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
 from ray_tl.selection.choice import Choice, EvidenceOf, TrialEvidence
@@ -49,6 +48,8 @@ def to_shares(probabilities: NDArray[np.floating], shares: Vector) -> Vector:
     def loss(added: Vector) -> tuple[float, Vector]:
         moved = logits + added
         return float(logsumexp(moved, axis=1).mean() - goal @ added), softmax(moved, axis=1).mean(axis=0) - goal
+
+    from scipy.optimize import minimize  # half a second, which processes that fit nothing need not wait for
 
     found = minimize(loss, np.zeros(len(goal)), jac=True, method="L-BFGS-B", bounds=[(-MOST, MOST)] * len(goal)).x
     return found - found.mean()

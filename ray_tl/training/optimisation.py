@@ -1,6 +1,7 @@
 """Optimisers, and learning-rate schedules as pure functions of progress and of past scores."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +19,21 @@ OPTIMIZERS: Registry["OptimizerChoice"] = Registry("optimiser")
 LR_SCHEDULES: Registry["Schedule"] = Registry("learning-rate schedule")
 DECAY = {"log_uniform": [1e-6, 1e-2]}
 ROUNDING = 1e-9  # of progress: 7 / 10 has reached 7 times 0.1
+
+
+def _without_compiler() -> None:
+    """Optimizers can be made without importing torch's compiler.
+
+    To make one imports `torch._dynamo`, one to three seconds, only to exempt this method from compilation. Where
+    nothing is compiled, as in the process that plans a search, that is for nothing. The attribute is torch's own cache
+    of the exemption; a release that has another name for it just imports as before.
+    """
+    method = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
+    if method is not None and "torch._dynamo" not in sys.modules:
+        method.__dict__.setdefault("__dynamo_disable", method)
+
+
+_without_compiler()
 
 
 class OptimizerChoice:

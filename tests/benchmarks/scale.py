@@ -3,8 +3,8 @@
     python tests/benchmarks/scale.py [--trials 2000] [--nodes 16] [--window 100] [--json]
 
 Ray, Tune, the trial queue, its clients, the searcher with TPE, ASHA and the study's database are the real ones. Slots
-are actors that train nothing: but for their first trial, they answer every epoch at once with random scores. So all
-that is left is what `ray_tl` and Tune do beside training.
+are actors that train nothing: they answer every epoch at once with random scores. So all that is left is what `ray_tl`
+and Tune do beside training.
 
 Reported are processor time of the driver for a trial, in windows of `--window` trials, its growth by a straight line
 through the windows (milliseconds a trial for every 1,000 trials), the driver's memory, what Tune keeps on disk for a
@@ -37,7 +37,6 @@ from ray_tl.study.records import DataSource, TrialRecord, TrialState
 from ray_tl.study.store import StudyStore
 from ray_tl.training.report import EpochReport
 
-WARM_UP_S = 15.0  # of each slot's first trial: until then Tune starts its clients, which it reuses once they are up
 SPACE = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
 
 
@@ -78,10 +77,7 @@ class AllThere:
     problem = None
 
     def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
+        self.num_up = count
 
     def require_queue(self) -> None:
         """It is there."""
@@ -91,11 +87,9 @@ class AllThere:
 def work_nothing(queue: ray.actor.ActorHandle, slot: int) -> None:
     """Take every job, and answer its epochs at once."""
     random, holder = np.random.default_rng(slot), Holder(slot)
-    warm_up = WARM_UP_S
     while (job := ray.get(queue.next_job.remote(holder, 20.0))) != "closed":
         if isinstance(job, Job):
-            time.sleep(warm_up)
-            warm_up, quality = 0.0, random.uniform()
+            quality = random.uniform()
             for epoch in range(1, job.config.epochs + 1):
                 if ray.get(queue.report.remote(holder, job.key, report_of(epoch, quality))):
                     break

@@ -35,7 +35,8 @@ class Pool:
         self.size = size
         self.problem: Exception | None = None
 
-    def __len__(self) -> int:
+    @property
+    def num_up(self) -> int:
         return self.size
 
     def require_queue(self) -> None:

@@ -1,19 +1,19 @@
 import asyncio
 from collections.abc import Coroutine
-from typing import cast
 
 import pytest
 
-from ray_tl.on_ray.trial_queue import Holder, Job, Limits, Outcome, TrialQueue
+from ray_tl.on_ray.trial_queue import CLIENT_START_S, LOOK_EVERY_S, Holder, Job, Limits, Outcome, TrialQueue
 from ray_tl.study.failures import RETRIES, Failure, FailureKind
-from ray_tl.study.records import StudySpec
 from ray_tl.training.report import EpochReport
-from tests.examples import BASELINE
+from tests.examples import BASELINE, spec
 
 SOON = 5.0  # nothing here waits so long unless it hangs
 NOW = 0.001
 FIRST, SECOND, THIRD = (Holder(slot) for slot in range(3))
 DIED = Failure(FailureKind.WORKER_DIED, "its worker died.")
+SPEC = spec(grace_epochs=3)
+GRACE_EPOCHS = SPEC.search.grace_epochs
 LIMITS = Limits(lease_s=60, hang_s=900, trial_s=3600)
 
 
@@ -41,7 +41,7 @@ def run(main: Coroutine[object, object, None]) -> None:
 
 
 async def queue_of(*numbers: int, clock: Clock | None = None) -> TrialQueue:
-    queue = TrialQueue(["data"], cast(StudySpec, "spec"), LIMITS, clock or Clock())
+    queue = TrialQueue(["data"], SPEC, LIMITS, clock or Clock())
     for number in numbers:
         await queue.submit(job(number))
     return queue
@@ -130,6 +130,40 @@ def test_next_client_of_a_trial_hears_what_the_one_before_had_not_passed_on():
         asking = asyncio.create_task(queue.next_message("job-0", 3))
         assert await asyncio.gather(*reporting) == [False, False, False]
         asking.cancel()
+
+    run(main())
+
+
+def test_last_report_of_a_trial_waits_for_a_client_that_starts_but_not_for_one_that_never_does():
+    async def main():
+        clock = Clock()
+        queue = await queue_of(1, clock=clock)
+        await queue.submit(job(2), awaits_client=True)
+        await queue.next_job(FIRST, SOON)
+        await queue.end(FIRST, "job-1", Outcome())
+        told = asyncio.create_task(queue.next_message("job-1", 0))
+        await asyncio.sleep(2 * LOOK_EVERY_S)
+        assert not told.done()
+        started = asyncio.create_task(queue.next_message("job-2", 0))
+        assert await told == Outcome()
+        started.cancel()
+        await queue.submit(job(2), awaits_client=True)
+        told = asyncio.create_task(queue.next_message("job-1", 0))
+        await settled()
+        clock.now += CLIENT_START_S + 1
+        assert await told == Outcome()
+
+    run(main())
+
+
+def test_report_of_an_epoch_that_ends_no_trial_does_not_wait_for_clients():
+    async def main():
+        queue = await queue_of(1)
+        await queue.submit(job(2), awaits_client=True)
+        await queue.next_job(FIRST, SOON)
+        reported = asyncio.create_task(queue.report(FIRST, "job-1", report(GRACE_EPOCHS - 1)))
+        assert await queue.next_message("job-1", 0) == report(GRACE_EPOCHS - 1)
+        reported.cancel()
 
     run(main())
 

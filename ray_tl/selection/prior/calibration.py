@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 Array = NDArray[np.floating]
@@ -55,6 +54,8 @@ def fit_calibration(probabilities: Array, labels: NDArray[np.integer]) -> Calibr
         prior = float(parameters @ parameters) / (2 * PRIOR_SD**2)
         slopes = _slopes(parameters, logits, softmax(scores, axis=1) - one_hot).sum(axis=0)
         return float(prior - of_truth.sum()), slopes + parameters / PRIOR_SD**2
+
+    from scipy.optimize import minimize  # half a second, which processes that fit nothing need not wait for
 
     found = minimize(loss, np.zeros(1 + logits.shape[1]), jac=True, method="L-BFGS-B").x
     return Calibration(float(found[0]), found[1:] - found[1:].mean())

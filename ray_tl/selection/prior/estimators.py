@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar, nnls
 
 from ray_tl.errors import InvalidInput
 from ray_tl.selection.prior.calibration import Calibration, fit_calibration
@@ -224,6 +223,8 @@ def _confusion(votes: Vector, labels: Labels, shares: Vector) -> Vector:
 
 def _simplex_fit(given: Vector, seen: Vector, towards: Vector) -> Vector:
     """Shares q with `given` q nearest to `seen`, and hardly more than that near to `towards`."""
+    from scipy.optimize import nnls  # half a second, which processes that fit nothing need not wait for
+
     tie = TIE * np.eye(len(towards))
     rows = np.vstack([SUM_TO_ONE * np.ones(len(towards)), given, tie])
     return _normalised(nnls(rows, np.concatenate([[SUM_TO_ONE], seen, TIE * towards]))[0])
@@ -234,6 +235,8 @@ def _least_shift(joint: Vector, difference: Vector, penalty: float) -> Vector:
 
     Every minimum lies on the path of ridge regressions |...|^2 + t |theta|^2, which is searched along t.
     """
+    from scipy.optimize import minimize_scalar, nnls
+
     size = joint.shape[1]
     if np.linalg.norm(joint.T @ difference) <= penalty * np.linalg.norm(difference):
         return np.zeros(size)
