@@ -1,7 +1,6 @@
 """What trials have left, and whether it comes out again."""
 
 import time
-from pathlib import Path
 from zipfile import BadZipFile
 
 import ray
@@ -16,16 +15,16 @@ MIN_AGREEMENT = 0.99
 Confirmation = dict[str, object]
 
 
-def evidence_of(folder: Path) -> EvidenceOf:
+def evidence_of(store: StudyStore) -> EvidenceOf:
     """What the trials of a study left at their end, by number."""
-    return lambda number: TrialFiles(folder, number).load_trial_evidence()
+    return lambda number: TrialFiles.of(store, number).load_trial_evidence()
 
 
 def readable_trials(store: StudyStore) -> tuple[list[TrialRecord], list[str]]:
     """All trials but those at full fidelity whose evidence is gone or damaged, and what is wrong with these."""
     trials, problems = [], []
     for trial in store.trials():
-        problem = _problem_of_evidence(store.folder, trial) if trial.at_full_fidelity else None
+        problem = _problem_of_evidence(store, trial) if trial.at_full_fidelity else None
         if problem is None:
             trials.append(trial)
         else:
@@ -33,9 +32,9 @@ def readable_trials(store: StudyStore) -> tuple[list[TrialRecord], list[str]]:
     return trials, problems
 
 
-def _problem_of_evidence(folder: Path, trial: TrialRecord) -> str | None:
+def _problem_of_evidence(store: StudyStore, trial: TrialRecord) -> str | None:
     try:
-        evidence_of(folder)(trial.number)
+        evidence_of(store)(trial.number)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         return f"its evidence can't be read ({type(error).__name__}: {error})"
     return None
