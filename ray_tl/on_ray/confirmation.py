@@ -1,6 +1,8 @@
 """What trials have left, and whether it comes out again."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from zipfile import BadZipFile
 
 import ray
@@ -12,6 +14,7 @@ from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
 
 MIN_AGREEMENT = 0.99
+READERS = 8  # of evidence, which may come from far away
 Confirmation = dict[str, object]
 
 
@@ -22,9 +25,10 @@ def evidence_of(store: StudyStore) -> EvidenceOf:
 
 def readable_trials(store: StudyStore) -> tuple[list[TrialRecord], list[str]]:
     """All trials but those at full fidelity whose evidence is gone or damaged, and what is wrong with these."""
-    trials, problems = [], []
-    for trial in store.trials():
-        problem = _problem_of_evidence(store, trial) if trial.at_full_fidelity else None
+    found, trials, problems = store.trials(), [], []
+    with ThreadPoolExecutor(READERS) as readers:
+        answers = readers.map(partial(_problem_of_evidence, store), found)
+    for trial, problem in zip(found, answers, strict=True):
         if problem is None:
             trials.append(trial)
         else:
@@ -33,6 +37,8 @@ def readable_trials(store: StudyStore) -> tuple[list[TrialRecord], list[str]]:
 
 
 def _problem_of_evidence(store: StudyStore, trial: TrialRecord) -> str | None:
+    if not trial.at_full_fidelity:
+        return None
     try:
         evidence_of(store)(trial.number)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

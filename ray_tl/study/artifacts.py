@@ -107,6 +107,7 @@ class RemoteArtifacts:
         return copy.open("rb")
 
     def remove(self, name: str) -> None:
+        self._are_current.discard(name)
         with self._reached("written"):
             if self._place.files.get_file_info(self._path(name)).is_file:
                 self._place.files.delete_file(self._path(name))
