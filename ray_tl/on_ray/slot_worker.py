@@ -31,6 +31,7 @@ from ray_tl.training.report import EpochReport, Report
 
 PATIENCE_S = 20.0
 HEARTBEAT_S = 2.0
+OUTAGE_S = 120.0  # of an address that was reached when the slot started
 log = logging.getLogger(__name__)
 
 
@@ -173,4 +174,4 @@ def _evaluate(job: Job, data: TrialData, task: SlotTask) -> Outcome:
 
 def _files(task: SlotTask, number: int) -> TrialFiles:
     folder = Path(task.folder)
-    return TrialFiles(folder, number, artifacts_of(task.spec, folder))
+    return TrialFiles(folder, number, artifacts_of(task.spec, folder, patience_s=OUTAGE_S))

@@ -1,14 +1,16 @@
 """Where the checkpoints and the evidence of a study are kept: in its folder, or at an address that all nodes reach."""
 
+import logging
 import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar
 
 from ray_tl.errors import InvalidInput, StorageFailed
 from ray_tl.files import write_atomically
@@ -24,7 +26,10 @@ EXAMPLE = "s3://bucket/ray_tl"
 KEPT = ("checkpoints", "evidence")
 OBJECT_STORES = {"s3", "gcs", "abfs"}  # what is put there is there as a whole, or not at all
 CHUNK_BYTES = 2**23
+PAUSE_S = 2.0
 Write = Callable[[IO[bytes]], object]
+Done = TypeVar("Done")
+log = logging.getLogger(__name__)
 
 
 class Artifacts(Protocol):
@@ -77,9 +82,11 @@ class RemoteArtifacts:
         study: Name of the study.
         copies: Folder that gets a copy of each file that is read, which is brought up to date once in the life of this
             object; `None` to read afresh each time, as whoever reads files that change must.
+        patience_s: What fails is tried again for so long.
     """
 
-    def __init__(self, address: str, study: str, copies: Path | None = None) -> None:
+    def __init__(self, address: str, study: str, copies: Path | None = None, patience_s: float = 0) -> None:
+        self._patience_s = patience_s
         self._address, self._study, self._copies = address, study, copies
         self._place = _place(address)
         self._are_current: set[str] = set()
@@ -91,15 +98,12 @@ class RemoteArtifacts:
         """What is written goes through a file without a name, which goes with this process however it ends."""
         with tempfile.TemporaryFile(prefix="ray_tl-") as draft:
             write(draft)
-            draft.seek(0)
-            with self._reached("written"):
-                self._upload(draft, self._path(name))
+            self._patiently(partial(self._upload, draft, self._path(name)))
         self._are_current.discard(name)
 
     def open(self, name: str) -> IO[bytes]:
         if self._copies is None:
-            self._info(name)
-            return self._fetched(name)
+            return self._patiently(partial(self._found, name))
         copy = self._copies / name
         if name not in self._are_current:
             self._bring_up_to_date(name, copy)
@@ -156,19 +160,36 @@ class RemoteArtifacts:
             raise FileNotFoundError(f"{name} is not in {self}")
         return info
 
+    def _patiently(self, do: Callable[[], Done]) -> Done:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return do()
+            except StorageFailed as error:
+                if time.monotonic() + PAUSE_S > deadline:
+                    raise
+                log.warning("trying again in %g s: %s", PAUSE_S, error)
+            time.sleep(PAUSE_S)
+
     def _upload(self, draft: IO[bytes], path: str) -> None:
-        files = self._place.files
-        if files.type_name in OBJECT_STORES:
-            self._put(draft, path)
-            return
-        files.create_dir(str(PurePosixPath(path).parent), recursive=True)
-        part = f"{path}.{secrets.token_hex(4)}"
-        self._put(draft, part)
-        files.move(part, path)
+        draft.seek(0)
+        with self._reached("written"):
+            files = self._place.files
+            if files.type_name in OBJECT_STORES:
+                self._put(draft, path)
+                return
+            files.create_dir(str(PurePosixPath(path).parent), recursive=True)
+            part = f"{path}.{secrets.token_hex(4)}"
+            self._put(draft, part)
+            files.move(part, path)
 
     def _put(self, draft: IO[bytes], path: str) -> None:
         with self._place.files.open_output_stream(path) as stream:
             shutil.copyfileobj(draft, stream, CHUNK_BYTES)
+
+    def _found(self, name: str) -> IO[bytes]:
+        self._info(name)
+        return self._fetched(name)
 
     def _fetched(self, name: str) -> IO[bytes]:
         draft = tempfile.TemporaryFile(prefix="ray_tl-")  # noqa: SIM115 - it is handed on
@@ -203,7 +224,7 @@ class RemoteArtifacts:
             ) from error
 
 
-def artifacts_of(spec: StudySpec, folder: Path, with_copies: bool = False) -> Artifacts:
+def artifacts_of(spec: StudySpec, folder: Path, with_copies: bool = False, patience_s: float = 0) -> Artifacts:
     """Where a study keeps its files.
 
     Args:
@@ -211,10 +232,11 @@ def artifacts_of(spec: StudySpec, folder: Path, with_copies: bool = False) -> Ar
         folder: Of the study, on this machine.
         with_copies: Whether files of an address are copied there when they are read; for who reads trials that have
             ended.
+        patience_s: What fails at an address is tried again for so long.
     """
     if spec.artifacts is None:
         return FolderArtifacts(folder)
-    return RemoteArtifacts(spec.artifacts, spec.name, folder if with_copies else None)
+    return RemoteArtifacts(spec.artifacts, spec.name, folder if with_copies else None, patience_s)
 
 
 def usable_address(stated: str) -> str:

@@ -1,6 +1,7 @@
 """Files of a study at an address: whole or not there, read by other machines, and never another study's."""
 
 from collections.abc import Iterator
+from threading import Timer
 
 import pytest
 
@@ -128,6 +129,16 @@ def test_a_server_that_is_not_there_is_named(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(StorageFailed, match=r"artifacts='s3://bucket/ray_tl.*can't be written"):
         usable_address(s3_address(free_port()))
+
+
+def test_an_outage_is_waited_for(tmp_path):
+    (tmp_path / "far").touch()
+    outage = Timer(0.2, (tmp_path / "far").unlink)
+    outage.start()
+    kept = RemoteArtifacts(f"file://{tmp_path}/far", "office", patience_s=60)
+    put(kept, b"late")
+    outage.join()
+    assert got(kept) == b"late"
 
 
 def test_a_study_without_an_address_keeps_its_files_in_its_folder(tmp_path):
