@@ -3,9 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
-from ray.train import ScalingConfig
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
 
 NODE_LABEL = "ray.io/node-id"
 Resources = Mapping[str, float]
@@ -43,7 +46,9 @@ class SlotShape:
         shares = [need * self.workers / total[name] for name, need in self.bundle.items() if total.get(name)]
         return max(shares, default=1.0)
 
-    def scaling(self) -> ScalingConfig:
+    def scaling(self) -> "ScalingConfig":
+        from ray.train import ScalingConfig  # takes half a second, which a node that is asked something does without
+
         return ScalingConfig(
             num_workers=self.workers, use_gpu=self.gpus_per_worker > 0, resources_per_worker=self.bundle
         )

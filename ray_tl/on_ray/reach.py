@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -19,7 +20,9 @@ from ray_tl.errors import NotShared, RayTLError, StorageFailed, storage_failure
 from ray_tl.on_ray.placement import NODE_LABEL, SlotShape
 from ray_tl.study.artifacts import EXAMPLE, Artifacts, artifacts_of
 from ray_tl.study.records import StudySpec
-from ray_tl.study.store import StudyStore
+
+if TYPE_CHECKING:
+    from ray_tl.study.store import StudyStore  # which a node that is asked does without
 
 LAG_S = 5.0  # network file systems may show a new file a little later
 ANSWER_S = 120.0  # a busy node takes a while to start a process
@@ -55,7 +58,7 @@ class Token:
 
 
 @contextmanager
-def token_for_nodes(store: StudyStore, shape: SlotShape) -> Iterator[Token]:
+def token_for_nodes(store: "StudyStore", shape: SlotShape) -> Iterator[Token]:
     """A file that every node with room for a worker sees; slots that start later look for it.
 
     Raises:
