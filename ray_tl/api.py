@@ -14,6 +14,7 @@ from ray_tl.home import models_folder, studies_folder
 from ray_tl.on_ray.cluster_file import ClusterConfig, load_cluster
 from ray_tl.registry import did_you_mean
 from ray_tl.search_space import SearchFile, load_search_file, validated
+from ray_tl.study.artifacts import usable_address
 from ray_tl.study.correction import recorded_correction
 from ray_tl.study.records import DataSource, TrialRecord
 from ray_tl.study_status import Home, StudyStatus, champion_of, opened, status, studies, studies_of, study_names, watch
@@ -93,6 +94,7 @@ def search(
     intermediate: Sequence[str] = (),
     auxiliary: str | None = None,
     storage: str | None = None,
+    artifacts: str | None = None,
 ) -> "SearchResult":
     """Search for the best way to adapt a backbone to an unlabelled target.
 
@@ -111,7 +113,10 @@ def search(
         intermediate: Folders of domains between source and target, in order, for `transfer: staged`.
         auxiliary: Folder of class folders of another task, for `multi_task: auxiliary`.
         storage: Address of a PostgreSQL database that keeps the study, `postgresql://user@host/database`; by default
-            `$RAY_TL_STORAGE`, else the study is kept in its folder. Checkpoints and evidence are in the folder anyway.
+            `$RAY_TL_STORAGE`, else the study is kept in its folder.
+        artifacts: Where all nodes of a cluster can write checkpoints and evidence: an address that `pyarrow.fs` knows,
+            such as `s3://bucket/ray_tl`, which the study remembers. By default it is the study's folder, which all
+            nodes must share then.
 
     Raises:
         InvalidInput: Before anything runs or is written, for anything wrong with the arguments, files or data.
@@ -120,9 +125,8 @@ def search(
     from ray_tl.on_ray.search import run_search
 
     where, further = cluster or ClusterConfig(), (target_labelled, intermediate, auxiliary)
-    plan = plan_search(
-        space, source, target, target_test, name, settings, home, *further, cluster=where, storage=storage
-    )
+    stated = space, source, target, target_test, name, settings, home, *further
+    plan = plan_search(*stated, cluster=where, storage=storage, artifacts=artifacts)
     return run_search(plan, where, watch)
 
 
@@ -133,11 +137,13 @@ def resume(
     home: Home = None,
     watch: Callable[[TrialRecord], None] = lambda trial: None,
     storage: str | None = None,
+    artifacts: str | None = None,
 ) -> "SearchResult":
-    """Go on with a study where it was; nothing is lost and nothing runs twice."""
+    """Go on with a study where it was; nothing is lost and nothing runs twice. Arguments as for `search`."""
     from ray_tl.on_ray.search import run_search
 
-    return run_search(plan_resumption(study, settings, home, storage), cluster or ClusterConfig(), watch)
+    plan = plan_resumption(study, settings, home, storage, artifacts)
+    return run_search(plan, cluster or ClusterConfig(), watch)
 
 
 def plan_search(
@@ -153,6 +159,7 @@ def plan_search(
     auxiliary: str | None = None,
     cluster: ClusterConfig | None = None,
     storage: str | None = None,
+    artifacts: str | None = None,
 ) -> "Plan":
     """Check everything and create the study, without running it; arguments as for `search`.
 
@@ -161,6 +168,7 @@ def plan_search(
     require_writable(studies_folder(home))
     studies = studies_of(home, storage)
     studies.names()  # a database that can't be reached is noticed before the data are read
+    place = None if artifacts is None else usable_address(artifacts)
 
     from ray_tl.on_ray.search import room_of
     from ray_tl.planning import plan_search
@@ -173,7 +181,7 @@ def plan_search(
     further = {"intermediate": tuple(intermediate), "auxiliary": auxiliary}
     data = DataSource.model_validate({**names, **further, "options": file.data})
     room = None if cluster is None else room_of(cluster)
-    return plan_search(file, data, name, studies, room=room)
+    return plan_search(file, data, name, studies, room=room, artifacts=place)
 
 
 def check_data(
@@ -202,12 +210,20 @@ def check_data(
 
 
 def plan_resumption(
-    study: str, settings: Mapping[str, object] | None = None, home: Home = None, storage: str | None = None
+    study: str,
+    settings: Mapping[str, object] | None = None,
+    home: Home = None,
+    storage: str | None = None,
+    artifacts: str | None = None,
 ) -> "Plan":
-    """Open a study to go on with it; of its settings only the number of trials and the time may change."""
+    """Open a study to go on with it; of its settings only the number of trials and the time may change.
+
+    Checkpoints and evidence that are in its folder can be moved to an address, by `artifacts`.
+    """
     from ray_tl.planning import plan_resumption
 
-    return plan_resumption(study, studies_of(home, storage), _given(settings or {}))
+    place = None if artifacts is None else usable_address(artifacts)
+    return plan_resumption(study, studies_of(home, storage), _given(settings or {}), place)
 
 
 def evaluate(

@@ -9,6 +9,7 @@ RayTLError                      every error that the command line turns into one
 ├── NoResources                 the cluster can't run what was asked                  exit code 5
 ├── StudyBusy                   another process is searching the same study           exit code 6
 ├── StorageFailed               a file or folder can't be written or read             exit code 1
+│   └── NotShared               nodes of a cluster see different files
 ├── TrialFailed                 training broke down: not a number, out of memory      exit code 7
 │   └── NotFinite               a loss, weight or output is not a finite number
 └── Interrupted                 Ctrl-C; the message says how to go on                 exit code 130
@@ -79,6 +80,10 @@ class StudyBusy(RayTLError):
 
 class StorageFailed(RayTLError):
     """The system refuses to write or read a file or folder: no permission, no room, no such place."""
+
+
+class NotShared(StorageFailed):
+    """Nodes of a cluster see different files at the same path or address."""
 
 
 class TrialFailed(RayTLError):

@@ -160,7 +160,7 @@ def _with_rule(spec: StudySpec, stated: str) -> StudySpec:
 def _evidence(store: StudyStore, trials: Iterable[TrialRecord]) -> dict[int, TrialEvidence]:
     found = {}
     for trial in trials:
-        files = TrialFiles(store.folder, trial.number)
+        files = TrialFiles.of(store, trial.number)
         try:
             found[trial.number] = files.load_trial_evidence()
         except (BadZipFile, EOFError, KeyError, ValueError, FileNotFoundError) as error:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from ray_tl.cli.options import (
+    Artifacts,
     Auxiliary,
     Home,
     Intermediate,
@@ -137,6 +138,7 @@ def search(
     dashboard: Annotated[bool, typer.Option(help="Ray dashboard of a local Ray.")] = True,
     home: Home = None,
     storage: Storage = None,
+    artifacts: Artifacts = None,
     as_json: Json = False,
 ) -> None:
     """Search on your own data, or go on with a search that was interrupted.
@@ -185,12 +187,13 @@ def search(
     }
     where = api.cluster_config(cluster, resources)
     if resume is not None:
-        plan = api.plan_resumption(resume, settings, home, storage)
+        plan = api.plan_resumption(resume, settings, home, storage, artifacts)
     else:
         names = str(source), str(target), target_test, name
         further = target_labelled, intermediate or (), auxiliary
         with output.working("checking the search, and looking at its data ..."):
-            plan = api.plan_search(str(space), *names, settings, home, *further, cluster=where, storage=storage)
+            kept = where, storage, artifacts
+            plan = api.plan_search(str(space), *names, settings, home, *further, *kept)
     from ray_tl.cli.live import run_with_progress
 
     run_with_progress(plan, where, output, pruning, dashboard)

@@ -99,6 +99,8 @@ def run_with_progress(
     store = plan.store
     name = store.spec.name
     output.say(f"study {name} in {store.folder}   (Ctrl-C is safe: ray-tl search --resume {name})")
+    if store.spec.artifacts is not None:
+        output.say(f"its checkpoints and evidence are in {store.artifacts}")
     for line in store.spec.data_lines():
         output.say(line)
     for number, item in enumerate(store.spec.advice, len(store.spec.first)):

@@ -18,6 +18,14 @@ Storage = Annotated[
         metavar="ADDRESS",
     ),
 ]
+Artifacts = Annotated[
+    str | None,
+    typer.Option(
+        help="Where all nodes can write checkpoints and evidence, such as s3://bucket/ray_tl; the study remembers it. "
+        "Default: its folder, which all nodes must share then.",
+        metavar="ADDRESS",
+    ),
+]
 Study = Annotated[str, typer.Argument(help="Name of a study; see them all with: ray-tl status", metavar="STUDY")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster that is up; default: start a local one.")]
 Source = Annotated[

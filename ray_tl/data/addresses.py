@@ -44,7 +44,9 @@ class Address:
         try:
             files, path = FileSystem.from_uri(_with_limit(stated))
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
-            raise InvalidInput(f"{field}={stated!r} can't be reached ({_short(error)}); check the address.") from error
+            raise InvalidInput(
+                f"{field}={stated!r} can't be reached ({in_short(error)}); check the address."
+            ) from error
         if not path.strip("/"):
             raise InvalidInput(f"{field}={stated!r} names no folder or file; check the address.")
         return cls(_PASSWORD.sub("://***@", stated), field, files, path)
@@ -82,7 +84,7 @@ class Address:
         try:
             info: FileInfo = self.files.get_file_info(self.path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise InvalidInput(f"{self} can't be reached ({_short(error)}); check the address.") from error
+            raise InvalidInput(f"{self} can't be reached ({in_short(error)}); check the address.") from error
         return info.type
 
     def read(self, size: int | None = None) -> bytes:
@@ -98,7 +100,7 @@ class Address:
                 content: bytes = file.read(size)
                 return content
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise InvalidInput(f"can't be read ({_short(error)})") from error
+            raise InvalidInput(f"can't be read ({in_short(error)})") from error
 
     def listed(self) -> Iterator[FileInfo]:
         """Everything below a folder that is not on this machine.
@@ -109,7 +111,12 @@ class Address:
         try:
             yield from self.files.get_file_info(FileSelector(self.path, recursive=True))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise InvalidInput(f"{self} can't be listed ({_short(error)}); check the address.") from error
+            raise InvalidInput(f"{self} can't be listed ({in_short(error)}); check the address.") from error
+
+
+def has_password(stated: str) -> bool:
+    """Whether an address has one in it."""
+    return _PASSWORD.search(stated) is not None
 
 
 def absolute(stated: str) -> str:
@@ -144,7 +151,7 @@ def _read_local(path: Path, size: int | None) -> bytes:
         return content or b""
 
 
-def _short(error: BaseException) -> str:
+def in_short(error: BaseException) -> str:
     """What a system says, in one line of bearable length."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -7,7 +7,7 @@ import ray
 import torch
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from ray_tl.errors import NotFinite, StorageFailed
+from ray_tl.errors import NotFinite, NotShared, StorageFailed
 from ray_tl.study.failures import Failure, FailureKind
 
 # What a group fails of if several of its workers fail: the rest follows from it.
@@ -64,6 +64,11 @@ def is_lack_of_room(error: BaseException) -> bool:
     return any(_NO_ROOM in type(cause).__name__ or _NO_ROOM in str(cause) for cause in _causes(error))
 
 
+def not_shared(error: BaseException) -> NotShared | None:
+    """What a slot found that started on a node that does not see the files of the study."""
+    return next((cause for cause in _causes(error) if isinstance(cause, NotShared)), None)
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         yield from error.worker_failures.values()
@@ -87,6 +92,8 @@ def _failure_of_worker(error: BaseException, dead_nodes: Collection[str]) -> Fai
         return Failure(FailureKind.WORKER_DIED, f"its worker died ({_first_line(text).rstrip('.')}).")
     if isinstance(cause, torch.OutOfMemoryError | MemoryError):
         return Failure(FailureKind.OUT_OF_MEMORY, message)
+    if isinstance(cause, StorageFailed):
+        return Failure(FailureKind.STORAGE_FAILED, text)
     if isinstance(cause, TrainingFailedError):
         return Failure(FailureKind.WORKER_DIED, message)
     return Failure(FailureKind.ERROR, message)

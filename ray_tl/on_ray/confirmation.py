@@ -1,7 +1,8 @@
 """What trials have left, and whether it comes out again."""
 
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from zipfile import BadZipFile
 
 import ray
@@ -13,19 +14,21 @@ from ray_tl.study.store import StudyStore
 from ray_tl.training.files import TrialFiles
 
 MIN_AGREEMENT = 0.99
+READERS = 8  # of evidence, which may come from far away
 Confirmation = dict[str, object]
 
 
-def evidence_of(folder: Path) -> EvidenceOf:
+def evidence_of(store: StudyStore) -> EvidenceOf:
     """What the trials of a study left at their end, by number."""
-    return lambda number: TrialFiles(folder, number).load_trial_evidence()
+    return lambda number: TrialFiles.of(store, number).load_trial_evidence()
 
 
 def readable_trials(store: StudyStore) -> tuple[list[TrialRecord], list[str]]:
     """All trials but those at full fidelity whose evidence is gone or damaged, and what is wrong with these."""
-    trials, problems = [], []
-    for trial in store.trials():
-        problem = _problem_of_evidence(store.folder, trial) if trial.at_full_fidelity else None
+    found, trials, problems = store.trials(), [], []
+    with ThreadPoolExecutor(READERS) as readers:
+        answers = readers.map(partial(_problem_of_evidence, store), found)
+    for trial, problem in zip(found, answers, strict=True):
         if problem is None:
             trials.append(trial)
         else:
@@ -33,9 +36,11 @@ def readable_trials(store: StudyStore) -> tuple[list[TrialRecord], list[str]]:
     return trials, problems
 
 
-def _problem_of_evidence(folder: Path, trial: TrialRecord) -> str | None:
+def _problem_of_evidence(store: StudyStore, trial: TrialRecord) -> str | None:
+    if not trial.at_full_fidelity:
+        return None
     try:
-        evidence_of(folder)(trial.number)
+        evidence_of(store)(trial.number)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         return f"its evidence can't be read ({type(error).__name__}: {error})"
     return None

@@ -120,7 +120,7 @@ def in_order(store: StudyStore, rule: SelectionRule, found: list[Refit]) -> list
         return found
     kept = {each.of.number: stand_in(each.of, each.stands) for each in found}
     trials = [kept.get(trial.number, trial) for trial in readable_trials(store)[0]]
-    choice = rule.choose(trials, evidence_of(store.folder))
+    choice = rule.choose(trials, evidence_of(store))
     assert choice is not None
     places = {item.trial.number: place for place, item in enumerate(choice.candidates)}
     return sorted(found, key=lambda each: places[each.stands.number])
@@ -260,7 +260,7 @@ class _Refitting:
         failed = "".join(f" ({'; '.join(notes)})" for notes in (failures, [note]) if any(notes))
         try:
             network, how = self._combined(trial, ended, combination)
-            evidence = evidence_of(self._store.folder)
+            evidence = evidence_of(self._store)
             verdict = self.rule.compare(readable_trials(self._store)[0], evidence, trial, network)
             confirmation, problem = reevaluate(network, self._queue)
         except (RayTLError, OSError) as error:
@@ -296,8 +296,8 @@ class _Refitting:
         """One network, and what it is in words; raises `RayTLError` if they can't be combined."""
         numbers = tuple(each.number for each in refits)
         if kind == "nearest" or len(refits) == 1:
-            folder = self._store.folder
-            best = nearest_to_mean({number: evidence_of(folder)(number).target for number in numbers})
+            evidence = evidence_of(self._store)
+            best = nearest_to_mean({number: evidence(number).target for number in numbers})
             chosen = next(each for each in refits if each.number == best)
             return chosen, f"trial {best}, nearest to their mean" if len(refits) > 1 else f"trial {best}"
         network = self._begun(trial.number, trial.config, numbers)

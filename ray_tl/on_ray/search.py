@@ -19,6 +19,7 @@ from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.confirmation import Confirmation, evidence_of, readable_trials, reevaluate
 from ray_tl.on_ray.metrics import MetricsExporter
 from ray_tl.on_ray.placement import SlotShape, total_resources
+from ray_tl.on_ray.reach import Token, token_for_nodes
 from ray_tl.on_ray.refit import Refit, reason_of, refit, with_network
 from ray_tl.on_ray.room import SlotRoom, most_resources
 from ray_tl.on_ray.search_metrics import SearchMetrics
@@ -117,16 +118,21 @@ def run_search(
 
     Raises:
         NoResources: If the cluster has no room for one trial.
+        NotShared: If nodes of the cluster don't see the files of the study.
+        StorageFailed: If these can't be written or read.
         StudyBusy: If another process searches this study.
         KeyboardInterrupt: On Ctrl-C; the study can be resumed.
     """
     started = time.monotonic()
-    with plan.store.exclusive(), ray_session(cluster, dashboard) as url:
-        shape = shape_on(cluster)
+    with (
+        plan.store.exclusive(),
+        ray_session(cluster, dashboard) as url,
+        token_for_nodes(plan.store, shape := shape_on(cluster)) as token,
+    ):
         lost_queues, num_epochs = 0, -1
         while True:
             try:
-                return _searched(plan, cluster, shape, url, started, watch, say, pruning)
+                return _searched(plan, cluster, shape, token, url, started, watch, say, pruning)
             except (QueueLost, RayActorError) as error:  # confirmation and refits ask the queue themselves
                 before, num_epochs = num_epochs, sum(len(trial.epochs) for trial in plan.store.trials())
                 lost_queues = 1 if num_epochs > before else lost_queues + 1
@@ -141,6 +147,7 @@ def _searched(
     plan: Plan,
     cluster: ClusterConfig,
     shape: SlotShape,
+    token: Token,
     url: str | None,
     started: float,
     watch: Watcher,
@@ -149,7 +156,7 @@ def _searched(
 ) -> SearchResult:
     """With one trial queue, all of a search that is not done yet."""
     store = plan.store
-    with _slots(plan, cluster, shape, say) as (queue, slots, metrics):
+    with _slots(plan, cluster, shape, token, say) as (queue, slots, metrics):
         device = "CPU" if shape.gpus_per_worker == 0 else f"GPU ({shape.gpus_per_worker:g} a worker)"
         say(f"{len(slots)} warm slots of {shape.workers} worker(s), on the {device}; Ray dashboard: {url or 'none'}")
         limit = store.spec.search.time_budget_s
@@ -232,12 +239,12 @@ def shape_on(cluster: ClusterConfig) -> SlotShape:
 
 @contextmanager
 def _slots(
-    plan: Plan, cluster: ClusterConfig, shape: SlotShape, say: Say
+    plan: Plan, cluster: ClusterConfig, shape: SlotShape, token: Token, say: Say
 ) -> Iterator[tuple[QueueHandle, SlotPool, SearchMetrics]]:
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
     threads, shares = max(1, int(cluster.cpus_per_worker)), 0 < shape.gpus_per_worker < 1
-    task = SlotTask(spec.name, folder, spec, threads, spec.backbones, shares)
+    task = SlotTask(spec.name, folder, spec, threads, spec.backbones, shares, token)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     limits = Limits(cluster.lease_s, cluster.hang_s, spec.search.trial_time_limit_s)
     queue = start_queue(spec, ray.put(plan.pair.for_trials()), limits)
@@ -257,7 +264,7 @@ def _slots(
 
 def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tuple[Guided, Confirmation]:
     """The choice, its first candidate loaded and evaluated afresh; one that can't be reproduced is passed over."""
-    evidence = evidence_of(store.folder)
+    evidence = evidence_of(store)
     trials, unreadable = readable_trials(store)
     for line in unreadable:
         say(line)
@@ -280,7 +287,7 @@ def _confirmed(store: StudyStore, queue: ray.actor.ActorHandle, say: Say) -> tup
 
 def _findings(store: StudyStore, found: Guided, refits: Sequence[Refit]) -> Findings:
     """Of what stands at the end: of the network that a trial was trained again as, if that is kept."""
-    trials, evidence = readable_trials(store)[0], evidence_of(store.folder)
+    trials, evidence = readable_trials(store)[0], evidence_of(store)
     if refits and refits[0].kept:
         choice, trials, evidence = with_network(refits[0], found.choice, trials, evidence)
         found = replace(found, choice=choice)

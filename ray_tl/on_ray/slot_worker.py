@@ -17,8 +17,10 @@ from ray_tl.data.domains import DomainPair
 from ray_tl.errors import RayTLError
 from ray_tl.models.backbones.user import register_user_backbones
 from ray_tl.on_ray.classification import failure_in_training
+from ray_tl.on_ray.reach import require_reach
 from ray_tl.on_ray.trial_queue import Holder, Job, Outcome, SlotTask
 from ray_tl.selection import rule_of
+from ray_tl.study.artifacts import artifacts_of
 from ray_tl.training.data import TrialData
 from ray_tl.training.distillation import distil_trials
 from ray_tl.training.files import TrialFiles
@@ -29,6 +31,7 @@ from ray_tl.training.report import EpochReport, Report
 
 PATIENCE_S = 20.0
 HEARTBEAT_S = 2.0
+OUTAGE_S = 120.0  # of an address that was reached when the slot started
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +40,8 @@ def work(config: dict) -> None:
     holder, queue, task = config["holder"], config["queue"], config["task"]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ray_tl").setLevel(logging.INFO)  # a line for each epoch, in the worker's log
+    if task.token is not None:
+        require_reach(task.token)
     torch.set_num_threads(task.threads)
     register_user_backbones(task.backbones)
     device = get_device()
@@ -134,14 +139,14 @@ def _done(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holde
 
 
 def _train(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> Outcome:
-    files, rule = TrialFiles(Path(task.folder), job.number), rule_of(task.spec)
+    files, rule = _files(task, job.number), rule_of(task.spec)
     train_trial(job.config, data, _reporter(job, queue, holder, task), files, rule)
     return Outcome()
 
 
 def _combine(job: Job, data: TrialData, queue: ray.actor.ActorHandle, holder: Holder, task: SlotTask) -> Outcome:
-    folder, rule, report = Path(task.folder), rule_of(task.spec), _reporter(job, queue, holder, task)
-    members, files = [TrialFiles(folder, number) for number in job.members], TrialFiles(folder, job.number)
+    rule, report = rule_of(task.spec), _reporter(job, queue, holder, task)
+    members, files = [_files(task, number) for number in job.members], _files(task, job.number)
     if job.combination == "distilled":
         distil_trials(members, job.config, data, report, files, rule)
         return Outcome()
@@ -163,5 +168,10 @@ def _reporter(job: Job, queue: ray.actor.ActorHandle, holder: Holder, task: Slot
 
 
 def _evaluate(job: Job, data: TrialData, task: SlotTask) -> Outcome:
-    files = TrialFiles(Path(task.folder), job.number)
+    files = _files(task, job.number)
     return Outcome(result=asdict(evaluate_checkpoint(job.config, data, files, rule_of(task.spec))))
+
+
+def _files(task: SlotTask, number: int) -> TrialFiles:
+    folder = Path(task.folder)
+    return TrialFiles(folder, number, artifacts_of(task.spec, folder, patience_s=OUTAGE_S))

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from ray_tl.errors import NoResources, RayTLError
-from ray_tl.on_ray.classification import failure_of_slot, is_lack_of_room
+from ray_tl.on_ray.classification import failure_of_slot, is_lack_of_room, not_shared
 from ray_tl.on_ray.head import HeadWatch
 from ray_tl.on_ray.lean_trainer import LeanTrainer
 from ray_tl.on_ray.placement import SlotShape, dead_nodes
@@ -189,6 +189,8 @@ class SlotPool:
         if slot.error is None:
             log.info("slot %d has ended", slot.holder.slot)
             return
+        if (problem := not_shared(slot.error)) is not None:
+            raise problem
         failure = slot.failure
         self._losses[slot.holder.slot] += 1
         ray.get(self._queue.lost.remote(slot.holder, failure), timeout=ANSWER_S)

@@ -179,7 +179,7 @@ class StudySearcher(Searcher):
     ) -> None:
         self._store.finish(trial.number, state, reason, kind)
         if state is TrialState.PRUNED:  # it can neither win nor go on
-            TrialFiles(self._store.folder, trial.number).checkpoint.unlink(missing_ok=True)
+            TrialFiles.of(self._store, trial.number).remove_checkpoint()
         self._watch(self._store.trial(trial.number))
 
     def __deepcopy__(self, memo: dict) -> "StudySearcher":

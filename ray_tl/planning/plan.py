@@ -36,6 +36,7 @@ from ray_tl.search_space.target_classes import target_class_problems
 from ray_tl.selection import SELECTION_RULES, SelectionContext, rule_of
 from ray_tl.selection.fixed_space import FixedSpace
 from ray_tl.selection.prior import stated_shares
+from ray_tl.study.artifacts import RemoteArtifacts
 from ray_tl.study.backend import SPEC_FILE
 from ray_tl.study.records import DataSource, StudySpec
 from ray_tl.study.store import StudyStore
@@ -64,6 +65,7 @@ def plan_search(
     studies: Studies | Path,
     first: Sequence[TrialConfig] | None = None,
     room: Room | None = None,
+    artifacts: str | None = None,
 ) -> Plan:
     """Check everything that can be checked without Ray, and create the study.
 
@@ -74,6 +76,7 @@ def plan_search(
         studies: All there are, or the folder of their folders.
         first: Configurations to run before the sampler is asked, instead of the source-only baseline alone.
         room: Memory for training; `None` if it is not known here.
+        artifacts: Address of checkpoints and evidence, as `usable_address` gives it; by default, the study's folder.
 
     Raises:
         InvalidInput: With all mistakes that can be found without the data at once, else with all that the data show;
@@ -84,6 +87,8 @@ def plan_search(
     backend = studies.backend(name)
     if backend.folder.exists() or backend.read_file(SPEC_FILE) is not None:
         raise InvalidInput(f"study={name!r} exists already in {studies}; resume it with --resume {name}, or rename.")
+    if artifacts is not None:
+        RemoteArtifacts(artifacts, name).require_none()
     register_user_backbones(file.backbones)
     space = _sound_space(file)
     corners = list(_corners(space))
@@ -115,20 +120,27 @@ def plan_search(
         source_weight=_source_weight(situation),
         num_target=num_recorded(len(pair.target), pair.num_classes),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        artifacts=artifacts,
     )
     rule_of(spec)  # it may need what these data don't give
     store = StudyStore.create(backend, spec)
+    if artifacts is not None:
+        store.keep_artifacts_at(artifacts)
     _keep_choice_labels(store, pair)
     return Plan(store, _with_neighbours(store, pair, reference))
 
 
-def plan_resumption(name: str, studies: Studies | Path, settings: Mapping[str, object]) -> Plan:
+def plan_resumption(
+    name: str, studies: Studies | Path, settings: Mapping[str, object], artifacts: str | None = None
+) -> Plan:
     """Open a study that was begun before.
 
     Args:
         name: Of the study.
         studies: All there are, or the folder of their folders.
         settings: New values for `num_trials` or `time_budget_s`.
+        artifacts: Address of checkpoints and evidence from now on, as `usable_address` gives it; by default, where they
+            are.
 
     Raises:
         InvalidInput: If its data have changed since, or a setting can't change.
@@ -142,6 +154,8 @@ def plan_resumption(name: str, studies: Studies | Path, settings: Mapping[str, o
             "hold now; restore the folders, or begin a new study."
         )
     store.update_search(**settings)
+    if artifacts is not None:
+        store.keep_artifacts_at(artifacts)
     _keep_choice_labels(store, pair)
     return Plan(store, _with_neighbours(store, pair))
 

@@ -72,7 +72,7 @@ def promote_trial(
     data = spec.data
     names = data.source, data.target, data.target_test
     pair = load_pair(*names, data.options, spec.search.seed, data.target_labelled, data.intermediate, data.auxiliary)
-    files = TrialFiles(store.folder, trial.number)
+    files = TrialFiles.of(store, trial.number)
     evidence = files.load_evidence()
     trial_data = TrialData(pair, torch.device("cpu"))
     model = load_model(trial.config, trial_data, files).eval()

@@ -217,11 +217,11 @@ def _scores(store: StudyStore, trials: Iterable[TrialRecord], known: KnownTarget
     """By number, of the trials that left predictions on the domain."""
     found = {}
     for trial in trials:
-        files = TrialFiles(store.folder, trial.number)
-        if not files.evidence.is_file():
-            continue
+        files = TrialFiles.of(store, trial.number)
         try:
             rows, probabilities = _recorded_rows(files, known.domain, len(known.target))
+        except FileNotFoundError:
+            continue
         except (BadZipFile, EOFError, KeyError, ValueError) as error:
             raise broken_study(store.folder, f"{files.evidence} is not what was written ({error})") from error
         if len(rows) != len(probabilities) or len(rows) > len(known.target):

@@ -2,11 +2,12 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
-
-import sqlalchemy as sql
+from typing import TYPE_CHECKING, Protocol
 
 from ray_tl.errors import BrokenStudy
+
+if TYPE_CHECKING:
+    import sqlalchemy as sql
 
 SPEC_FILE = "study.json"
 CHAMPION_FILE = "champion.json"
@@ -23,7 +24,7 @@ class Backend(Protocol):
     folder: Path
 
     @property
-    def engine(self) -> sql.Engine: ...
+    def engine(self) -> "sql.Engine": ...
 
     def for_reading(self) -> "Backend":
         """The same study to look at; it may be where nothing can be written."""
@@ -47,7 +48,7 @@ class Backend(Protocol):
     def place_of(self, name: str) -> str:
         """Where a small file is, for people; no password is shown."""
 
-    def held(self, name: str, study_id: int) -> AbstractContextManager[sql.Connection]:
+    def held(self, name: str, study_id: int) -> AbstractContextManager["sql.Connection"]:
         """Hold the study of this name; all that is written meanwhile is written through the connection.
 
         Raises:

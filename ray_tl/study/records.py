@@ -90,6 +90,8 @@ class StudySpec(BaseModel):
         num_target: Rows of the target that are evaluated and recorded.
         data_fingerprint: Of the domains, so that a resumed search can't silently run on other data.
         created_at: ISO 8601, UTC.
+        artifacts: Address of checkpoints and evidence, below which the study has a folder of its name; `None` if they
+            are in the folder of the study.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,6 +112,7 @@ class StudySpec(BaseModel):
     source_weight: float = 1.0
     num_target: int
     created_at: str
+    artifacts: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -17,6 +17,7 @@ from ray_tl.errors import BrokenStudy, InvalidInput, UnknownName, all_at_once
 from ray_tl.registry import Scalar
 from ray_tl.search_space import SearchOptions, SearchSpace, explain, validated
 from ray_tl.study import statements, tables
+from ray_tl.study.artifacts import Artifacts, RemoteArtifacts, artifacts_of
 from ray_tl.study.backend import CHAMPION_FILE, SPEC_FILE, Backend
 from ray_tl.study.damage import reading, unreadable
 from ray_tl.study.failures import FailureKind
@@ -101,6 +102,30 @@ class StudyStore:
         backend.create(spec.name, _as_bytes(spec))
         return cls(backend)
 
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """Where its checkpoints and evidence are; what is read of trials that have ended is copied to its folder."""
+        return artifacts_of(self.spec, self.folder, with_copies=True)
+
+    def keep_artifacts_at(self, address: str) -> None:
+        """Keep checkpoints and evidence at an address from now on; what is in the folder already is brought there.
+
+        Raises:
+            InvalidInput: If they are at another address, or another study of this name has files there.
+            StudyBusy: If the study is being searched.
+        """
+        if self.spec.artifacts not in (None, address):
+            raise InvalidInput(
+                f"artifacts={address!r}: the study has its files at {self.spec.artifacts!r}; leave it out."
+            )
+        with self.exclusive():
+            place = RemoteArtifacts(address, self.spec.name)
+            place.claim(self.spec)
+            if self.spec.artifacts is None:
+                place.bring(self.folder)
+                self._change(artifacts=address)
+        self.__dict__.pop("artifacts", None)
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the study for searching; freed when the process ends, however it ends.
@@ -137,8 +162,7 @@ class StudyStore:
                 f"{', '.join(fixed)} can't change in a study that has begun; begin a new one, or leave it out."
             )
         search = validated(SearchOptions, {**self.spec.search.model_dump(), **settings}, "settings")
-        self.spec = self.spec.model_copy(update={"search": search})
-        self.backend.write_file(SPEC_FILE, _as_bytes(self.spec))
+        self._change(search=search)
 
     @_up_to_date
     def reconcile(self) -> list[TrialRecord]:
@@ -250,6 +274,11 @@ class StudyStore:
     def unreadable(self, name: str, why: str) -> BrokenStudy:
         """An error for a small file that is not what was written."""
         return unreadable(self.backend.place_of(name), self.spec.name, why)
+
+    def _change(self, **fields: object) -> None:
+        """Of the spec."""
+        self.spec = self.spec.model_copy(update=fields)
+        self.backend.write_file(SPEC_FILE, _as_bytes(self.spec))
 
     def _refresh(self) -> None:
         """Read what others may have written; while this process holds the study, there are no others."""

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_tl.files import write_atomically
 from ray_tl.selection import LabelledPredictions, TrialEvidence
+from ray_tl.study.artifacts import Artifacts, FolderArtifacts
 from ray_tl.validation.evidence import FinalEvidence, from_log_probabilities, log_probabilities
+
+if TYPE_CHECKING:
+    from ray_tl.study.store import StudyStore
 
 State = dict[str, Any]
 CHOICE_LABELS_FILE = "choice_labels.npy"  # of the study, read by who chooses alone: no trial opens it
@@ -17,38 +20,64 @@ CHOICE_LABELS_FILE = "choice_labels.npy"  # of the study, read by who chooses al
 
 @dataclass(frozen=True)
 class TrialFiles:
-    """Paths of one trial below the folder of its study.
+    """Files of one trial.
 
     Attributes:
-        folder: Of the study; on a cluster, on storage that all nodes share.
+        folder: Of the study.
         number: Of the trial.
+        kept: Where the files are; in the folder, by default. On a cluster, all nodes reach it.
     """
 
     folder: Path
     number: int
+    kept: Artifacts | None = None
+
+    @classmethod
+    def of(cls, store: "StudyStore", number: int) -> Self:
+        """Of a trial of a study."""
+        return cls(store.folder, number, store.artifacts)
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoints" / f"{self.number:04d}.pt"
+        """Its path in the folder, where it is if it is kept there or has been read."""
+        return self.folder / self._checkpoint
 
     @property
     def evidence(self) -> Path:
-        return self.folder / "evidence" / f"{self.number:04d}.npz"
+        """As `checkpoint`."""
+        return self.folder / self._evidence
+
+    @property
+    def final_evidence(self) -> Path:
+        """As `checkpoint`."""
+        return self.folder / self._final_evidence
+
+    @property
+    def place(self) -> str:
+        """Of the checkpoint, for people."""
+        return f"{self._artifacts}/{self._checkpoint}"
 
     def save_checkpoint(self, state: State) -> None:
         """Replace the checkpoint; a kill at any moment leaves the old one or the new one, whole."""
         import torch  # here, because who reads evidence alone does without
 
-        write_atomically(self.checkpoint, lambda file: torch.save(state, file))
+        self._artifacts.write(self._checkpoint, lambda file: torch.save(state, file))
 
     def load_checkpoint(self) -> State | None:
         """The last checkpoint, on the CPU; `None` if there is none."""
         import torch
 
-        if not self.checkpoint.is_file():
+        try:
+            file = self._artifacts.open(self._checkpoint)
+        except FileNotFoundError:
             return None
-        state: State = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        with file:
+            state: State = torch.load(file, map_location="cpu", weights_only=True)
         return state
+
+    def remove_checkpoint(self) -> None:
+        """If there is one."""
+        self._artifacts.remove(self._checkpoint)
 
     def save_evidence(self, probabilities: dict[str, NDArray[np.float32]]) -> None:
         """Probabilities by domain: `source_holdout`, `target`, `target_test` and `target_choice` where there are such.
@@ -57,24 +86,25 @@ class TrialFiles:
         or 1 much closer.
         """
         arrays = {name: log_probabilities(values) for name, values in probabilities.items()}
-        write_atomically(self.evidence, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        self._artifacts.write(self._evidence, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
     def load_evidence(self) -> dict[str, NDArray[np.float32]]:
         """Probabilities by domain, [N, C]."""
-        with np.load(self.evidence, allow_pickle=False) as file:
+        with self._artifacts.open(self._evidence) as opened, np.load(opened, allow_pickle=False) as file:
             return {name: _probabilities(file[name]) for name in file.files}
-
-    @property
-    def final_evidence(self) -> Path:
-        return self.folder / "evidence" / f"{self.number:04d}-final.npz"
 
     def save_final_evidence(self, evidence: FinalEvidence) -> None:
         """Features, mixtures and head of the network that the trial ended as."""
-        write_atomically(self.final_evidence, evidence.save)
+        self._artifacts.write(self._final_evidence, evidence.save)
 
     def load_final_evidence(self) -> FinalEvidence | None:
         """`None` if the trial left none, as one that has not run to its end, or of an older study."""
-        return FinalEvidence.load(self.final_evidence) if self.final_evidence.is_file() else None
+        try:
+            file = self._artifacts.open(self._final_evidence)
+        except FileNotFoundError:
+            return None
+        with file:
+            return FinalEvidence.load(file)
 
     def load_trial_evidence(self) -> TrialEvidence:
         """All that a rule of choice may look at, labels that were given for the choice among it."""
@@ -83,6 +113,22 @@ class TrialFiles:
         if "target_choice" in outputs and labels.is_file():
             labelled = LabelledPredictions(outputs["target_choice"], np.load(labels, allow_pickle=False))
         return TrialEvidence(outputs["source_holdout"], outputs["target"], self.load_final_evidence(), labelled)
+
+    @property
+    def _artifacts(self) -> Artifacts:
+        return self.kept or FolderArtifacts(self.folder)
+
+    @property
+    def _checkpoint(self) -> str:
+        return f"checkpoints/{self.number:04d}.pt"
+
+    @property
+    def _evidence(self) -> str:
+        return f"evidence/{self.number:04d}.npz"
+
+    @property
+    def _final_evidence(self) -> str:
+        return f"evidence/{self.number:04d}-final.npz"
 
 
 def _probabilities(stored: NDArray[np.floating]) -> NDArray[np.float32]:

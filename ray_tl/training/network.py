@@ -80,7 +80,7 @@ def load_model(config: TrialConfig, data: TrialData, files: TrialFiles) -> Netwo
     """
     state = files.load_checkpoint()
     if state is None:
-        raise TrialFailed(f"trial {files.number} left no checkpoint in {files.checkpoint}.")
+        raise TrialFailed(f"trial {files.number} left no checkpoint in {files.place}.")
     members = [build_model(config, data, load_weights=False) for _ in range(state.get(NUM_MEMBERS, 1))]
     model: Network = members[0] if len(members) == 1 else Ensemble(members)
     restore_model(model, config, state)

@@ -151,7 +151,7 @@ def _before(files: TrialFiles) -> dict[str, float]:
     """The gap between the domains before training, as a member has found it."""
     state = files.load_checkpoint()
     if state is None:
-        raise TrialFailed(f"trial {files.number} left no checkpoint in {files.checkpoint}.")
+        raise TrialFailed(f"trial {files.number} left no checkpoint in {files.place}.")
     return {name: value for name, value in state["report"]["health"].items() if name.endswith(BEFORE)}
 
 

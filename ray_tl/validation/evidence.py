@@ -1,7 +1,6 @@
 """What a trained network says about its domains: all that validators may look at."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -146,20 +145,20 @@ class FinalEvidence:
         np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "FinalEvidence":
-        with np.load(path, allow_pickle=False) as file:
-            names = [key.removeprefix("features.") for key in file.files if key.startswith("features.")]
+    def load(cls, file: IO[bytes]) -> "FinalEvidence":
+        with np.load(file, allow_pickle=False) as arrays:
+            names = [key.removeprefix("features.") for key in arrays.files if key.startswith("features.")]
             features = {
-                name: Features(file[f"rows.{name}"].astype(np.int64), file[f"features.{name}"].astype(np.float32))
+                name: Features(arrays[f"rows.{name}"].astype(np.int64), arrays[f"features.{name}"].astype(np.float32))
                 for name in names
             }
             mixes = None
-            if "mixes.log" in file.files:
-                first, second = (file[f"mixes.{name}"].astype(np.int64) for name in ("first", "second"))
-                probabilities = from_log_probabilities(file["mixes.log"])
-                mixes = Mixes(first, second, float(file["mixes.ratio"]), probabilities)
-            training, holdout = (file[name].astype(np.int64) for name in ("training_labels", "holdout_labels"))
-            head = file["head"].astype(np.float32) if "head" in file.files else None
+            if "mixes.log" in arrays.files:
+                first, second = (arrays[f"mixes.{name}"].astype(np.int64) for name in ("first", "second"))
+                probabilities = from_log_probabilities(arrays["mixes.log"])
+                mixes = Mixes(first, second, float(arrays["mixes.ratio"]), probabilities)
+            training, holdout = (arrays[name].astype(np.int64) for name in ("training_labels", "holdout_labels"))
+            head = arrays["head"].astype(np.float32) if "head" in arrays.files else None
             return cls(features, training, holdout, mixes, head)
 
 

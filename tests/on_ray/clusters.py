@@ -128,3 +128,19 @@ def head_node(num_cpus: int) -> Iterator[tuple[str, Path]]:
     finally:
         end_processes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def blind_node(address: str, hidden: Path, num_cpus: int) -> Iterator[None]:
+    """A node more, on which a folder is empty and not that of the other nodes; it ends with the cluster.
+
+    Args:
+        address: Of a cluster as of `head_node`.
+        hidden: The folder.
+        num_cpus: Of the node.
+    """
+    join = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", f"--num-cpus={num_cpus}"]
+    hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
+    with without_tokens():
+        subprocess.run([*hide, *join], check=True, stdout=subprocess.DEVNULL, timeout=120)
+        yield

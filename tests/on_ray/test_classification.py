@@ -7,8 +7,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 
-from ray_tl.errors import InvalidInput, NotFinite, StorageFailed
-from ray_tl.on_ray.classification import failure_in_training, failure_of_slot, is_lack_of_room
+from ray_tl.errors import InvalidInput, NotFinite, NotShared, StorageFailed
+from ray_tl.on_ray.classification import failure_in_training, failure_of_slot, is_lack_of_room, not_shared
 from ray_tl.study.failures import FailureKind
 
 DEAD_NODE = "3603d8e7ccc32ab8"
@@ -76,3 +76,15 @@ def test_group_that_found_no_room_is_not_one_that_can_not_start():
 
 def test_controller_that_was_ended_from_outside_counts_as_a_dead_worker():
     assert failure_of_slot(died("The actor is dead because it was killed by ray.kill")).kind == "worker_died"
+
+
+def test_a_slot_that_could_not_write_where_files_are_kept_says_so():
+    failure = failure_of_slot(WorkerGroupError("", {0: StorageFailed("artifacts='s3://b/x' can't be written.")}))
+    assert failure.kind is FailureKind.STORAGE_FAILED
+    assert failure.message == "artifacts='s3://b/x' can't be written."
+
+
+def test_a_slot_on_a_node_that_sees_other_files_is_told_from_any_other():
+    unseen = NotShared("node a1 and the driver see different files")
+    assert not_shared(WorkerGroupError("", {0: checked(died()), 1: unseen})) is unseen
+    assert not_shared(WorkerGroupError("", {0: StorageFailed("disk full")})) is None

@@ -53,6 +53,14 @@ def test_without_a_file_there_is_no_checkpoint(tmp_path):
     assert TrialFiles(tmp_path, 0).load_checkpoint() is None
 
 
+def test_a_checkpoint_that_is_removed_is_not_there_any_more(tmp_path):
+    files = TrialFiles(tmp_path, 0)
+    files.remove_checkpoint()
+    files.save_checkpoint({"epoch": 1})
+    files.remove_checkpoint()
+    assert files.load_checkpoint() is None
+
+
 def test_a_crash_in_mid_checkpoint_leaves_the_old_one_whole(tmp_path):
     files = TrialFiles(tmp_path, 0)
     files.save_checkpoint({"epoch": 1})

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from torch.testing import assert_close
 
+from ray_tl.study.artifacts import RemoteArtifacts
 from ray_tl.training.files import TrialFiles
 from ray_tl.training.loop import evaluate_checkpoint, train_trial
 from tests.training.tiny import RULE, UNFREEZE_ONE_STAGE_AN_EPOCH, Reports, tiny_config, tiny_data
@@ -52,6 +53,19 @@ def test_an_interrupted_trial_has_the_optimiser_of_an_uninterrupted_one(config, 
     assert left["report"]["epoch"] == right["report"]["epoch"] == 3
     assert_close(left["optimizer"]["state"], right["optimizer"]["state"], **EXACT)
     assert left["optimizer"]["param_groups"] == right["optimizer"]["param_groups"]
+
+
+def test_a_trial_goes_on_on_another_machine_from_what_is_at_the_address(config, tmp_path):
+    far = RemoteArtifacts(f"file://{tmp_path}/far", "study")
+    one, other = (TrialFiles(tmp_path / name, 0, far) for name in ("one", "other"))
+    expected, before = run(config, TrialFiles(tmp_path, 0)), run(config, one, stop_at=2)
+    after = run(config, other)
+    assert (after[:2], after) == (before, expected)
+    assert_close(one.load_evidence(), TrialFiles(tmp_path, 0).load_evidence(), **EXACT)
+    assert one.load_final_evidence() is not None
+    assert evaluate_checkpoint(config, tiny_data(), one, RULE).agreement == 1.0
+    assert not (tmp_path / "one").exists()
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("averaging", ["none", "ema", "greedy_soup", "wise_ft"])

@@ -1,0 +1,164 @@
+"""Whether every node reaches the files of a study, found out before anything trains there.
+
+Each node reads a file that the driver has written, and the driver one that each node has written. Nodes that come later
+are asked by every slot that starts on them.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from ray_tl.errors import NotShared, RayTLError, StorageFailed, storage_failure
+from ray_tl.on_ray.placement import NODE_LABEL, SlotShape
+from ray_tl.study.artifacts import EXAMPLE, Artifacts, artifacts_of
+from ray_tl.study.records import StudySpec
+
+if TYPE_CHECKING:
+    from ray_tl.study.store import StudyStore  # which a node that is asked does without
+
+LAG_S = 5.0  # network file systems may show a new file a little later
+ANSWER_S = 120.0  # a busy node takes a while to start a process
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A file that the driver has written among those of a study, for every node to see.
+
+    Attributes:
+        spec: Of the study.
+        folder: Of the study.
+        name: Of the file.
+    """
+
+    spec: StudySpec
+    folder: str
+    name: str
+
+    @property
+    def artifacts(self) -> Artifacts:
+        return artifacts_of(self.spec, Path(self.folder))
+
+    def unseen_by(self, who: str) -> NotShared:
+        """An error for nodes that don't see the file, or whose answer the driver doesn't see."""
+        name = self.spec.name
+        return NotShared(
+            f"{who} and the driver see different files in {self.artifacts}, where all that train must see those of "
+            f"study {name!r}; put --home (or $RAY_TL_HOME) on storage that all nodes share, or keep checkpoints and "
+            f"evidence at an address that all reach: ray-tl search --resume {name} --artifacts {EXAMPLE}"
+        )
+
+
+@contextmanager
+def token_for_nodes(store: "StudyStore", shape: SlotShape) -> Iterator[Token]:
+    """A file that every node with room for a worker sees; slots that start later look for it.
+
+    Raises:
+        NotShared: With all nodes that don't see it, or whose answer is not seen here.
+        StorageFailed: If the files of the study can't be written or read, here or on a node.
+    """
+    token = Token(store.spec, str(store.folder), f".seen-{secrets.token_hex(6)}")
+    _write(token, token.name)
+    try:
+        _ask_all(token, _nodes(shape))
+        yield token
+    finally:
+        _remove(token, token.name)
+
+
+def require_reach(token: Token) -> None:
+    """See to it that the node of a slot's worker sees the file, and can write beside it; errors as above."""
+    node = f"node {ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
+    answer = f"{token.name}-{secrets.token_hex(6)}"
+    if (problem := _answer(token, answer, node)) is not None:
+        raise problem
+    _remove(token, answer)
+
+
+def _nodes(shape: SlotShape) -> dict[str, str]:
+    """Names of nodes on which a worker has room, by id."""
+    worker = replace(shape, workers=1)
+    found = [node for node in ray.nodes() if node["Alive"] and worker.fits([node["Resources"]])]
+    return {node["NodeID"]: f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in found}
+
+
+def _ask_all(token: Token, nodes: Mapping[str, str]) -> None:
+    if set(nodes) <= {ray.get_runtime_context().get_node_id()}:
+        return
+    look = ray.remote(num_cpus=0, max_retries=0)(_answer)
+    answers = {node_id: f"{token.name}-{node_id[:12]}" for node_id in nodes}
+    asked = {
+        node_id: look.options(label_selector={NODE_LABEL: node_id}).remote(token, answers[node_id], name)
+        for node_id, name in nodes.items()
+    }
+    deadline = time.monotonic() + ANSWER_S
+    problems = {node_id: _problem(asked[node_id], nodes[node_id], deadline) for node_id in nodes}
+    unseen = [node_id for node_id, problem in problems.items() if isinstance(problem, NotShared)]
+    unseen += [
+        node_id for node_id, problem in problems.items() if problem is None and not _sees(token, answers[node_id])
+    ]
+    for answer in answers.values():
+        _remove(token, answer)
+    for problem in problems.values():
+        if problem is not None and not isinstance(problem, NotShared):
+            raise problem
+    if unseen:
+        raise token.unseen_by(", ".join(nodes[node_id] for node_id in unseen))
+
+
+def _answer(token: Token, answer: str, node: str) -> StorageFailed | None:
+    """On a node: look for the driver's file and write one; gives what is wrong."""
+    try:
+        if not _sees(token, token.name):
+            return token.unseen_by(node)
+        _write(token, answer)
+    except StorageFailed as error:
+        return StorageFailed(f"{node}: {error}")
+    return None
+
+
+def _problem(asked: ray.ObjectRef, node: str, deadline: float) -> StorageFailed | None:
+    """What a node says is wrong; one that dies meanwhile says nothing."""
+    try:
+        return ray.get(asked, timeout=max(0.0, deadline - time.monotonic()))
+    except GetTimeoutError:
+        return StorageFailed(
+            f"{node} has not said within {ANSWER_S:g} s whether it sees the files of the study; does a mount hang?"
+        )
+    except RayError as error:
+        log.warning("%s could not say whether it sees the files of the study: %s", node, error)
+        return None
+
+
+def _sees(token: Token, name: str) -> bool:
+    deadline = time.monotonic() + LAG_S
+    while True:
+        try:
+            token.artifacts.open(name).close()
+            return True
+        except FileNotFoundError:
+            if time.monotonic() > deadline:
+                return False
+        except OSError as error:
+            raise storage_failure(error) from error
+        time.sleep(0.2)
+
+
+def _write(token: Token, name: str) -> None:
+    try:
+        token.artifacts.write(name, lambda file: file.write(name.encode()))
+    except OSError as error:
+        raise storage_failure(error) from error
+
+
+def _remove(token: Token, name: str) -> None:
+    with suppress(OSError, RayTLError):  # a small file may stay
+        token.artifacts.remove(name)
