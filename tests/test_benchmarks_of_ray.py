@@ -1,35 +1,74 @@
-"""Benchmarks of what the driver pays, run as small as they go: that they still measure something is tested."""
+"""Benchmarks that start Ray, and what the driver pays, run as small as they go: that they still measure is tested."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent / "benchmarks"
+from tests.benchmark_runs import SMALL_SPACE, drawn_emoji, last_json, printed_apart
+
+PAIR = "google>twitter"
 
 
-def figures(script: str, *arguments: str) -> dict:
-    command = [sys.executable, str(FOLDER / script), *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory):
+    return drawn_emoji(tmp_path_factory.mktemp("emoji"))
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    path = tmp_path_factory.mktemp("space") / "space.yaml"
+    path.write_text(SMALL_SPACE)
+    return path
 
 
 def test_the_store_is_measured():
-    assert figures("store_scale.py", "--trials", "100", "--space", "digits")["windows"]["50"]["total"] > 0
+    found = last_json(printed_apart("store_scale.py", "--trials", 100, "--space", "digits", "--json"))
+    assert found["windows"]["50"]["total"] > 0
 
 
 @pytest.mark.ray
 def test_the_driver_is_measured():
-    found = figures("scale.py", "--trials", "5", "--nodes", "1", "--window", "1")
+    found = last_json(printed_apart("scale.py", "--trials", 5, "--nodes", 1, "--window", 1, "--json"))
     assert found["trials"] == 5
     assert 0 < found["processor_ms_a_trial"] < 1e3 * found["wall_s"]
 
 
 @pytest.mark.ray
 def test_warm_slots_and_the_textbook_pattern_are_measured_on_the_same_trials():
-    found = figures("overhead.py", "--trials", "1", "--concurrency", "1")["results"]
+    found = last_json(printed_apart("overhead.py", "--trials", 1, "--concurrency", 1, "--json"))["results"]
     assert set(found) == {"warm slots", "warm slots, once started", "textbook"}
     assert all(each["training_s"] > 0 for each in found.values())
+
+
+@pytest.mark.ray
+def test_a_search_on_image_folders_is_scored_when_it_is_over(emoji, space):
+    found = last_json(printed_apart("emoji_search.py", "--trials", 1, "--space", space, "--data", emoji, "--json"))
+    assert found["trials"] == 1
+    rows = ("source_only", "champion", "best_at_full_fidelity", "predicted_by_promoted")
+    assert [found[row] for row in rows] == [pytest.approx(1, abs=0.1)] * len(rows)
+
+
+@pytest.mark.ray
+def test_a_search_is_scored_beside_recipes(emoji, space, tmp_path):
+    few = ("--trials", 1, "--seeds", 1, "--epochs", 1, "--steps", 40, "--pairs", PAIR, "--balances", "same")
+    output = printed_apart("search_and_recipes.py", tmp_path, "--data", emoji, "--space", space, *few, "--json")
+    [found] = json.loads(output.splitlines()[-1])
+    recipes = {"source-only", "bottleneck head", "IM", "BNM", "MCC", "probe, then fine-tune (as fastai)"}
+    assert set(found["recipes"]) == recipes
+    assert (found["search"]["trials"], found["num_target"]) == (1, 45)
+    assert found["search"]["champion"] == pytest.approx(1, abs=0.1)
+    assert found["recipes"]["source-only"]["accuracies"] == [pytest.approx(1, abs=0.1)]
+
+
+@pytest.mark.ray
+def test_the_champion_of_fine_tuning_is_scored_beside_the_best_trial(emoji, space):
+    few = ("--tasks", "emoji", "--rows", "search", "--trials", 1, "--seeds", 0)
+    output = printed_apart("fine_tuning.py", *few, "--data", emoji, "--space", space)
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith('{"task"')]
+    assert [row["row"] for row in rows] == [
+        "source_only of the search",
+        "champion",
+        "best at full fidelity, by target labels",
+    ]
+    assert [row["accuracy"] for row in rows] == [pytest.approx(1, abs=0.1)] * 3
+    assert rows[1]["trials"] == 1

@@ -1,6 +1,6 @@
 """A search on two image folders, from the command line alone, and what its choice was worth.
 
-    python tests/benchmarks/emoji_search.py [--trials 16] [--data FOLDER] [--home FOLDER] [--json]
+    python tests/benchmarks/emoji_search.py [--trials 16] [--space FILE] [--data FOLDER] [--home FOLDER] [--json]
 
 Runs `ray-tl search search_spaces/image_folders.yaml` on emoji of one vendor as source and of another as target, then
 `promote` and `predict`. Only when all of it is over are the names of the class folders of the held-out target read.
@@ -25,6 +25,7 @@ from ray_tl.study.records import TrialRecord
 from ray_tl.training.files import TrialFiles
 
 ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "search_spaces" / "image_folders.yaml"
 STUDY = "emoji"
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="emoji-") as name:
         data, home = options.data or Path(name) / "data", options.home or Path(name) / "home"
         source, target = prepare(data, options.source), prepare(data, options.target)
-        seconds = search(source, target, options.trials, home)
+        seconds = search(options.space, source, target, options.trials, home)
         study = api.status(STUDY, home)
         accuracies = {trial.number: accuracy_of(study, trial, target / "test") for trial in study.trials}
         result = {
@@ -48,9 +49,8 @@ def main() -> None:
     print(json.dumps(result) if options.json else "\n".join(f"{key:24}{value}" for key, value in result.items()))
 
 
-def search(source: Path, target: Path, trials: int, home: Path) -> float:
+def search(space: Path, source: Path, target: Path, trials: int, home: Path) -> float:
     started = time.monotonic()
-    space = str(ROOT / "search_spaces" / "image_folders.yaml")
     folders = ["--source", source / "train", "--target", target / "train", "--target-test", target / "test"]
     folders += ["--on-overlap", "skip"]  # some flags are one drawing for two emoji
     run("search", space, *folders, "--trials", trials, "--name", STUDY, "--home", home)
@@ -78,6 +78,7 @@ def accuracy_of_promoted(folder: Path, home: Path) -> float:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--space", type=Path, default=SPACE)
     parser.add_argument("--source", default="google")
     parser.add_argument("--target", default="twitter")
     parser.add_argument("--data", type=Path, help="where the emoji are, or shall be kept")

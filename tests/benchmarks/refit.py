@@ -13,6 +13,7 @@ with.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -122,10 +123,9 @@ def _accuracy(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> f
 def rows(options: argparse.Namespace) -> list[Row]:
     found = []
     for name in options.pairs:
-        whole = load_domains(name, options.data or options.folder / "data")
-        for balance in options.balances:
-            if not (options.folder / f"{name}-{balance}" / "pool.json").is_file():
-                continue
+        present = [each for each in options.balances if (options.folder / f"{name}-{each}" / "pool.json").is_file()]
+        whole = load_domains(name, options.data or options.folder / "data") if present else None
+        for balance in present:
             pool = load_pool(name, balance, options.folder)
             if not pool.members:
                 continue
@@ -142,6 +142,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     found = rows(options)
+    if not found:
+        sys.exit(f"{options.folder} has no pool of these pairs: run selection_pools.py there, and then selection.py.")
     means = {name: float(np.mean([row.points[name] for row in found])) for name in found[0].points}
     if options.json:
         print(json.dumps({"means": means, "pools": [vars(row) for row in found]}))
