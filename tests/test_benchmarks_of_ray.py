@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.benchmark_runs import SMALL_SPACE, drawn_emoji, last_json, printed_apart
+from tests.benchmark_runs import SMALL_SPACE, drawn_emoji, last_json, printed, printed_apart
 
 PAIR = "google>twitter"
 
@@ -41,11 +41,18 @@ def test_warm_slots_and_the_textbook_pattern_are_measured_on_the_same_trials():
 
 
 @pytest.mark.ray
-def test_a_search_on_image_folders_is_scored_when_it_is_over(emoji, space):
-    found = last_json(printed_apart("emoji_search.py", "--trials", 1, "--space", space, "--data", emoji, "--json"))
+def test_a_search_on_image_folders_is_scored_when_it_is_over_and_again_by_the_benchmark_of_fine_tuning(
+    emoji, space, tmp_path
+):
+    given = ("--trials", 1, "--space", space, "--data", emoji, "--home", tmp_path)
+    found = last_json(printed_apart("emoji_search.py", *given, "--name", "emoji-0", "--json"))
+    scored = ("source_only", "champion", "best_at_full_fidelity", "predicted_by_promoted")
     assert found["trials"] == 1
-    rows = ("source_only", "champion", "best_at_full_fidelity", "predicted_by_promoted")
-    assert [found[row] for row in rows] == [pytest.approx(1, abs=0.1)] * len(rows)
+    assert [found[row] for row in scored] == [pytest.approx(1, abs=0.1)] * len(scored)
+    output = printed("fine_tuning.py", "--tasks", "emoji", "--rows", "search", *given)
+    source_only, champion, best = map(json.loads, output.splitlines())
+    assert source_only["accuracy"] == champion["accuracy"] == best["accuracy"] == found["champion"]
+    assert champion["trials"] == 1
 
 
 @pytest.mark.ray
@@ -58,17 +65,3 @@ def test_a_search_is_scored_beside_recipes(emoji, space, tmp_path):
     assert (found["search"]["trials"], found["num_target"]) == (1, 45)
     assert found["search"]["champion"] == pytest.approx(1, abs=0.1)
     assert found["recipes"]["source-only"]["accuracies"] == [pytest.approx(1, abs=0.1)]
-
-
-@pytest.mark.ray
-def test_the_champion_of_fine_tuning_is_scored_beside_the_best_trial(emoji, space):
-    few = ("--tasks", "emoji", "--rows", "search", "--trials", 1, "--seeds", 0)
-    output = printed_apart("fine_tuning.py", *few, "--data", emoji, "--space", space)
-    rows = [json.loads(line) for line in output.splitlines() if line.startswith('{"task"')]
-    assert [row["row"] for row in rows] == [
-        "source_only of the search",
-        "champion",
-        "best at full fidelity, by target labels",
-    ]
-    assert [row["accuracy"] for row in rows] == [pytest.approx(1, abs=0.1)] * 3
-    assert rows[1]["trials"] == 1

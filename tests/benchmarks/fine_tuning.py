@@ -7,7 +7,8 @@
 `emoji` is drawings of one vendor to those of another, `reviews` sentences about films to sentences about products. The
 search runs from the command line alone and is promoted; recipes (`fine_tuning_rivals.py`) get the same epochs and batch
 size, and the best of several learning rates by accuracy on held-out source examples. Nobody sees a target label until
-all is over. With --home, a search that broke off goes on where it was. fastai comes with `pip install -e '.[bench]'`;
+all is over. With --home, a search that broke off goes on where it was, and one that ended is not
+run again. fastai comes with `pip install -e '.[bench]'`;
 recipes whose library is missing are left out, and named.
 """
 
@@ -90,10 +91,10 @@ def searched(task: Task, trials: int, home: Path, seed: int) -> Iterator[dict[st
     started, name = time.monotonic(), f"{task.name}-{seed}"
     tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
     tables += ["--on-overlap", "skip"]  # some flags are one drawing for two emoji
-    if (studies_folder(home) / name).is_dir():
-        run("search", "--resume", name, "--home", home)
-    else:
+    if not (studies_folder(home) / name).is_dir():
         run("search", task.space, *tables, "--trials", trials, "--seed", seed, "--name", name, "--home", home)
+    elif api.status(name, home).champion is None:
+        run("search", "--resume", name, "--home", home)
     seconds, study = time.monotonic() - started, api.status(name, home)
     run("promote", name, "--home", home)
     classes, begun = study.spec.classes, [trial for trial in study.trials if trial.last is not None]
