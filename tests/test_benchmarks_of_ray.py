@@ -1,4 +1,4 @@
-"""Benchmarks that start Ray, and what the driver pays, run as small as they go: that they still measure is tested."""
+"""Each benchmark that starts Ray, run as small as it goes: that it still measures what it says is tested."""
 
 import json
 
@@ -19,11 +19,6 @@ def space(tmp_path_factory):
     path = tmp_path_factory.mktemp("space") / "space.yaml"
     path.write_text(SMALL_SPACE)
     return path
-
-
-def test_the_store_is_measured():
-    found = last_json(printed_apart("store_scale.py", "--trials", 100, "--space", "digits", "--json"))
-    assert found["windows"]["50"]["total"] > 0
 
 
 @pytest.mark.ray

@@ -43,6 +43,11 @@ def accuracies(pools: Path) -> np.ndarray:
     return np.array([(each["target"].argmax(axis=1) == truth).mean() for each in evidence])
 
 
+def test_the_store_is_measured():
+    found = last_json(printed("store_scale.py", "--trials", 100, "--space", "digits", "--json"))
+    assert found["windows"]["50"]["total"] > 0
+
+
 def test_augmentations_of_images_are_timed_beside_a_step():
     rows = dict(line.split() for line in printed("augmentation.py", "--side", 32, "--batch", 4).splitlines())
     texts = {name for name in AUGMENTATIONS.names() if AUGMENTATIONS.create(name, {}).modality == "text"}
@@ -125,8 +130,9 @@ def test_few_labels_are_drawn_and_choose(pools):
     assert (regrets <= 100).all()
 
 
-def test_the_champion_of_a_pool_is_refitted_in_every_way(pools, emoji):
-    found = last_json(printed("refit.py", pools, "--pairs", PAIR, "--data", emoji, "--seeds", 1, "--json"))
+def test_the_champion_of_a_pool_is_refitted_in_every_way(pools, emoji, tmp_path):
+    few = ("--pairs", PAIR, "--seeds", 1, "--out", tmp_path)
+    found = last_json(printed("refit.py", pools, *few, "--data", emoji, "--json"))
     [pool] = found["pools"]
     ways = {"before", "seeds", "nearest", "distilled", "ensemble", "soup", "kept"}
     assert set(pool["points"]) == set(found["means"]) == ways
