@@ -1,6 +1,7 @@
 """A search on two image folders, from the command line alone, and what its choice was worth.
 
-    python tests/benchmarks/emoji_search.py [--trials 16] [--data FOLDER] [--home FOLDER] [--json]
+    python tests/benchmarks/emoji_search.py [--trials 16] [--space FILE] [--data FOLDER] [--home FOLDER] [--name emoji]
+                                            [--json]
 
 Runs `ray-tl search search_spaces/image_folders.yaml` on emoji of one vendor as source and of another as target, then
 `promote` and `predict`. Only when all of it is over are the names of the class folders of the held-out target read.
@@ -25,7 +26,7 @@ from ray_tl.study.records import TrialRecord
 from ray_tl.training.files import TrialFiles
 
 ROOT = Path(__file__).parents[2]
-STUDY = "emoji"
+SPACE = ROOT / "search_spaces" / "image_folders.yaml"
 
 
 def main() -> None:
@@ -33,8 +34,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="emoji-") as name:
         data, home = options.data or Path(name) / "data", options.home or Path(name) / "home"
         source, target = prepare(data, options.source), prepare(data, options.target)
-        seconds = search(source, target, options.trials, home)
-        study = api.status(STUDY, home)
+        seconds = search(options.space, source, target, options.trials, options.name, home)
+        study = api.status(options.name, home)
         accuracies = {trial.number: accuracy_of(study, trial, target / "test") for trial in study.trials}
         result = {
             "trials": len(study.trials),
@@ -42,18 +43,17 @@ def main() -> None:
             "source_only": accuracies[0],
             "champion": accuracies[study.champion],
             "best_at_full_fidelity": max(accuracies[trial.number] for trial in study.trials if trial.at_full_fidelity),
-            "predicted_by_promoted": accuracy_of_promoted(target / "test", home),
+            "predicted_by_promoted": accuracy_of_promoted(options.name, target / "test", home),
             "load_before": options.load,
         }
     print(json.dumps(result) if options.json else "\n".join(f"{key:24}{value}" for key, value in result.items()))
 
 
-def search(source: Path, target: Path, trials: int, home: Path) -> float:
+def search(space: Path, source: Path, target: Path, trials: int, name: str, home: Path) -> float:
     started = time.monotonic()
-    space = str(ROOT / "search_spaces" / "image_folders.yaml")
     folders = ["--source", source / "train", "--target", target / "train", "--target-test", target / "test"]
     folders += ["--on-overlap", "skip"]  # some flags are one drawing for two emoji
-    run("search", space, *folders, "--trials", trials, "--name", STUDY, "--home", home)
+    run("search", space, *folders, "--trials", trials, "--name", name, "--home", home)
     return time.monotonic() - started
 
 
@@ -69,19 +69,21 @@ def accuracy_of(study: StudyStatus, trial: TrialRecord, folder: Path) -> float:
     return float(np.mean([study.spec.classes[row] == Path(file).parts[0] for row, file in pairs]))
 
 
-def accuracy_of_promoted(folder: Path, home: Path) -> float:
-    run("promote", STUDY, "--home", home)
-    answers = map(json.loads, run("predict", STUDY, folder, "--home", home).splitlines())
+def accuracy_of_promoted(name: str, folder: Path, home: Path) -> float:
+    run("promote", name, "--home", home)
+    answers = map(json.loads, run("predict", name, folder, "--home", home).splitlines())
     return float(np.mean([answer["label"] == Path(answer["file"]).parent.name for answer in answers]))
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--space", type=Path, default=SPACE)
     parser.add_argument("--source", default="google")
     parser.add_argument("--target", default="twitter")
     parser.add_argument("--data", type=Path, help="where the emoji are, or shall be kept")
     parser.add_argument("--home", type=Path, help="where the study shall be kept")
+    parser.add_argument("--name", default="emoji", help="of the study")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(namespace=argparse.Namespace(load=os.getloadavg()))
 

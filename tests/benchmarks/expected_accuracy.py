@@ -243,6 +243,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     pools = complete_pools(options.pairs, options.folder)
     cases = [case for pool in pools for case in cases_of(pool)]
+    if not cases:
+        sys.exit(f"Of no pool in {options.folder} is anything expected; the reasons are above.")
     rows = summary(cases)
     estimates = np.array([case.expected.accuracy for case in cases])
     sizes = np.abs(estimates - [case.champion.accuracy for case in cases]) / scale(estimates)

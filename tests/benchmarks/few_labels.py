@@ -13,14 +13,13 @@ import argparse
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from selection import RULE, Pool, chosen_by_rule, load_pool
-from selection_pools import BALANCES, PAIRS
+from selection import RULE, Pool, chosen_by_rule, complete_pools
+from selection_pools import PAIRS
 
 from ray_tl.selection import Choice, LabelledPredictions
 from ray_tl.selection.few_labels import with_labels
@@ -67,27 +66,13 @@ def measure(pool: Pool, truth: Rows, num_draws: int) -> Regrets:
     return found
 
 
-def complete_pools(folder: Path, pairs: Sequence[str]) -> list[Pool]:
-    """Those whose candidates have all left their evidence."""
-    found = []
-    for name in pairs:
-        for balance in BALANCES:
-            place = folder / f"{name}-{balance}"
-            if not (place / "pool.json").is_file():
-                continue
-            num_candidates = len(json.loads((place / "pool.json").read_text()))
-            if num_candidates and len(list((place / "evidence").glob("*-final.npz"))) == num_candidates:
-                found.append(load_pool(name, balance, folder))
-    return found
-
-
 def main() -> None:
     options = _parse()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     together: Regrets = defaultdict(list)
     each = []
-    for pool in complete_pools(options.folder, options.pairs):
+    for pool in complete_pools(options.pairs, options.folder):
         found = measure(pool, np.load(pool.folder / "truth.npy"), options.draws)
         each.append(
             {"pool": f"{pool.name} {pool.balance}"} | {f"{way} {k}": np.mean(v) for (way, k), v in found.items()}

@@ -2,11 +2,13 @@
 
     python tests/benchmarks/fine_tuning.py [--tasks emoji reviews] [--trials 30] [--data FOLDER] [--home FOLDER]
                                            [--rows search head_only full fastai] [--seeds 0 1 2]
+                                           [--space FILE] [--rates 1e-3 1e-2]
 
 `emoji` is drawings of one vendor to those of another, `reviews` sentences about films to sentences about products. The
 search runs from the command line alone and is promoted; recipes (`fine_tuning_rivals.py`) get the same epochs and batch
 size, and the best of several learning rates by accuracy on held-out source examples. Nobody sees a target label until
-all is over. With --home, a search that broke off goes on where it was. fastai comes with `pip install -e '.[bench]'`;
+all is over. With --home, a search that broke off goes on where it was, and one that ended is not
+run again. fastai comes with `pip install -e '.[bench]'`;
 recipes whose library is missing are left out, and named.
 """
 
@@ -17,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -76,9 +78,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fine-tuning-") as name:
         data, home = options.data or Path(name) / "data", options.home or Path(name) / "home"
         for task in (TASKS[each](data) for each in options.tasks):
+            task = replace(task, space=options.space or task.space)
             seeds = options.seeds if SEARCH in options.rows else []
+            wanted = [name for name in RECIPES if name in options.rows]
             searches = (searched(task, options.trials, home, seed) for seed in seeds)
-            for row in chain(*searches, recipes(task, [name for name in RECIPES if name in options.rows])):
+            for row in chain(*searches, recipes(task, wanted, options.rates)):
                 print(json.dumps({"task": task.name, **row, "load_before": options.load}), flush=True)
 
 
@@ -87,10 +91,10 @@ def searched(task: Task, trials: int, home: Path, seed: int) -> Iterator[dict[st
     started, name = time.monotonic(), f"{task.name}-{seed}"
     tables = ["--source", task.source, "--target", task.target, "--target-test", task.target_test]
     tables += ["--on-overlap", "skip"]  # some flags are one drawing for two emoji
-    if (studies_folder(home) / name).is_dir():
-        run("search", "--resume", name, "--home", home)
-    else:
+    if not (studies_folder(home) / name).is_dir():
         run("search", task.space, *tables, "--trials", trials, "--seed", seed, "--name", name, "--home", home)
+    elif api.status(name, home).champion is None:
+        run("search", "--resume", name, "--home", home)
     seconds, study = time.monotonic() - started, api.status(name, home)
     run("promote", name, "--home", home)
     classes, begun = study.spec.classes, [trial for trial in study.trials if trial.last is not None]
@@ -110,7 +114,7 @@ def searched(task: Task, trials: int, home: Path, seed: int) -> Iterator[dict[st
     yield {"row": "best at full fidelity, by target labels", "accuracy": max(complete)}
 
 
-def recipes(task: Task, names: Sequence[str]) -> Iterator[dict[str, object]]:
+def recipes(task: Task, names: Sequence[str], rates: Sequence[float] | None) -> Iterator[dict[str, object]]:
     """Each recipe at its best rate."""
     file = load_search_file(task.space)
     places = str(task.source), str(task.target), str(task.target_test)
@@ -123,7 +127,7 @@ def recipes(task: Task, names: Sequence[str]) -> Iterator[dict[str, object]]:
         if name == "fastai" and find_spec("fastai") is None:
             yield {"row": name, "accuracy": None, "why": "fastai is not installed"}
             continue
-        started, outcome = time.monotonic(), best_rate(name, pair, config)
+        started, outcome = time.monotonic(), best_rate(name, pair, config, rates)
         right = _share_right(task, pair.source.classes, outcome.predictions)
         seconds = round(time.monotonic() - started)
         yield {"row": name, "accuracy": right, "rate": outcome.rate, "holdout": outcome.holdout, "seconds": seconds}
@@ -147,6 +151,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=[SEARCH, *RECIPES], default=[SEARCH, *RECIPES], help="all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the search, each one a search")
     parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--space", type=Path, help="instead of the one that is shipped for the task")
+    parser.add_argument("--rates", type=float, nargs="+", help="of the recipes; by default what suits the network")
     parser.add_argument("--data", type=Path, help="where the data are, or shall be kept")
     parser.add_argument("--home", type=Path, help="where the studies shall be kept")
     return parser.parse_args(namespace=argparse.Namespace(load=os.getloadavg()))

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,12 +74,12 @@ def fastai_fine_tune(data: TrialData, config: TrialConfig, rate: float) -> Outco
 RECIPES: dict[str, Recipe] = {"full": full, "head_only": head_only, "fastai": fastai_fine_tune}
 
 
-def best_rate(recipe: str, pair: DomainPair, config: TrialConfig) -> Outcome:
+def best_rate(recipe: str, pair: DomainPair, config: TrialConfig, rates: Sequence[float] | None = None) -> Outcome:
     """The recipe at the best of its rates by accuracy on the source's hold-out: without target labels, as we do."""
     data = TrialData(pair, torch.device("cpu"))
     all_of_a_transformer = recipe != "head_only" and pair.preprocessing.modality == "text"
     outcomes = []
-    for rate in TRANSFORMER_RATES if all_of_a_transformer else RATES:
+    for rate in rates or (TRANSFORMER_RATES if all_of_a_transformer else RATES):
         outcome = RECIPES[recipe](data, config, rate)
         print(f"{recipe} at {rate:g}: {outcome.holdout:.1%} of held-out source examples", file=sys.stderr, flush=True)
         outcomes.append(outcome)

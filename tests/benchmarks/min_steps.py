@@ -1,6 +1,7 @@
 """What `search.min_steps` is worth to a head on frozen features of a small source: emoji of one vendor to another's.
 
-    python tests/benchmarks/min_steps.py [--data FOLDER] [--seeds 0 1]
+    python tests/benchmarks/min_steps.py [--data FOLDER] [--seeds 0 1] [--methods im bnm] [--rates 1e-3]
+        [--min-steps 1200]
 
 Twelve epochs in batches of 64, one pass each (about 130 steps) beside 1,200 steps in all, at several learning rates.
 Accuracy is of held-out emoji of the target, whose labels no trial sees.
@@ -51,16 +52,18 @@ def accuracy(config: TrialConfig, data: TrialData, truth: np.ndarray) -> float:
     return float((run.evidence["target_test"].argmax(axis=1) == truth).mean())
 
 
-def measure(folder: Path, seeds: Sequence[int]) -> None:
+def measure(
+    folder: Path, seeds: Sequence[int], methods: Sequence[str], rates: Sequence[float], more_steps: int
+) -> None:
     source, target = prepare(folder, "google"), prepare(folder, "twitter")
     places = Places(str(source / "train"), str(target / "train"), str(target / "test"), None, (), None)
     pair = load_data(places, DataOptions(on_overlap="skip"), 0).pair
     assert pair.target_test is not None
     truth = np.array([pair.source.classes.index(Path(name).parts[0]) for name in pair.target_test.ids])
     data = TrialData(pair.for_trials(), torch.device("cpu"))
-    for method in METHODS:
-        for rate in RATES:
-            for min_steps in (None, 1200):
+    for method in methods:
+        for rate in rates:
+            for min_steps in (None, more_steps):
                 start = time.perf_counter()
                 found = [accuracy(config_of(method, rate, min_steps, seed), data, truth) for seed in seeds]
                 each = (time.perf_counter() - start) / len(seeds)
@@ -73,8 +76,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("emoji"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    arguments = parser.parse_args()
-    measure(arguments.data, arguments.seeds)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--min-steps", type=int, default=1200, help="what is compared with one pass an epoch")
+    given = parser.parse_args()
+    measure(given.data, given.seeds, given.methods, given.rates, given.min_steps)
 
 
 if __name__ == "__main__":

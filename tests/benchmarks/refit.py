@@ -13,6 +13,7 @@ with.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -119,18 +120,17 @@ def _accuracy(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> f
     return 100 * float((probabilities.argmax(axis=1) == truth).mean())
 
 
-def rows(options: argparse.Namespace) -> list[Row]:
+def rows(options: argparse.Namespace, out: Path) -> list[Row]:
     found = []
     for name in options.pairs:
-        whole = load_domains(name, options.data or options.folder / "data")
-        for balance in options.balances:
-            if not (options.folder / f"{name}-{balance}" / "pool.json").is_file():
-                continue
+        present = [each for each in options.balances if (options.folder / f"{name}-{each}" / "pool.json").is_file()]
+        whole = load_domains(name, options.data or options.folder / "data") if present else None
+        for balance in present:
             pool = load_pool(name, balance, options.folder)
             if not pool.members:
                 continue
             data = TrialData(whole.balanced(balance).pair.with_whole_source(), torch.device("cpu"))
-            row = refit(pool, data, options.seeds, options.out / f"{name}-{balance}")
+            row = refit(pool, data, options.seeds, out / f"{name}-{balance}")
             found.append(row)
             figures = "".join(f"{each}: {value:5.1f}  " for each, value in row.points.items())
             print(f"{row.pool:26} {row.method:24} {figures}worse: {row.worse}  {row.seconds:.0f} s", flush=True)
@@ -141,7 +141,10 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    found = rows(options)
+    with tempfile.TemporaryDirectory(prefix="refit-") as name:
+        found = rows(options, options.out or Path(name))
+    if not found:
+        sys.exit(f"{options.folder} has no pool of these pairs: run selection_pools.py there, and then selection.py.")
     means = {name: float(np.mean([row.points[name] for row in found])) for name in found[0].points}
     if options.json:
         print(json.dumps({"means": means, "pools": [vars(row) for row in found]}))
@@ -161,9 +164,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where the refits are kept; by default nowhere")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    options.out = options.out or Path(tempfile.mkdtemp(prefix="refit-"))
-    return options
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

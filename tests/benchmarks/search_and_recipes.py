@@ -1,6 +1,7 @@
 """Does a search pay? Its champion beside recipes that one could have written down, on the same domains.
 
     python tests/benchmarks/search_and_recipes.py FOLDER [--pairs 'google>twitter' ...] [--balances same half long]
+        [--trials 24] [--seeds 3] [--space FILE] [--steps 1200] [--epochs 10]
 
 For every pair and balance of `selection_pools.py`: `ray_tl.api.search` with the search space that is shipped for such
 data, and each fixed recipe on all of the source with `--seeds` seeds. The true classes of a target are read here alone,
@@ -141,7 +142,7 @@ def searched(place: Place, name: str, home: Path, trials: int | None, seed: int)
     }
 
 
-def recipes(pair: DomainPair, is_pretrained: bool) -> Iterator[tuple[str, Fields]]:
+def recipes(pair: DomainPair, is_pretrained: bool, steps: int) -> Iterator[tuple[str, Fields]]:
     """Fixed recipes by name: fields of `TrialConfig`."""
     if not is_pretrained:
         base: Fields = {
@@ -156,7 +157,7 @@ def recipes(pair: DomainPair, is_pretrained: bool) -> Iterator[tuple[str, Fields
         return
     text = pair.modality == "text"
     base = {"backbone": "minilm" if text else "efficientnet_lite0", "optimizer": {"adamw": {"lr": 1e-3}}}
-    frozen = {**base, "freeze_depth": "head_only", "epochs": 10, "min_steps": STEPS, "batch_size": 64}
+    frozen = {**base, "freeze_depth": "head_only", "epochs": 10, "min_steps": steps, "batch_size": 64}
     yield "source-only", frozen
     bottleneck = {**frozen, "adaptor": "bottleneck", "label_smoothing": 0.1}
     yield "bottleneck head", bottleneck
@@ -209,12 +210,15 @@ def compared(name: str, balance: str, folder: Path, options: argparse.Namespace)
     path.parent.mkdir(parents=True, exist_ok=True)
     if "search" not in kept and not options.recipes_only:
         place = place_of(name, balance, options.data, domains)
+        place = replace(place, space=options.space or place.space)
         study = f"{name.replace('>', '-to-')}-{balance}"
         kept["search"] = searched(place, study, folder / "home", options.trials, 0)
         path.write_text(json.dumps(kept, indent=1))
     data = TrialData(with_all_of_the_source(balanced.pair), torch.device("cpu"))
-    for recipe, fields in recipes(balanced.pair, name.split(">")[0] not in ("mnist", "optdigits")):
+    is_pretrained = name.split(">")[0] not in ("mnist", "optdigits")
+    for recipe, fields in recipes(balanced.pair, is_pretrained, options.steps):
         if recipe not in kept["recipes"]:
+            fields = {**fields, "epochs": options.epochs or fields["epochs"]}
             found, seconds = accuracies(fields, data, balanced.truth, 1 if "fine-tune" in recipe else options.seeds)
             kept["recipes"][recipe] = {"accuracies": found, "training_s": seconds}
             path.write_text(json.dumps(kept, indent=1))
@@ -245,6 +249,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where emoji and sentences are, or shall be kept")
     parser.add_argument("--trials", type=int, help="of each search; as many as its search space says by default")
     parser.add_argument("--seeds", type=int, default=3, help="of each recipe")
+    parser.add_argument("--space", type=Path, help="instead of the one that is shipped for such data")
+    parser.add_argument("--steps", type=int, default=STEPS, help="at least, of a recipe on frozen features")
+    parser.add_argument("--epochs", type=int, help="of each recipe, instead of its own")
     parser.add_argument("--recipes-only", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

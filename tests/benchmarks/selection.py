@@ -139,9 +139,12 @@ def load_pool(name: str, balance: str, folder: Path) -> Pool:
 
 
 def complete_pools(pairs: Sequence[str], folder: Path) -> list[Pool]:
-    """The pools of these pairs whose evidence has been written."""
+    """The pools of these pairs whose evidence has been written; at least one."""
     places = [(name, balance) for name in pairs for balance in BALANCES]
-    return [load_pool(*each, folder) for each in places if (folder / "-".join(each) / REFERENCE).is_file()]
+    found = [load_pool(*each, folder) for each in places if (folder / "-".join(each) / REFERENCE).is_file()]
+    if not found:
+        sys.exit(f"{folder} has no pool with evidence: run selection_pools.py there, and then selection.py.")
+    return found
 
 
 def chosen_by_rule(pool: Pool, rule: str, params: Mapping[str, object]) -> Choice:
@@ -198,6 +201,14 @@ def prepare(name: str, folder: Path, data: Path) -> list[Pool]:
     for balance in present:
         write_evidence(name, balance, folder, whole.balanced(balance))
     return [load_pool(name, balance, folder) for balance in present]
+
+
+def prepared(pairs: Sequence[str], folder: Path, data: Path) -> list[Pool]:
+    """The pools of these pairs; at least one."""
+    found = [pool for name in pairs for pool in prepare(name, folder, data)]
+    if not found:
+        sys.exit(f"{folder} has no pool: run selection_pools.py there.")
+    return found
 
 
 def picks(pools: Sequence[Pool], with_validators: bool) -> dict[str, list[int]]:
@@ -269,7 +280,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     data = options.data or options.folder / "data"
-    pools = [pool for name in options.pairs for pool in prepare(name, options.folder, data)]
+    pools = prepared(options.pairs, options.folder, data)
     found = picks(pools, not options.rules) | (picks_of_skada(pools) if options.skada else {})
     rows = {name: summary(pools, taken) for name, taken in found.items()}
     if options.json:

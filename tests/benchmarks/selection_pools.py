@@ -1,6 +1,7 @@
 """Pools of trained candidates, good ones and bad ones, for `selection.py` to choose from.
 
-    python tests/benchmarks/selection_pools.py FOLDER [--pairs 'google>twitter' ...] [--data FOLDER]
+    python tests/benchmarks/selection_pools.py FOLDER [--pairs 'google>twitter' ...] [--balances same half long]
+        [--candidates 10] [--data FOLDER]
 
 For every pair of domains, and for three class balances of its target, some thirty candidates of all families are
 trained: frozen features and fine-tunes, alignment, adversarial and confidence methods, classical probes, and settings
@@ -19,7 +20,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,13 @@ def candidates(modality: str, is_pretrained: bool) -> list[Fields]:
     return [{**base, **fields} for fields in [*_frozen(), *_fine_tuned(modality)]]
 
 
+def some(all_of_them: list[Fields], count: int | None) -> list[Fields]:
+    """So many from the first to the last, evenly; all of them where no number is given."""
+    if count is None:
+        return all_of_them
+    return [all_of_them[place] for place in np.linspace(0, len(all_of_them) - 1, count).astype(int)]
+
+
 _EMOJI: Fields = {"backbone": "efficientnet_lite0", "freeze_depth": "head_only", "epochs": 30}
 _TEXTS: Fields = {"backbone": "minilm", "freeze_depth": "head_only", "epochs": 15}
 _DIGITS: Fields = {
@@ -274,15 +282,18 @@ def rule_for(data: TrialData) -> ByAgreement:
     return ByAgreement(SelectionContext(data.pair.source.classes, tuple(shares), num_target=len(data.pair.target)))
 
 
-def build(name: str, folder: Path, data: Path) -> None:
-    """Train what is missing of the pools of a pair; a candidate that can't be trained is told and left out."""
+def build(name: str, folder: Path, data: Path, balances: Sequence[str], count: int | None) -> None:
+    """Train what is missing of the pools of a pair, of `count` candidates or of all.
+
+    A candidate that can't be trained is told and left out.
+    """
     whole = load_domains(name, data)
     is_pretrained = name.split(">")[0] not in ("mnist", "optdigits")
-    for balance in BALANCES:
+    for balance in balances:
         domains = whole.balanced(balance)
         trial_data = TrialData(domains.pair, torch.device("cpu"))
         pool = []
-        for fields in candidates(whole.pair.modality, is_pretrained):
+        for fields in some(candidates(whole.pair.modality, is_pretrained), count):
             started = time.monotonic()
             try:
                 config, path = trained(fields, name, balance, trial_data, folder)
@@ -303,11 +314,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=PAIRS)
+    parser.add_argument("--balances", nargs="+", choices=BALANCES, default=BALANCES)
+    parser.add_argument("--candidates", type=int, help="of each pool, evenly chosen; all by default")
     parser.add_argument("--data", type=Path, help="where the emoji are, or shall be kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.pairs:
-        build(name, options.folder, options.data or options.folder / "data")
+        data = options.data or options.folder / "data"
+        build(name, options.folder, data, options.balances, options.candidates)
 
 
 if __name__ == "__main__":
