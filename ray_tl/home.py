@@ -1,6 +1,7 @@
 """Where studies and models live."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,6 +13,11 @@ def home_folder(home: Path | str | None = None) -> Path:
 
 def studies_folder(home: Path | str | None = None) -> Path:
     return home_folder(home) / "studies"
+
+
+def home_option(studies: Path) -> str:
+    """` --home FOLDER` for a command about a study of these, where that is not the folder it would look in anyway."""
+    return "" if studies == studies_folder() else f" --home {shlex.quote(str(studies.parent))}"
 
 
 def storage_address(storage: str | None = None) -> str | None:

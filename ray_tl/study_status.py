@@ -32,6 +32,7 @@ class StudyStatus:
         is_running: Whether a process searches it now.
         seconds: From its creation to its last change.
         examination: What the champion did to the domains, or another trial that was asked for; `None` without one.
+        options: Of further commands about it, which find it by them.
     """
 
     spec: StudySpec
@@ -45,6 +46,7 @@ class StudyStatus:
     findings: Mapping[str, object] = field(default_factory=dict)
     examination: Examination | None = None
     refit: dict[str, object] | None = None
+    options: str = ""
 
     @property
     def num_trials(self) -> int:
@@ -138,6 +140,7 @@ def _status(store: StudyStore) -> StudyStatus:
     return StudyStatus(
         spec=store.spec,
         folder=store.folder,
+        options=store.backend.options,
         trials=store.trials(),
         champion=number,
         reason=reason,

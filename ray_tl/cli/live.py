@@ -98,7 +98,7 @@ def run_with_progress(
     """
     store = plan.store
     name = store.spec.name
-    output.say(f"study {name} in {store.folder}   (Ctrl-C is safe: ray-tl search --resume {name})")
+    output.say(f"study {name} in {store.folder}   (Ctrl-C is safe: {store.resume_command})")
     if store.spec.artifacts is not None:
         output.say(f"its checkpoints and evidence are in {store.artifacts}")
     for line in store.spec.data_lines():
@@ -115,16 +115,16 @@ def run_with_progress(
         with LiveSearch(store.spec, store.trials(), output) as live:
             result = run_search(plan, where, live.watch, output.say, pruning, dashboard)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; go on with: ray-tl search --resume {name}") from None
+        raise Interrupted(f"interrupted; go on with: {store.resume_command}") from None
     if closing:
-        _show_result(result, output)
+        _show_result(result, output, store.backend.options)
     return result
 
 
-def _show_result(result: SearchResult, output: Output) -> None:
+def _show_result(result: SearchResult, output: Output, options: str) -> None:
     output.say(ended_table(result.trials, result.champion.number, result.choice.merits))
     output.say(f"champion: trial {result.champion.number}: {result.reason}")
     for line in finding_lines(result.findings.content()):
         output.say(line)
-    output.say(f"promote it with: ray-tl promote {result.study}")
+    output.say(f"promote it with: ray-tl promote {result.study}{options}")
     output.emit(result.summary())

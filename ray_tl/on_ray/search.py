@@ -197,7 +197,7 @@ def _require_finished(store: StudyStore, slots: SlotPool, searcher: StudySearche
         raise slots.problem
     if searcher.stopped is not None:
         raise TrialFailed(
-            f"study {name!r} stopped: {searcher.stopped} Fix that, and resume with: ray-tl search --resume {name}"
+            f"study {name!r} stopped: {searcher.stopped} Fix that, and resume with: {store.resume_command}"
         )
     if not searcher.has_finished():
         raise KeyboardInterrupt
@@ -250,7 +250,7 @@ def _slots(
     queue = start_queue(spec, ray.put(plan.pair.for_trials()), limits)
     max_slots = min(cluster.max_slots or MAX_SLOTS, spec.search.num_trials)
     room = SlotRoom(spec.name, shape, max_slots, cluster.address is not None, cluster.wait_for_room_s, say)
-    slots = SlotPool(queue.actor, task, shape, max_slots, room, metrics.slots_changed, say)
+    slots = SlotPool(queue.actor, task, shape, max_slots, room, metrics.slots_changed, say, plan.store.resume_command)
     patience_s = 0.0
     try:
         slots.start()

@@ -49,6 +49,7 @@ class SlotPool:
         room: Says how many slots this search may have.
         watch: Called every second with the number of slots, the state of the queue, and how often each slot came back.
         say: Called with a line for users when something changes.
+        resume_command: By which the search goes on after this process has ended.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class SlotPool:
         room: SlotRoom,
         watch: SlotWatcher,
         say: Callable[[str], None],
+        resume_command: str,
     ) -> None:
+        self._resume_command = resume_command
         self._queue, self._task, self._shape, self.max_slots = queue, task, shape, max_slots
         self._room, self._watch, self._say = room, watch, say
         self._slots: list[_Slot] = []
@@ -218,7 +221,7 @@ class SlotPool:
     def _say_that_the_head_is_gone(self) -> None:
         self._say(
             "the head of the cluster is gone, and Ray ends this process within a minute; nothing that was trained is "
-            f"lost. When the cluster is back, go on with: ray-tl search --resume {self._task.study}"
+            f"lost. When the cluster is back, go on with: {self._resume_command}"
         )
 
     def _fail(self, problem: Exception) -> None:

@@ -29,6 +29,11 @@ class Backend(Protocol):
     def for_reading(self) -> "Backend":
         """The same study to look at; it may be where nothing can be written."""
 
+    @property
+    def options(self) -> str:
+        """Of the command line, that lead to where the study is; empty where it is found without."""
+        ...
+
     def create(self, name: str, spec: bytes) -> None:
         """An empty study; if it can't be made, nothing of it stays.
 

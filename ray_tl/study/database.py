@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -13,6 +14,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from ray_tl.errors import BrokenStudy, InvalidInput, StudyBusy
+from ray_tl.home import home_option, storage_address
 from ray_tl.study import tables
 from ray_tl.study.address import Address
 from ray_tl.study.backend import SPEC_FILE
@@ -87,6 +89,11 @@ class DatabaseBackend:
     @property
     def engine(self) -> sql.Engine:
         return self._studies.engine
+
+    @property
+    def options(self) -> str:
+        address = "" if storage_address() else f" --storage {shlex.quote(str(self._studies.address))}"
+        return home_option(self.folder.parent) + address
 
     def for_reading(self) -> "DatabaseBackend":
         return self

@@ -13,6 +13,7 @@ import sqlalchemy as sql
 
 from ray_tl.errors import BrokenStudy, InvalidInput, StudyBusy
 from ray_tl.files import removed_on_failure, write_atomically
+from ray_tl.home import home_option
 from ray_tl.study import tables
 from ray_tl.study.backend import SPEC_FILE
 from ray_tl.study.damage import broken_study, using_database
@@ -38,6 +39,10 @@ class FolderBackend:
         """Where it can be written, SQLite may finish what a killed search has left half-written."""
         may_write = all(os.access(path, os.W_OK) for path in (self.folder, self.folder / DATABASE))
         return FolderBackend(self.folder, "rw" if may_write else "ro")
+
+    @property
+    def options(self) -> str:
+        return home_option(self.folder.parent)
 
     @cached_property
     def engine(self) -> sql.Engine:

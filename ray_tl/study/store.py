@@ -102,6 +102,11 @@ class StudyStore:
         backend.create(spec.name, _as_bytes(spec))
         return cls(backend)
 
+    @property
+    def resume_command(self) -> str:
+        """By which a search that ended early goes on, wherever its study is."""
+        return f"ray-tl search --resume {self.spec.name}{self.backend.options}"
+
     @cached_property
     def artifacts(self) -> Artifacts:
         """Where its checkpoints and evidence are; what is read of trials that have ended is copied to its folder."""

@@ -168,3 +168,10 @@ def test_seconds_run_from_creation_to_the_last_change(tmp_path):
     created = 1767323045  # 2026-01-02T03:04:05Z
     os.utime(tmp_path / "office" / "study.db", (created + 90, created + 90))
     assert opened.seconds() == 90.0
+
+
+def test_command_that_goes_on_with_a_study_names_a_home_that_is_not_the_usual_one(tmp_path, monkeypatch):
+    created = StudyStore.create(tmp_path / "my home" / "studies" / "office", spec())
+    assert created.resume_command == f"ray-tl search --resume office --home '{tmp_path}/my home'"
+    monkeypatch.setenv("RAY_TL_HOME", str(tmp_path / "my home"))
+    assert created.resume_command == "ray-tl search --resume office"
