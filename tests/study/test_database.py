@@ -145,6 +145,15 @@ def test_two_studies_do_not_see_each_others_trials(studies):
         assert (one.is_searched(), other.is_searched()) == (True, False)
 
 
+def test_command_that_goes_on_with_a_study_names_its_database_without_a_password(studies, monkeypatch):
+    created = StudyStore.create(studies.backend("office"), spec())
+    stated = created.resume_command.split(" --storage ")[1]
+    assert stated.strip("'") == str(studies.address)
+    assert PASSWORD not in created.resume_command
+    monkeypatch.setenv("RAY_TL_STORAGE", str(studies.address))
+    assert "--storage" not in created.resume_command
+
+
 def test_nothing_of_a_study_is_in_its_folder(studies, tmp_path):
     opened = store(studies)
     opened.write_json("champion.json", {"trial": 0})
