@@ -9,7 +9,7 @@ PACKAGES := -c .ci/constraints.txt -e '.[dev]'
 UV_CACHE := .venv/uv-cache
 UV := $(BIN)/uv --cache-dir $(UV_CACHE) $(if $(PIP_INDEX_URL),--default-index $(PIP_INDEX_URL))
 
-.PHONY: quickstart test check types style compile bench clean
+.PHONY: quickstart test check types style compile bench soak clean
 
 quickstart: $(STAMP)
 	$(BIN)/ray-tl quickstart $(ARGS)
@@ -36,6 +36,9 @@ compile:
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/overhead.py $(ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak.kills -o tests/soak/REPORT.md $(ARGS)
 
 $(STAMP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
