@@ -1,5 +1,6 @@
 """A Tune trial that trains nothing. Its process imports no torch, so it starts quickly."""
 
+import secrets
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -27,14 +28,14 @@ class ClientTrial(tune.Trainable):
     _epochs: int
 
     def setup(self, config: Result) -> None:
-        self._queue = ray.get_actor(config["queue"])
+        self._queue, self._client = ray.get_actor(config["queue"]), secrets.token_hex(8)
         self._rule = rule_of(ray.get(self._queue.spec.remote()))
         self._take(config)
 
     def step(self) -> Result:
         """One epoch, or the outcome of a trial that could not go on."""
         try:
-            message = ray.get(self._queue.next_message.remote(self._key, self._epoch))
+            message = ray.get(self._queue.next_message.remote(self._key, self._epoch, self._client))
         except RayActorError:
             return _ended(Outcome(is_withdrawn=True))  # the queue is gone
         if isinstance(message, Outcome):
@@ -63,7 +64,7 @@ class ClientTrial(tune.Trainable):
 
     def _stop(self) -> None:
         with suppress(RayActorError):
-            ray.get(self._queue.stop.remote(self._key))
+            ray.get(self._queue.stop.remote(self._key, self._client))
 
 
 def _ended(outcome: Outcome) -> Result:

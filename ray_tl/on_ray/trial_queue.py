@@ -136,6 +136,7 @@ class _Entry:
     failures: Counter[FailureKind] = field(default_factory=Counter)
     seconds: float = 0.0
     decided: int = 0
+    client: str | None = None
     stopped: bool = False
     awaits_client: bool = False
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -307,15 +308,16 @@ class TrialQueue:
         found = ((entry.lease, self._why_overdue(entry)) for entry in self._entries.values() if entry.lease)
         return [(lease.holder, failure) for lease, failure in found if failure is not None]
 
-    async def next_message(self, key: str, after: int) -> Message:
+    async def next_message(self, key: str, after: int, client: str | None = None) -> Message:
         """The first report of a job after that of epoch `after`, or its outcome.
 
-        To ask is to have decided on everything up to `after`. A message that may end a trial waits for clients that
-        are starting: Tune would give the client of the ended trial to one whose own is starting, and end that process.
-        Where trials are shorter than the start of a process, it would start one for every trial.
+        To ask is to have decided on everything up to `after`, and to be the client of this job from now on. A message
+        that may end a trial waits for clients that are starting: Tune would give the client of the ended trial to one
+        whose own is starting, and end that process. Where trials are shorter than the start of a process, it would
+        start one for every trial.
         """
         entry = self._entries[key]
-        entry.awaits_client = False
+        entry.client, entry.awaits_client = client, False
         entry.decided = max(entry.decided, after)
         await _notify(entry)
         await _until(entry, lambda: entry.after(after) is not None, None)
@@ -333,10 +335,14 @@ class TrialQueue:
                 return
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def stop(self, key: str) -> None:
-        """Stop a job at its next report, or before it starts; nobody will ask for it again."""
+    async def stop(self, key: str, client: str | None = None) -> None:
+        """Stop a job at its next report, or before it starts; nobody will ask for it again.
+
+        Tune dismisses a client that is still starting when another one is free for its trial, and a lost one may speak
+        late: a client that is not the last to have asked for this job has no say in it.
+        """
         entry = self._entries.get(key)
-        if entry is not None:
+        if entry is not None and client in (None, entry.client):
             entry.stopped = True
             await _notify(entry)
             self._forget_if_unused(entry)

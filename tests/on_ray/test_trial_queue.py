@@ -181,6 +181,24 @@ def test_report_of_a_trial_that_the_client_stops_says_stop():
     run(main())
 
 
+def test_client_that_never_asked_for_a_job_or_is_no_longer_its_client_can_not_stop_it():
+    async def main():
+        queue = await queue_of(0)
+        await queue.stop("job-0", "dismissed")
+        await queue.next_job(FIRST, SOON)
+        reporting = asyncio.create_task(queue.report(FIRST, "job-0", report(1)))
+        await queue.next_message("job-0", 0, "lost")
+        await queue.next_message("job-0", 0, "present")
+        await queue.stop("job-0", "lost")
+        asking = asyncio.create_task(queue.next_message("job-0", 1, "present"))
+        assert await reporting is False
+        await queue.stop("job-0", "present")
+        assert await queue.report(FIRST, "job-0", report(2)) is True
+        asking.cancel()
+
+    run(main())
+
+
 def test_job_stopped_while_it_waits_is_skipped():
     async def main():
         queue = await queue_of(0, 1)
