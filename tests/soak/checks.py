@@ -2,30 +2,39 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from ray_tl.on_ray.tune_search import MAX_LOST_CLIENTS
-from ray_tl.study.failures import RETRIES
+from ray_tl.study.failures import RETRIES, FailureKind
 from ray_tl.study.records import TrialRecord, TrialState
 
 Step = tuple[int, int]
 """Number of a trial, and an epoch of it."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+CAUSES = {
+    FailureKind.WORKER_DIED: ("worker", "node"),
+    FailureKind.NODE_LOST: ("node",),
+    FailureKind.START_FAILED: ("worker", "node"),
+}
+"""What was killed where a trial fails so."""
 
 
-def problems_of(trials: Sequence[TrialRecord], num_trials: int, champion: int | None) -> list[str]:
+def problems_of(
+    trials: Sequence[TrialRecord], num_trials: int, champion: int | None, kills: Mapping[str, int]
+) -> list[str]:
     """What is wrong with a study that has ended, a line each; nothing if every trial is final and counted once.
 
     Args:
         trials: As stored.
         num_trials: That were asked for.
         champion: Number of the chosen trial.
+        kills: How many there were of each kind; a trial may fail where they are enough to use up a budget.
     """
     found = _problems_of_numbers([trial.number for trial in trials], num_trials)
     for trial in trials:
-        found += [f"trial {trial.number} {problem}" for problem in _problems_of_trial(trial)]
+        found += [f"trial {trial.number} {problem}" for problem in _problems_of_trial(trial, kills)]
     if champion not in [trial.number for trial in trials if trial.at_full_fidelity]:
         found.append(f"champion {champion} is no trial at full fidelity")
     return found
@@ -41,11 +50,14 @@ def problems_of_rows(rows: Sequence[Step], trials: Sequence[TrialRecord]) -> lis
     return found
 
 
-def used_up(trial: TrialRecord) -> bool:
-    """Whether a trial failed because a budget of retries was used up."""
+def used_up(trial: TrialRecord, kills: Mapping[str, int]) -> bool:
+    """Whether a trial failed because a budget of retries was used up, by so many kills of each kind."""
+    if trial.state is not TrialState.FAILED:
+        return False
     if trial.failure is None:
-        return trial.error is not None and f"client was lost {MAX_LOST_CLIENTS + 1} times" in trial.error
-    return RETRIES[trial.failure] > 0
+        is_lost = f"client was lost {MAX_LOST_CLIENTS + 1} times" in (trial.error or "")
+        return is_lost and kills.get("client", 0) > MAX_LOST_CLIENTS
+    return sum(kills.get(cause, 0) for cause in CAUSES.get(trial.failure, ())) > RETRIES[trial.failure]
 
 
 def rows_of(database: Path) -> list[Step]:
@@ -63,12 +75,12 @@ def _problems_of_numbers(numbers: Sequence[int], num_trials: int) -> list[str]:
     return found + [f"trial {number} was not asked for" for number in sorted(set(numbers) - set(range(num_trials)))]
 
 
-def _problems_of_trial(trial: TrialRecord) -> list[str]:
+def _problems_of_trial(trial: TrialRecord, kills: Mapping[str, int]) -> list[str]:
     epochs = [epoch.epoch for epoch in trial.epochs]
     found = []
     if epochs != list(range(1, len(epochs) + 1)):
         found.append(f"has the epochs {epochs}")
-    if trial.state not in ENDED and not (trial.state is TrialState.FAILED and used_up(trial)):
+    if trial.state not in ENDED and not used_up(trial, kills):
         found.append(f"is {trial.state}: {trial.error or 'without an error'}")
     if trial.state in ENDED and (trial.state is TrialState.COMPLETE) != (len(epochs) == trial.config.epochs):
         found.append(f"is {trial.state} after {len(epochs)} of {trial.config.epochs} epochs")

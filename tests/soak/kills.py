@@ -15,6 +15,7 @@ Exit status 1 if it is not so.
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ from tests.soak.report import Kill, Outcome, report_of
 WEIGHTS = {"worker": 12, "client": 12, "queue": 9, "node": 9, "driver": 5, "head": 3}
 KINDS = tuple(WEIGHTS)
 ALL_STOP = ("driver", "head")
+NOTICED_LATE = ("queue", "head")  # the driver still stores what it has been told before
 NUM_WORKERS = 2
 TITLES = {"worker": WORKER, "client": CLIENT, "queue": QUEUE}
 PROGRESS_S, VICTIM_S, HEAD_S, LEFT_S = 600.0, 300.0, 180.0, 120.0
@@ -165,11 +167,20 @@ class Soak:
         self._keep_going()
         self._say(f"          next: {kind}")
         victims = self._victims(kind) if kind in TITLES else []
-        kill = Kill(kind, time.monotonic(), early and not self._progress.is_made)
-        self._progress.wait_for(kill)
+        kill, queues_lost = Kill(kind, time.monotonic(), early and not self._progress.is_made), self._queues_lost()
+        if kind not in NOTICED_LATE:
+            self._progress.wait_for(kill)
         kill_all(victims)
         {"node": self._kill_node, "driver": self._kill_driver, "head": self._kill_head}.get(kind, lambda: None)()
+        if kind == "queue":
+            until(lambda: self._queues_lost() > queues_lost, PROGRESS_S, "the driver goes on with a new queue")
+        if kind in NOTICED_LATE:
+            self._progress.wait_for(kill)
         return kill
+
+    def _queues_lost(self) -> int:
+        self._keep_going()
+        return self._driver.num_queues_lost()
 
     def _victims(self, kind: str) -> list:
         found: list = []
@@ -232,7 +243,7 @@ class Soak:
         try:
             found = api.status(NAME, self._folder)
             outcome.trials, printed = found.trials, self._driver.champion()
-            outcome.problems += problems_of(found.trials, self._num_trials, found.champion)
+            outcome.problems += problems_of(found.trials, self._num_trials, found.champion, outcome.counts)
             outcome.problems += problems_of_rows(rows_of(self._database), found.trials)
             if printed != found.champion:
                 outcome.problems.append(f"champion {found.champion} is stored, but {printed} was printed")
@@ -260,6 +271,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="file for the report; default: standard output")
     parser.add_argument("--keep", type=Path, help="new folder for the study and what drivers say; default: removed")
     stated = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended too
     chance = random.Random(stated.seed)
     folder = stated.keep or Path(tempfile.mkdtemp(prefix="soak"))
     folder.mkdir(parents=True, exist_ok=True)

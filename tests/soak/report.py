@@ -21,7 +21,8 @@ class Kill:
         kind: Of what was killed.
         at: When, by `time.monotonic()`.
         is_early: Whether it came before the search had made progress since the kill before.
-        progress_s: After so long the next epoch of any trial was stored.
+        progress_s: After so long the next epoch of any trial was stored; of a queue or head, the next after the driver
+            had gone on with another queue, or had ended.
     """
 
     kind: str
@@ -50,12 +51,19 @@ class Outcome:
     slots_lost: int = 0
     queues_lost: int = 0
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kills of each kind."""
+        return Counter(kill.kind for kill in self.kills)
+
 
 def report_of(outcome: Outcome, seed: int, num_trials: int) -> str:
     """Markdown, without names of machines or places on them."""
     states = Counter(trial.state for trial in outcome.trials)
     failed = Counter(
-        trial.failure.words if trial.failure else "client lost" for trial in outcome.trials if used_up(trial)
+        trial.failure.words if trial.failure else "client lost"
+        for trial in outcome.trials
+        if used_up(trial, outcome.counts)
     )
     budgets = ", ".join(f"{count} x {kind}" for kind, count in failed.items()) or "none"
     epochs = sum(len(trial.epochs) for trial in outcome.trials)
@@ -70,7 +78,7 @@ def report_of(outcome: Outcome, seed: int, num_trials: int) -> str:
         "",
         "| killed | times | seconds until the next epoch was stored: median | worst |",
         "|---|---:|---:|---:|",
-        *(_row(kind, outcome.kills) for kind in dict.fromkeys(sorted(kill.kind for kill in outcome.kills))),
+        *(_row(kind, outcome.kills) for kind in sorted(outcome.counts)),
         "",
         f"- Trials: {len(outcome.trials)} of {num_trials} asked for; "
         + ", ".join(f"{states[state]} {state}" for state in TrialState if states[state])
@@ -84,7 +92,8 @@ def report_of(outcome: Outcome, seed: int, num_trials: int) -> str:
         f"{platform.python_version()}, Ray {version('ray')}, ray_tl {version('ray-tl')}); seed {seed}.",
         "",
         "The next epoch may be that of another slot: after the loss of a worker, a client or a node the other slots go "
-        "on meanwhile. The loss of the queue, the driver or the head stops all of them.",
+        "on meanwhile. The loss of the queue, the driver or the head stops all of them; what a "
+        "driver stores before it notices does not count as the next epoch.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ def with_second(**changes: object) -> list[TrialRecord]:
 
 
 def test_whole_study_has_no_problem():
-    assert problems_of(WHOLE, 2, champion=0) == []
+    assert problems_of(WHOLE, 2, 0, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -40,21 +40,23 @@ def test_whole_study_has_no_problem():
     ],
 )
 def test_broken_study_is_found_out(trials, problem):
-    assert problems_of(trials, 2, champion=0) == [problem]
+    assert problems_of(trials, 2, 0, {}) == [problem]
 
 
 @pytest.mark.parametrize("champion", [None, 1, 7])
 def test_champion_is_a_trial_at_full_fidelity(champion):
-    assert problems_of(WHOLE, 2, champion) == [f"champion {champion} is no trial at full fidelity"]
+    assert problems_of(WHOLE, 2, champion, {}) == [f"champion {champion} is no trial at full fidelity"]
 
 
-def test_trial_may_fail_only_when_a_budget_is_used_up():
+def test_trial_may_fail_only_when_enough_kills_have_used_up_a_budget():
     died = with_second(state=TrialState.FAILED, failure=FailureKind.WORKER_DIED, error="died")
-    assert problems_of(died, 2, champion=0) == []
-    clients = with_second(state=TrialState.FAILED, error="its Tune client was lost 11 times.")
-    assert problems_of(clients, 2, champion=0) == []
+    assert problems_of(died, 2, 0, {"worker": 3, "node": 1}) == []
+    assert problems_of(died, 2, 0, {"worker": 2, "node": 1, "queue": 9}) == ["trial 1 is failed: died"]
+    lost = with_second(state=TrialState.FAILED, error="its Tune client was lost 11 times.")
+    assert problems_of(lost, 2, 0, {"client": 11}) == []
+    assert problems_of(lost, 2, 0, {"client": 10}) == ["trial 1 is failed: its Tune client was lost 11 times."]
     broke = with_second(state=TrialState.FAILED, failure=FailureKind.ERROR, error="broke")
-    assert problems_of(broke, 2, champion=0) == ["trial 1 is failed: broke"]
+    assert problems_of(broke, 2, 0, {"worker": 9}) == ["trial 1 is failed: broke"]
 
 
 def test_rows_of_the_database_are_held_against_the_trials():
