@@ -42,7 +42,7 @@ NUM_WORKERS = 2
 TITLES = {"worker": WORKER, "client": CLIENT, "queue": QUEUE}
 PROGRESS_S, VICTIM_S, HEAD_S, LEFT_S = 600.0, 300.0, 180.0, 120.0
 PAUSE_S = (0.5, 4.0)
-EARLY = 0.25
+EARLY = 0.4
 NAME = "soak"
 # The pace keeps the search going until the last kill, and the processors free; a file `go` quickens it.
 PACED = """
