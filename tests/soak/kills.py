@@ -37,7 +37,7 @@ from tests.soak.report import Kill, Outcome, report_of
 WEIGHTS = {"worker": 12, "client": 12, "queue": 9, "node": 9, "driver": 5, "head": 3}
 KINDS = tuple(WEIGHTS)
 ALL_STOP = ("driver", "head")
-NOTICED_LATE = ("queue", "head")  # the driver still stores what it has been told before
+NOTICED_LATE = ("queue", "head", "driver")  # the driver still stores what it has been told before
 NUM_WORKERS = 2
 TITLES = {"worker": WORKER, "client": CLIENT, "queue": QUEUE}
 PROGRESS_S, VICTIM_S, HEAD_S, LEFT_S = 600.0, 300.0, 180.0, 120.0
@@ -99,7 +99,10 @@ class Progress(threading.Thread):
         self.join()
 
     def wait_for(self, kill: Kill) -> None:
+        """Note when an epoch is stored that is not there yet."""
         with self._mutex:
+            with suppress(Exception):
+                self.num_epochs = max(self.num_epochs, len(rows_of(self._database)))
             self._waiting.append(kill)
 
     @property
