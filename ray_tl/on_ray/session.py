@@ -10,6 +10,7 @@ import ray
 
 from ray_tl.errors import NoResources
 from ray_tl.on_ray.cluster_file import ClusterConfig, secure_auth_token
+from ray_tl.on_ray.head import answers
 
 # Train looks for finished or broken workers this often; Tune's own files and tables would repeat the study store.
 ENVIRONMENT = {
@@ -61,12 +62,26 @@ def _not_started(cluster: ClusterConfig, error: Exception) -> str:
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if cluster.address is None:
         return f"Ray does not start on this machine ({said}); is it busy, or short of memory or of disk? Try again."
-    return f"address={cluster.address!r} can't be reached ({said}); is the cluster up?"
+    unreachable = f"address={cluster.address!r} can't be reached ({said})"
+    if _listens(cluster.address) is False:
+        return f"{unreachable}; is the cluster up?"
+    return (
+        f"{unreachable}; does the cluster want a token? Then set RAY_AUTH_MODE=token, and copy the head's "
+        f"~/.ray/auth_token here or put its token into $RAY_AUTH_TOKEN. Its Ray must be {ray.__version__}, as here."
+    )
+
+
+def _listens(address: str) -> bool | None:
+    """Whether somebody listens at `host:port`; `None` for another kind of address."""
+    host, _, port = address.rpartition(":")
+    return answers((host.strip("[]"), int(port))) if host and port.isdigit() and "/" not in host else None
 
 
 def _start(cluster: ClusterConfig, environment: dict[str, str], dashboard: bool) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if cluster.address is not None:
+        if _listens(cluster.address) is False:
+            raise ConnectionError("nobody listens there")  # Ray would take 20 s to say so
         ray.init(address=cluster.address, runtime_env={"env_vars": environment}, **quiet)
         return
     secure_auth_token()
