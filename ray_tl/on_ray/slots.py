@@ -75,7 +75,8 @@ class SlotPool:
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="slot-keeper", daemon=True)
         self._head = HeadWatch(self._say_that_the_head_is_gone)
-        self._most, self._num_up = 0, 0
+        self._most = 0
+        self._up: set[Holder] = set()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -83,7 +84,7 @@ class SlotPool:
     @property
     def num_up(self) -> int:
         """Slots whose workers have asked for a job."""
-        return self._num_up
+        return len(self._up)
 
     @property
     def problem(self) -> Exception | None:
@@ -153,8 +154,9 @@ class SlotPool:
 
     def _look(self) -> None:
         status: QueueStatus = ray.get(self._queue.status.remote(), timeout=ANSWER_S)
-        self._num_up = sum(slot.holder in status.up for slot in self._slots)
-        self._failed_starts = 0 if self._num_up else self._failed_starts
+        up = {slot.holder for slot in self._slots if slot.holder in status.up}
+        self._failed_starts = 0 if up - self._up else self._failed_starts
+        self._up = up
         for slot in [slot for slot in self._slots if not slot.is_alive()]:
             self._bury(slot, was_up=slot.holder in status.up)
         self._learn_controllers()
@@ -205,7 +207,7 @@ class SlotPool:
 
     def _count_failed_start(self, failure: Failure) -> None:
         self._failed_starts += 1
-        if self._failed_starts > RETRIES[FailureKind.START_FAILED]:
+        if self._failed_starts > RETRIES[FailureKind.START_FAILED] and not self._up:
             raise NoResources(
                 f"no slot could start, {self._failed_starts} times in a row; the last time: {failure.message} "
                 "See the logs of its workers in the Ray dashboard."
