@@ -1,5 +1,7 @@
 """What Ray Tune keeps of a trial that has ended: next to nothing, since the study store has all of it."""
 
+from contextlib import suppress
+
 from ray import tune
 from ray.tune.experiment import Trial
 
@@ -11,10 +13,11 @@ class ForgetEnded(tune.Callback):
     """
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        ended = [trial for trial in trials if trial.is_finished() and trial.temporary_state.ray_actor is None]
-        for trial in ended[:-1]:
-            trials.remove(trial)
-            _empty(trial)
+        with suppress(AttributeError):  # what is touched here is not public: a later Ray may have it elsewhere
+            ended = [trial for trial in trials if trial.is_finished() and trial.temporary_state.ray_actor is None]
+            for trial in ended[:-1]:
+                trials.remove(trial)
+                _empty(trial)
 
 
 def _empty(trial: Trial) -> None:
