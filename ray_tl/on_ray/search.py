@@ -239,7 +239,7 @@ def shape_on(cluster: ClusterConfig) -> SlotShape:
 
 @contextmanager
 def _slots(
-    plan: Plan, cluster: ClusterConfig, shape: SlotShape, token: Token, say: Say
+    plan: Plan, cluster: ClusterConfig, shape: SlotShape, token: Token | None, say: Say
 ) -> Iterator[tuple[QueueHandle, SlotPool, SearchMetrics]]:
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)

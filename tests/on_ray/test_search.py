@@ -60,7 +60,7 @@ def test_slots_in_the_middle_of_an_epoch_are_gone_when_a_search_breaks_off(folde
     plan = api.plan_search(tmp_path / "space.yaml", *map(str, folders), name="endless", home=tmp_path)
     cluster = ClusterConfig(num_cpus=2, max_slots=1)
     with ray_session(cluster, dashboard=False):
-        with suppress(KeyboardInterrupt), _slots(plan, cluster, SlotShape(), print) as (queue, _, _):
+        with suppress(KeyboardInterrupt), _slots(plan, cluster, SlotShape(), None, print) as (queue, _, _):
             queue.submit(Job("job", 0, plan.store.spec.first[0]))
             deadline = time.monotonic() + 120
             while not ray.get(queue.actor.status.remote()).busy:
