@@ -23,8 +23,8 @@ def space(tmp_path_factory):
 
 @pytest.mark.ray
 def test_the_driver_is_measured():
-    found = last_json(printed_apart("scale.py", "--trials", 40, "--nodes", 1, "--window", 10, "--json"))
-    assert found["trials"] == 40
+    found = last_json(printed_apart("scale.py", "--trials", 80, "--nodes", 1, "--window", 10, "--json"))
+    assert found["trials"] == 80
     assert found["tune_bytes_a_trial"] < 2000
     assert 0 < found["processor_ms_a_trial"] < 1e3 * found["wall_s"]
 

@@ -68,25 +68,11 @@ def autoscaling_cluster(workers: Mapping[str, object], idle_s: float = 15) -> It
     command += [f"--autoscaling-config={file}", f"--temp-dir={folder}", "--include-dashboard=false"]
     fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     try:
-        with without_tokens():
-            subprocess.run(command, check=True, env={**os.environ, **fast}, stdout=subprocess.DEVNULL, timeout=120)
-            yield f"{own_address()}:{port}"
+        subprocess.run(command, check=True, env={**os.environ, **fast}, stdout=subprocess.DEVNULL, timeout=120)
+        yield f"{own_address()}:{port}"
     finally:
         end_processes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def without_tokens() -> Iterator[None]:
-    """A Ray that was started here before leaves word in the environment that every cluster wants its token."""
-    before = os.environ.get(AUTHENTICATION)
-    os.environ[AUTHENTICATION] = "disabled"
-    try:
-        yield
-    finally:
-        os.environ.pop(AUTHENTICATION)
-        if before is not None:
-            os.environ[AUTHENTICATION] = before
 
 
 def end_processes_of(folder: Path) -> None:
@@ -122,9 +108,8 @@ def head_node(num_cpus: int) -> Iterator[tuple[str, Path]]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}"]
     command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--include-dashboard=false"]
     try:
-        with without_tokens():
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
-            yield f"{own_address()}:{port}", folder
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        yield f"{own_address()}:{port}", folder
     finally:
         end_processes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -141,6 +126,5 @@ def blind_node(address: str, hidden: Path, num_cpus: int) -> Iterator[None]:
     """
     join = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", f"--num-cpus={num_cpus}"]
     hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
-    with without_tokens():
-        subprocess.run([*hide, *join], check=True, stdout=subprocess.DEVNULL, timeout=120)
-        yield
+    subprocess.run([*hide, *join], check=True, stdout=subprocess.DEVNULL, timeout=120)
+    yield
