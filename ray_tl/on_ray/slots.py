@@ -197,11 +197,13 @@ class SlotPool:
         if (problem := not_shared(slot.error)) is not None:
             raise problem
         failure = slot.failure
-        self._losses[slot.holder.slot] += 1
         ray.get(self._queue.lost.remote(slot.holder, failure), timeout=ANSWER_S)
         log.warning("slot %d was lost: %s", slot.holder.slot, failure.message)
-        self._say(f"slot {slot.holder.slot} was lost: {failure.message} It is started again where there is room.")
         is_of_cluster = failure.kind in (FailureKind.NODE_LOST, FailureKind.PREEMPTED)
+        if not was_up and is_of_cluster:  # Ray offers the room of a lost node for some seconds more
+            return
+        self._losses[slot.holder.slot] += 1
+        self._say(f"slot {slot.holder.slot} was lost: {failure.message} It is started again where there is room.")
         if not was_up and not is_of_cluster and not is_lack_of_room(slot.error):
             self._count_failed_start(failure)
 
