@@ -154,11 +154,13 @@ class SlotPool:
 
     def _look(self) -> None:
         status: QueueStatus = ray.get(self._queue.status.remote(), timeout=ANSWER_S)
+        for slot in self._slots:
+            slot.has_been_up |= slot.holder in status.up
         up = {slot.holder for slot in self._slots if slot.holder in status.up}
         self._failed_starts = 0 if up - self._up else self._failed_starts
         self._up = up
         for slot in [slot for slot in self._slots if not slot.is_alive()]:
-            self._bury(slot, was_up=slot.holder in status.up)
+            self._bury(slot)
         self._learn_controllers()
         for holder, failure in ray.get(self._queue.overdue.remote(), timeout=ANSWER_S):
             self._end_overdue(holder, failure)
@@ -188,7 +190,7 @@ class SlotPool:
             self._say(f"the cluster has grown: {len(self)} warm slots of {self._shape.workers} worker(s)")
         self._most = max(self._most, len(self))
 
-    def _bury(self, slot: "_Slot", was_up: bool) -> None:
+    def _bury(self, slot: "_Slot") -> None:
         """Hand on the job of a slot that has ended."""
         self._slots.remove(slot)
         if slot.error is None:
@@ -200,11 +202,11 @@ class SlotPool:
         ray.get(self._queue.lost.remote(slot.holder, failure), timeout=ANSWER_S)
         log.warning("slot %d was lost: %s", slot.holder.slot, failure.message)
         is_of_cluster = failure.kind in (FailureKind.NODE_LOST, FailureKind.PREEMPTED)
-        if not was_up and is_of_cluster:  # Ray offers the room of a lost node for some seconds more
+        if not slot.has_been_up and is_of_cluster:  # Ray offers the room of a lost node for some seconds more
             return
         self._losses[slot.holder.slot] += 1
         self._say(f"slot {slot.holder.slot} was lost: {failure.message} It is started again where there is room.")
-        if not was_up and not is_of_cluster and not is_lack_of_room(slot.error):
+        if not slot.has_been_up and not is_of_cluster and not is_lack_of_room(slot.error):
             self._count_failed_start(failure)
 
     def _count_failed_start(self, failure: Failure) -> None:
@@ -247,6 +249,7 @@ class _Slot(threading.Thread):
         self.holder = holder
         self._queue, self._task, self._shape = queue, task, shape
         self.error: BaseException | None = None
+        self.has_been_up = False
         self._killed_for: Failure | None = None
         self.controller: ray.actor.ActorHandle | None = None
 
