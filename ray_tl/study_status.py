@@ -32,7 +32,7 @@ class StudyStatus:
         is_running: Whether a process searches it now.
         seconds: From its creation to its last change.
         examination: What the champion did to the domains, or another trial that was asked for; `None` without one.
-        options: Of further commands about it, which find it by them.
+        command_options: Options that further commands need to find the study.
     """
 
     spec: StudySpec
@@ -46,7 +46,7 @@ class StudyStatus:
     findings: Mapping[str, object] = field(default_factory=dict)
     examination: Examination | None = None
     refit: dict[str, object] | None = None
-    options: str = ""
+    command_options: str = ""
 
     @property
     def num_trials(self) -> int:
@@ -140,7 +140,7 @@ def _status(store: StudyStore) -> StudyStatus:
     return StudyStatus(
         spec=store.spec,
         folder=store.folder,
-        options=store.backend.options,
+        command_options=store.backend.command_options,
         trials=store.trials(),
         champion=number,
         reason=reason,

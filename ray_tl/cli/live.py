@@ -117,7 +117,7 @@ def run_with_progress(
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; go on with: {store.resume_command}") from None
     if closing:
-        _show_result(result, output, store.backend.options)
+        _show_result(result, output, store.backend.command_options)
     return result
 
 

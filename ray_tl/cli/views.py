@@ -186,7 +186,7 @@ def _settings(published: Mapping[str, Any]) -> str:
 
 
 def _next_step(status: StudyStatus) -> str:
-    name = f"{status.spec.name}{status.options}"
+    name = f"{status.spec.name}{status.command_options}"
     if status.is_running:
         return f"it is running; follow it with: ray-tl watch {name}"
     champion = f"champion: trial {status.champion}: {status.reason}\n" if status.champion is not None else ""

@@ -2,16 +2,12 @@
 
 import ray
 from ray.train import Result
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ray_tl.on_ray.torch_group import TorchGroup
 from ray_tl.on_ray.trial_queue import Holder
-
-try:
-    from ray.train.v2._internal.execution.callback import ControllerCallback
-    from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
-except ImportError:  # a later Ray: who ends the run has to wait for it
-    ControllerCallback = FixedScalingPolicy = object
 
 # Each is a process of its own, which imports Ray Train before the first worker may begin. A slot reads no Ray Datasets,
 # and its placement group goes with the job that it belongs to: there is one job a search.
@@ -21,8 +17,7 @@ UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 class LeanTrainer(DataParallelTrainer):
     """A `TorchTrainer` without the two helper actors for datasets and for orphaned placement groups.
 
-    Its controller does not import torch. The hooks are not public API of Ray: where a later Ray has them no more, this
-    is a plain trainer.
+    Its controller does not import torch. What it builds on is not public API of Ray.
 
     Args:
         queue: Told of the run's controller as soon as that works: to kill it ends the run and its workers.

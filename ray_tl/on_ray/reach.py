@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Token:
+class MarkerFile:
     """A file that the driver has written among those of a study, for every node to see.
 
     Attributes:
@@ -58,29 +58,29 @@ class Token:
 
 
 @contextmanager
-def token_for_nodes(store: "StudyStore", shape: SlotShape) -> Iterator[Token]:
+def marker_for_nodes(store: "StudyStore", shape: SlotShape) -> Iterator[MarkerFile]:
     """A file that every node with room for a worker sees; slots that start later look for it.
 
     Raises:
         NotShared: With all nodes that don't see it, or whose answer is not seen here.
         StorageFailed: If the files of the study can't be written or read, here or on a node.
     """
-    token = Token(store.spec, str(store.folder), f".seen-{secrets.token_hex(6)}")
-    _write(token, token.name)
+    marker = MarkerFile(store.spec, str(store.folder), f".seen-{secrets.token_hex(6)}")
+    _write(marker, marker.name)
     try:
-        _ask_all(token, _nodes(shape))
-        yield token
+        _ask_all(marker, _nodes(shape))
+        yield marker
     finally:
-        _remove(token, token.name)
+        _remove(marker, marker.name)
 
 
-def require_reach(token: Token) -> None:
+def require_reach(marker: MarkerFile) -> None:
     """See to it that the node of a slot's worker sees the file, and can write beside it; errors as above."""
     node = f"node {ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
-    answer = f"{token.name}-{secrets.token_hex(6)}"
-    if (problem := _answer(token, answer, node)) is not None:
+    answer = f"{marker.name}-{secrets.token_hex(6)}"
+    if (problem := _answer(marker, answer, node)) is not None:
         raise problem
-    _remove(token, answer)
+    _remove(marker, answer)
 
 
 def _nodes(shape: SlotShape) -> dict[str, str]:
@@ -90,36 +90,36 @@ def _nodes(shape: SlotShape) -> dict[str, str]:
     return {node["NodeID"]: f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in found}
 
 
-def _ask_all(token: Token, nodes: Mapping[str, str]) -> None:
+def _ask_all(marker: MarkerFile, nodes: Mapping[str, str]) -> None:
     if set(nodes) <= {ray.get_runtime_context().get_node_id()}:
         return
     look = ray.remote(num_cpus=0, max_retries=0)(_answer)
-    answers = {node_id: f"{token.name}-{node_id[:12]}" for node_id in nodes}
+    answers = {node_id: f"{marker.name}-{node_id[:12]}" for node_id in nodes}
     asked = {
-        node_id: look.options(label_selector={NODE_LABEL: node_id}).remote(token, answers[node_id], name)
+        node_id: look.options(label_selector={NODE_LABEL: node_id}).remote(marker, answers[node_id], name)
         for node_id, name in nodes.items()
     }
     deadline = time.monotonic() + ANSWER_S
     problems = {node_id: _problem(asked[node_id], nodes[node_id], deadline) for node_id in nodes}
     unseen = [node_id for node_id, problem in problems.items() if isinstance(problem, NotShared)]
     unseen += [
-        node_id for node_id, problem in problems.items() if problem is None and not _sees(token, answers[node_id])
+        node_id for node_id, problem in problems.items() if problem is None and not _sees(marker, answers[node_id])
     ]
     for answer in answers.values():
-        _remove(token, answer)
+        _remove(marker, answer)
     for problem in problems.values():
         if problem is not None and not isinstance(problem, NotShared):
             raise problem
     if unseen:
-        raise token.unseen_by(", ".join(nodes[node_id] for node_id in unseen))
+        raise marker.unseen_by(", ".join(nodes[node_id] for node_id in unseen))
 
 
-def _answer(token: Token, answer: str, node: str) -> StorageFailed | None:
+def _answer(marker: MarkerFile, answer: str, node: str) -> StorageFailed | None:
     """On a node: look for the driver's file and write one; gives what is wrong."""
     try:
-        if not _sees(token, token.name):
-            return token.unseen_by(node)
-        _write(token, answer)
+        if not _sees(marker, marker.name):
+            return marker.unseen_by(node)
+        _write(marker, answer)
     except StorageFailed as error:
         return StorageFailed(f"{node}: {error}")
     return None
@@ -138,11 +138,11 @@ def _problem(asked: ray.ObjectRef, node: str, deadline: float) -> StorageFailed 
         return None
 
 
-def _sees(token: Token, name: str) -> bool:
+def _sees(marker: MarkerFile, name: str) -> bool:
     deadline = time.monotonic() + LAG_S
     while True:
         try:
-            token.artifacts.open(name).close()
+            marker.artifacts.open(name).close()
             return True
         except FileNotFoundError:
             if time.monotonic() > deadline:
@@ -152,13 +152,13 @@ def _sees(token: Token, name: str) -> bool:
         time.sleep(0.2)
 
 
-def _write(token: Token, name: str) -> None:
+def _write(marker: MarkerFile, name: str) -> None:
     try:
-        token.artifacts.write(name, lambda file: file.write(name.encode()))
+        marker.artifacts.write(name, lambda file: file.write(name.encode()))
     except OSError as error:
         raise storage_failure(error) from error
 
 
-def _remove(token: Token, name: str) -> None:
+def _remove(marker: MarkerFile, name: str) -> None:
     with suppress(OSError, RayTLError):  # a small file may stay
-        token.artifacts.remove(name)
+        marker.artifacts.remove(name)

@@ -19,7 +19,7 @@ from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.confirmation import Confirmation, evidence_of, readable_trials, reevaluate
 from ray_tl.on_ray.metrics import MetricsExporter
 from ray_tl.on_ray.placement import SlotShape, total_resources
-from ray_tl.on_ray.reach import Token, token_for_nodes
+from ray_tl.on_ray.reach import MarkerFile, marker_for_nodes
 from ray_tl.on_ray.refit import Refit, reason_of, refit, with_network
 from ray_tl.on_ray.room import SlotRoom, most_resources
 from ray_tl.on_ray.search_metrics import SearchMetrics
@@ -127,12 +127,12 @@ def run_search(
     with (
         plan.store.exclusive(),
         ray_session(cluster, dashboard) as url,
-        token_for_nodes(plan.store, shape := shape_on(cluster)) as token,
+        marker_for_nodes(plan.store, shape := shape_on(cluster)) as marker,
     ):
         lost_queues, num_epochs = 0, -1
         while True:
             try:
-                return _searched(plan, cluster, shape, token, url, started, watch, say, pruning)
+                return _searched(plan, cluster, shape, marker, url, started, watch, say, pruning)
             except (QueueLost, RayActorError) as error:  # confirmation and refits ask the queue themselves
                 before, num_epochs = num_epochs, sum(len(trial.epochs) for trial in plan.store.trials())
                 lost_queues = 1 if num_epochs > before else lost_queues + 1
@@ -147,7 +147,7 @@ def _searched(
     plan: Plan,
     cluster: ClusterConfig,
     shape: SlotShape,
-    token: Token,
+    marker: MarkerFile,
     url: str | None,
     started: float,
     watch: Watcher,
@@ -156,7 +156,7 @@ def _searched(
 ) -> SearchResult:
     """With one trial queue, all of a search that is not done yet."""
     store = plan.store
-    with _slots(plan, cluster, shape, token, say) as (queue, slots, metrics):
+    with _slots(plan, cluster, shape, marker, say) as (queue, slots, metrics):
         device = "CPU" if shape.gpus_per_worker == 0 else f"GPU ({shape.gpus_per_worker:g} a worker)"
         say(f"{len(slots)} warm slots of {shape.workers} worker(s), on the {device}; Ray dashboard: {url or 'none'}")
         limit = store.spec.search.time_budget_s
@@ -239,12 +239,12 @@ def shape_on(cluster: ClusterConfig) -> SlotShape:
 
 @contextmanager
 def _slots(
-    plan: Plan, cluster: ClusterConfig, shape: SlotShape, token: Token | None, say: Say
+    plan: Plan, cluster: ClusterConfig, shape: SlotShape, marker: MarkerFile, say: Say
 ) -> Iterator[tuple[QueueHandle, SlotPool, SearchMetrics]]:
     """Queue, slots and metrics of a search; when it breaks off, nobody waits for epochs in hand."""
     spec, folder = plan.store.spec, str(plan.store.folder)
     threads, shares = max(1, int(cluster.cpus_per_worker)), 0 < shape.gpus_per_worker < 1
-    task = SlotTask(spec.name, folder, spec, threads, spec.backbones, shares, token)
+    task = SlotTask(spec.name, folder, spec, threads, marker, spec.backbones, shares)
     metrics = SearchMetrics(spec.name, MetricsExporter(), plan.store.trials())
     limits = Limits(cluster.lease_s, cluster.hang_s, spec.search.trial_time_limit_s)
     queue = start_queue(spec, ray.put(plan.pair.for_trials()), limits)

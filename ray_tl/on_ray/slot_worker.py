@@ -40,8 +40,7 @@ def work(config: dict) -> None:
     holder, queue, task = config["holder"], config["queue"], config["task"]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ray_tl").setLevel(logging.INFO)  # a line for each epoch, in the worker's log
-    if task.token is not None:
-        require_reach(task.token)
+    require_reach(task.marker)
     torch.set_num_threads(task.threads)
     register_user_backbones(task.backbones)
     device = get_device()

@@ -10,6 +10,7 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
 CLOSING_S = 30.0
+COLLECTIVE_S = 1800.0  # the longest that one rank waits for another
 
 
 @dataclass
@@ -17,12 +18,10 @@ class TorchGroup(BackendConfig):
     """What `ray.train.torch.TorchConfig` does, whose module imports torch wherever it is unpickled.
 
     Attributes:
-        backend: Of `torch.distributed`.
-        timeout_s: Of a collective operation.
+        backend: Of `torch.distributed`: `gloo` or `nccl`.
     """
 
     backend: str = "gloo"
-    timeout_s: int = 1800
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -34,13 +33,13 @@ class _TorchBackend(Backend):
 
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchGroup) -> None:
         address, port = worker_group.execute_single(0, get_address_and_port)
-        worker_group.execute(_join, address, port, backend_config.backend, backend_config.timeout_s)
+        worker_group.execute(_join, address, port, backend_config.backend)
 
     def on_shutdown(self, worker_group: BaseWorkerGroup, backend_config: TorchGroup) -> None:
         ray.wait(worker_group.execute_async(_leave), num_returns=len(worker_group), timeout=CLOSING_S)
 
 
-def _join(address: str, port: int, backend: str, timeout_s: int) -> None:
+def _join(address: str, port: int, backend: str) -> None:
     """In each worker: the variables of torchrun, and the group."""
     import torch.distributed as dist
 
@@ -56,7 +55,7 @@ def _join(address: str, port: int, backend: str, timeout_s: int) -> None:
     )
     if "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a lost rank ends the others, too
-    dist.init_process_group(backend, "env://", timedelta(seconds=timeout_s), rank=rank, world_size=size)
+    dist.init_process_group(backend, "env://", timedelta(seconds=COLLECTIVE_S), rank=rank, world_size=size)
 
 
 def _leave() -> None:

@@ -13,7 +13,7 @@ import ray
 
 from ray_tl.config import TrialConfig, UserFunction
 from ray_tl.on_ray.placement import on_this_node
-from ray_tl.on_ray.reach import Token
+from ray_tl.on_ray.reach import MarkerFile
 from ray_tl.study.failures import RETRIES, Failure, FailureKind
 from ray_tl.study.records import StudySpec
 from ray_tl.training.report import EpochReport
@@ -85,17 +85,17 @@ class SlotTask:
     """All that a slot's workers need to know; the same for every trial of a search.
 
     Attributes:
+        marker: File that every node must see before it trains.
         shares_memory: Whether a worker has less than a whole GPU, so that others may take its memory.
-        token: File that every node must see before it trains; `None` to look for none.
     """
 
     study: str
     folder: str
     spec: StudySpec
     threads: int
+    marker: MarkerFile
     backbones: Mapping[str, UserFunction] = field(default_factory=dict)
     shares_memory: bool = False
-    token: Token | None = None
 
 
 @dataclass(frozen=True)

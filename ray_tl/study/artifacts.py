@@ -81,8 +81,8 @@ class RemoteArtifacts:
         address: Where all studies have their folders.
         study: Name of the study.
         copies: Folder that gets a copy of each file that is read, which is brought up to date once in the life of this
-            object; `None` to read afresh each time, as whoever reads files that change must.
-        patience_s: What fails is tried again for so long.
+            object; `None` to read afresh each time, as files that change must be.
+        patience_s: How long an operation that fails is retried.
     """
 
     def __init__(self, address: str, study: str, copies: Path | None = None, patience_s: float = 0) -> None:
@@ -230,9 +230,9 @@ def artifacts_of(spec: StudySpec, folder: Path, with_copies: bool = False, patie
     Args:
         spec: Of the study.
         folder: Of the study, on this machine.
-        with_copies: Whether files of an address are copied there when they are read; for who reads trials that have
-            ended.
-        patience_s: What fails at an address is tried again for so long.
+        with_copies: Whether files that are read from an address are kept as copies in the folder; only for trials that
+            have ended, as files of running trials change.
+        patience_s: How long an operation that fails at an address is retried.
     """
     if spec.artifacts is None:
         return FolderArtifacts(folder)

@@ -30,8 +30,8 @@ class Backend(Protocol):
         """The same study to look at; it may be where nothing can be written."""
 
     @property
-    def options(self) -> str:
-        """Of the command line, that lead to where the study is; empty where it is found without."""
+    def command_options(self) -> str:
+        """Options such as ` --home FOLDER` that a command needs to find the study; empty if it needs none."""
         ...
 
     def create(self, name: str, spec: bytes) -> None:

@@ -91,7 +91,7 @@ class DatabaseBackend:
         return self._studies.engine
 
     @property
-    def options(self) -> str:
+    def command_options(self) -> str:
         address = "" if storage_address() else f" --storage {shlex.quote(str(self._studies.address))}"
         return home_option(self.folder.parent) + address
 

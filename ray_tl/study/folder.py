@@ -41,7 +41,7 @@ class FolderBackend:
         return FolderBackend(self.folder, "rw" if may_write else "ro")
 
     @property
-    def options(self) -> str:
+    def command_options(self) -> str:
         return home_option(self.folder.parent)
 
     @cached_property

@@ -104,12 +104,12 @@ class StudyStore:
 
     @property
     def resume_command(self) -> str:
-        """By which a search that ended early goes on, wherever its study is."""
-        return f"ray-tl search --resume {self.spec.name}{self.backend.options}"
+        """The command that resumes an interrupted search, with all options it needs to find the study."""
+        return f"ray-tl search --resume {self.spec.name}{self.backend.command_options}"
 
     @cached_property
     def artifacts(self) -> Artifacts:
-        """Where its checkpoints and evidence are; what is read of trials that have ended is copied to its folder."""
+        """Where checkpoints and evidence are kept; what is read from an address is copied to the study's folder."""
         return artifacts_of(self.spec, self.folder, with_copies=True)
 
     def keep_artifacts_at(self, address: str) -> None:
@@ -281,7 +281,7 @@ class StudyStore:
         return unreadable(self.backend.place_of(name), self.spec.name, why)
 
     def _change(self, **fields: object) -> None:
-        """Of the spec."""
+        """Store the spec with changed fields."""
         self.spec = self.spec.model_copy(update=fields)
         self.backend.write_file(SPEC_FILE, _as_bytes(self.spec))
 

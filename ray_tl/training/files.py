@@ -34,27 +34,27 @@ class TrialFiles:
 
     @classmethod
     def of(cls, store: "StudyStore", number: int) -> Self:
-        """Of a trial of a study."""
+        """The files of a trial, where its study keeps them."""
         return cls(store.folder, number, store.artifacts)
 
     @property
     def checkpoint(self) -> Path:
-        """Its path in the folder, where it is if it is kept there or has been read."""
+        """Local path of the checkpoint; it exists if the study keeps its files in its folder, or once it was read."""
         return self.folder / self._checkpoint
 
     @property
     def evidence(self) -> Path:
-        """As `checkpoint`."""
+        """Local path of the predictions; see `checkpoint`."""
         return self.folder / self._evidence
 
     @property
     def final_evidence(self) -> Path:
-        """As `checkpoint`."""
+        """Local path of the features, mixtures and head; see `checkpoint`."""
         return self.folder / self._final_evidence
 
     @property
     def place(self) -> str:
-        """Of the checkpoint, for people."""
+        """Path or address of the checkpoint, for messages."""
         return f"{self._artifacts}/{self._checkpoint}"
 
     def save_checkpoint(self, state: State) -> None:
@@ -76,7 +76,7 @@ class TrialFiles:
         return state
 
     def remove_checkpoint(self) -> None:
-        """If there is one."""
+        """Remove the checkpoint, if there is one."""
         self._artifacts.remove(self._checkpoint)
 
     def save_evidence(self, probabilities: dict[str, NDArray[np.float32]]) -> None:

@@ -21,6 +21,7 @@ from ray_tl import api
 from ray_tl.errors import NoResources
 from ray_tl.on_ray.cluster_file import ClusterConfig
 from ray_tl.on_ray.placement import SlotShape
+from ray_tl.on_ray.reach import marker_for_nodes
 from ray_tl.on_ray.search import _slots, run_search
 from ray_tl.on_ray.session import ray_session
 from ray_tl.on_ray.trial_queue import Job
@@ -60,7 +61,11 @@ def test_slots_in_the_middle_of_an_epoch_are_gone_when_a_search_breaks_off(folde
     plan = api.plan_search(tmp_path / "space.yaml", *map(str, folders), name="endless", home=tmp_path)
     cluster = ClusterConfig(num_cpus=2, max_slots=1)
     with ray_session(cluster, dashboard=False):
-        with suppress(KeyboardInterrupt), _slots(plan, cluster, SlotShape(), None, print) as (queue, _, _):
+        with (
+            suppress(KeyboardInterrupt),
+            marker_for_nodes(plan.store, SlotShape()) as marker,
+            _slots(plan, cluster, SlotShape(), marker, print) as (queue, _, _),
+        ):
             queue.submit(Job("job", 0, plan.store.spec.first[0]))
             deadline = time.monotonic() + 120
             while not ray.get(queue.actor.status.remote()).busy:
